@@ -31,8 +31,14 @@ void err_prefix(imp_err *e, const char *fmt, ...)
     va_start(ap, fmt);
     int n = vsnprintf(e->message, sizeof e->message, fmt, ap);
     va_end(ap);
-    if (n >= 0 && (size_t)n < sizeof e->message)
-        snprintf(e->message + n, sizeof e->message - (size_t)n, ": %s", old);
+    if (n < 0 || (size_t)n + 3 > sizeof e->message)
+        return;
+    size_t room = sizeof e->message - (size_t)n - 3, len = strnlen(old, sizeof old);
+    if (len > room)
+        len = room; /* a long message loses its end, never its beginning */
+    memcpy(e->message + n, ": ", 2);
+    memcpy(e->message + n + 2, old, len);
+    e->message[(size_t)n + 2 + len] = 0;
 }
 
 imp_status err_oom(imp_err *e, const char *what, unsigned long long n_bytes)
