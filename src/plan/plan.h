@@ -16,11 +16,11 @@ typedef int32_t plan_reg; /* index into plan.reg; PLAN_NONE = absent */
 #define PLAN_NONE (-1)
 
 typedef enum plan_type {
-    PLAN_ACT,  /* activations: the backend picks the storage type */
-    PLAN_WIDE, /* f32: residual stream, router scores, gates, logits */
-    PLAN_IDX   /* i32 */
+    REG_ACT,  /* activations: the backend picks the storage type */
+    REG_WIDE, /* f32: residual stream, router scores, gates, logits */
+    REG_IDX   /* i32 */
 } plan_type;
-typedef enum plan_dim { PLAN_T, PLAN_R, PLAN_P } plan_dim;
+typedef enum plan_dim { DIM_T, DIM_R, DIM_P } plan_dim;
 
 typedef struct plan_register {
     plan_type type;
@@ -89,19 +89,19 @@ typedef struct plan_register {
     X(DECAY, 1, 1, 2)
 
 typedef enum plan_op_kind {
-#define PLAN_X(name, in, out, w) PLAN_##name,
+#define PLAN_X(name, in, out, w) OP_##name,
     PLAN_OP_LIST(PLAN_X)
 #undef PLAN_X
-    PLAN_OP_COUNT
+    OP_COUNT
 } plan_op_kind;
 
 typedef enum plan_act {
-    PLAN_ACT_SILU, PLAN_ACT_GELU_TANH, PLAN_ACT_GELU_ERF, PLAN_ACT_RELU2, PLAN_ACT_SIGMOID, PLAN_ACT_TANH,
-    PLAN_ACT_SOFTPLUS, PLAN_ACT_NONE,
-    PLAN_ACT_SWIGLU_OAI /* gpt-oss: gate <= limit, up in [-limit,limit]; (up+1) * gate * sigmoid(alpha * gate) */
+    ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF, ACT_RELU2, ACT_SIGMOID, ACT_TANH,
+    ACT_SOFTPLUS, ACT_NONE,
+    ACT_SWIGLU_OAI /* gpt-oss: gate <= limit, up in [-limit,limit]; (up+1) * gate * sigmoid(alpha * gate) */
 } plan_act;
 
-typedef enum plan_route_score { PLAN_ROUTE_SOFTMAX, PLAN_ROUTE_SIGMOID, PLAN_ROUTE_TOPK_SOFTMAX /* softmax over the chosen */ } plan_route_score;
+typedef enum plan_route_score { ROUTE_SOFTMAX, ROUTE_SIGMOID, ROUTE_TOPK_SOFTMAX /* softmax over the chosen */ } plan_route_score;
 
 /* Where a rotation angle comes from: angle(pos, i) = pos * freq[i]; cos and sin are multiplied by mscale.
  * freq holds rot/2 values in plan.constant, already scaled (linear, llama3, YaRN, LongRoPE, proportional). LongRoPE has
@@ -160,10 +160,10 @@ typedef struct plan_op {
     } attr;
 } plan_op;
 
-typedef enum plan_kv_kind { PLAN_KV_FULL, PLAN_KV_WINDOW, PLAN_KV_LATENT } plan_kv_kind;
+typedef enum plan_kv_kind { KVG_FULL, KVG_WINDOW, KVG_LATENT } plan_kv_kind;
 typedef struct plan_kv_group {
     plan_kv_kind kind;
-    uint32_t window;          /* tokens kept, PLAN_KV_WINDOW only */
+    uint32_t window;          /* tokens kept, KVG_WINDOW only */
     uint32_t k_width, v_width; /* values a token and slot */
     bool v_is_prefix_of_k;    /* MLA: nothing is stored for v */
     uint32_t n_slot;          /* layers that store here (several may read one slot) */
@@ -213,7 +213,7 @@ int32_t plan_add_constant(plan *p, const float *v, uint32_t n); /* copied */
 int32_t plan_add_group(plan *p, plan_kv_group g);         /* an equal group is reused; returns its index */
 int32_t plan_add_slot(plan *p, int32_t group);            /* a new slot of the group */
 int32_t plan_add_state(plan *p, const char *name, uint64_t n_float);
-/* Appends a copy of op; its out registers must be new. Unused in/out/weight entries must be PLAN_NONE (PLAN_OP starts so). */
+/* Appends a copy of op; its out registers must be new. Unused in/out/weight entries must be PLAN_NONE (plan_op_init starts so). */
 void plan_add_op(plan *p, const plan_op *op);
 plan_op plan_op_init(plan_op_kind kind, int32_t layer, const char *role);
 /* Checks SSA, shapes, weights, sites and groups; computes liveness. After it the plan is immutable. */
