@@ -48,14 +48,14 @@ typedef struct sample_row_in {
     int32_t n_count;
     const uint32_t *mask;       /* bit id%32 of word id/32: 1 = allowed; NULL = all */
     float *mirostat_mu;         /* in/out, when mirostat == 2 */
-    int32_t n_top;              /* log-probabilities wanted beside the chosen one's, 0..SAMPLE_MAX_TOP */
+    int32_t n_top;              /* log-probabilities: -1 none, 0 the chosen one's, else as many best ones too (<= SAMPLE_MAX_TOP) */
 } sample_row_in;
 
 #define SAMPLE_MAX_TOP 20
 
 typedef struct sample_row_out {
     int32_t id;                 /* -1: no finite logit or nothing allowed (status says which) */
-    float logprob;
+    float logprob;              /* NaN when none was wanted */
     int32_t n_top;
     int32_t top_id[SAMPLE_MAX_TOP];
     float top_logprob[SAMPLE_MAX_TOP];
