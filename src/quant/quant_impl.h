@@ -1,0 +1,35 @@
+/* quant_impl: what the family files and quant.c share; nobody else includes it. */
+#ifndef IMP_QUANT_QUANT_IMPL_H
+#define IMP_QUANT_QUANT_IMPL_H
+
+#include <string.h>
+
+#include "base/ck.h"
+#include "quant/blocks.h"
+#include "quant/quant.h"
+
+/* A family file exports its rows; quant.c lists the families. */
+typedef struct quant_family {
+    const quant_fmt *row;
+    size_t n;
+} quant_family;
+
+extern const quant_family quant_plain, quant_legacy, quant_kquants;
+
+/* The head of a row for a block format: its size is that of the struct, which blocks.h asserts. */
+#define QUANT_ROW(ID, blk, values) .id = QUANT_##ID, .name = #ID, .block = (values), .bytes = sizeof(blk)
+
+/* Body of a decoder (src, dst, n): runs once a block of `values`, b being an aligned copy and dst the block's place. */
+#define QUANT_FOR_BLOCKS(blk, b, values)                                                            \
+    const uint8_t *in = src;                                                                        \
+    blk b;                                                                                          \
+    for (size_t left = n / (values); left > 0 && (memcpy(&b, in, sizeof b), true);                  \
+         left--, in += sizeof b, dst += (values))
+
+/* Encoders meet NaN and infinity in bad files: such values count as 0, so that every conversion below is defined. */
+static inline float quant_finite(float x)
+{
+    return (quant_f32_bits(x) & 0x7F800000u) == 0x7F800000u ? 0.0f : x;
+}
+
+#endif
