@@ -27,7 +27,7 @@ typedef struct weight_slice {
     const uint8_t *data; /* first row, borrowed from a file map */
     uint64_t rows;
     uint64_t stride;     /* bytes from a row to the next; 0: one row serves all */
-    const void *map;     /* opaque: the file_map that data lies in, for weight_release */
+    const void *map;     /* NULL, or the file_map (base/file.h) that data lies in, for weight_release and weight_check */
 } weight_slice;
 
 typedef struct weight_part {
@@ -35,7 +35,10 @@ typedef struct weight_part {
     quant_id type;
     bool reciprocal;                /* compressed-tensors stores 1/scale */
     bool transposed;                /* stored [cols][rows]: element (r,c) at data + c*stride + r*size (plain types only) */
-    uint32_t gran_rows, gran_cols;  /* rows x columns one element serves; 0 = all of that axis. PART_DATA: 1,1 */
+    bool packed_rows;               /* I4 only: an int32 holds eight rows of one column, as compressed-tensors stores zero
+                                       points: row r in word r/8 of its slice, which lies at data + r/8*stride + c*4 */
+    uint32_t gran_rows, gran_cols;  /* rows x columns one element serves, counted within an expert; 0 = all of that axis.
+                                       The last row or column of elements may serve fewer. PART_DATA and PART_BIAS: 1,1 */
     uint32_t n_slices;
     const weight_slice *slices;     /* in row order; together n_expert * rows rows (or their scale rows) */
 } weight_part;
@@ -54,13 +57,17 @@ typedef struct weight {
 } weight;
 
 const weight_part *weight_find(const weight *w, weight_role role); /* NULL when absent */
-/* Pointer to the packed bytes of one row of PART_DATA (row counts over experts: e * rows + r). */
+/* Pointer to the packed bytes of one row of PART_DATA (row counts over experts: e * rows + r); NULL when there is no
+ * such row or the data is transposed. Walks the slices: hoist it out of inner loops. */
 const uint8_t *weight_row(const weight *w, uint64_t row);
-/* Exact values of rows [row, row + n) to dst[n][cols] f32. The reference for every kernel. PART_BIAS is not applied. */
+/* Values of rows [row, row + n) to dst[n][cols] f32: ((data - zero) * scale) * scale2, each step rounded to f32 once,
+ * whatever the order of the parts. The reference for every kernel. PART_BIAS is not applied. Expects a weight that
+ * passed weight_check; only the row range is checked here. */
 imp_status weight_decode(const weight *w, uint64_t row, uint64_t n, float *dst, imp_err *e);
-/* Bias of rows [0, n_expert*rows) as f32, if there is PART_BIAS; false otherwise. */
+/* Bias of rows [0, n_expert*rows) as f32 to dst[n_expert*rows], if there is PART_BIAS; false otherwise. */
 bool weight_bias(const weight *w, float *dst);
-/* Checks sizes of all parts against rows, cols and granularity (a binding bug or a bad file ends here, by name). */
+/* Checks sizes of all parts against rows, cols and granularity, and every slice against its map where one is given (a
+ * binding bug or a bad file ends here, by name): IMP_E_MODEL, or IMP_E_UNSUPPORTED for a format that cannot be read. */
 imp_status weight_check(const weight *w, imp_err *e);
 
 #endif
