@@ -14,7 +14,7 @@ typedef struct quant_family {
     size_t n;
 } quant_family;
 
-extern const quant_family quant_plain, quant_legacy, quant_kquants;
+extern const quant_family quant_plain, quant_legacy, quant_kquants, quant_iquants, quant_ternary, quant_fp4;
 
 /* The head of a row for a block format: its size is that of the struct, which blocks.h asserts. */
 #define QUANT_ROW(ID, blk, values) .id = QUANT_##ID, .name = #ID, .block = (values), .bytes = sizeof(blk)
@@ -30,6 +30,12 @@ extern const quant_family quant_plain, quant_legacy, quant_kquants;
 static inline float quant_finite(float x)
 {
     return (quant_f32_bits(x) & 0x7F800000u) == 0x7F800000u ? 0.0f : x;
+}
+
+/* A scale that f16 cannot hold stops at its largest value, because an infinite one would turn the block into NaN. */
+static inline uint16_t quant_f32_to_f16_sat(float x)
+{
+    return quant_f32_to_f16(x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x);
 }
 
 #endif
