@@ -16,7 +16,7 @@ typedef struct build {
     arena *mem;            /* of the model: weights and slices */
     imp_err *e;
     imp_status status;
-    int32_t group_of[PLAN_MAX_GROUPS]; /* spare for families */
+    const char *hf_prefix; /* what stands for "model." in this SafeTensors folder; NULL = just that */
     int32_t *slot_of_layer, *kvgroup_of_layer; /* [n_layer] where each layer's K and V are, -1 = none yet */
     int32_t rope_const[CONFIG_MAX_ROPE];  /* plan constants of c->rope, -1 = not made yet */
     float rope_mscale[CONFIG_MAX_ROPE];

@@ -1,0 +1,66 @@
+/* Gemma 3 (text): Gemma 2's layer with QK norms instead of soft caps; five windowed layers to one global, each kind with a
+ * rotation of its own. */
+#include <math.h>
+
+#include "model/arch.h"
+
+static const tensor_name names[] = {
+    {"ffn_norm", "blk.%d.ffn_norm.weight", "model.layers.%d.pre_feedforward_layernorm.weight"},
+    {NULL, NULL, NULL},
+};
+
+/* Which layers see everything: layer_types in the file, else every sixth. */
+static bool is_global(cfg *k, uint32_t i, uint32_t pattern)
+{
+    const meta_value *types = cfg_value(k, NULL, "layer_types");
+    meta_str s;
+    if (types && types->type == META_ARRAY) {
+        if (mf_array_str(types, i, &s) && (cfg_str_is(s, "full_attention") || cfg_str_is(s, "sliding_attention")))
+            return cfg_str_is(s, "full_attention");
+        cfg_fail(k, "key layer_types: wanted full_attention or sliding_attention for layer %u", i);
+    }
+    return (i + 1) % pattern == 0;
+}
+
+static void config(cfg *k, model_config *c)
+{
+    cfg_common(k, c);
+    if (k->status != IMP_OK)
+        return;
+    cfg_act(k, c, ACT_GELU_TANH);
+    cfg_rope(k, c, c->d_head, &c->rope[0]); /* global layers */
+    if (!cfg_has(k, "rope.freq_base", "rope_theta") && c->rope[0].theta == 10000)
+        c->rope[0].theta = 1e6;
+    c->rope[1] = (rope_config){.kind = ROPE_PLAIN, .factor = 1, .partial = 1,
+                               .theta = cfg_float(k, "rope.freq_base_swa", "rope_local_base_freq", 10000), .rot = c->rope[0].rot};
+    c->tied = !mf_tensor_find(k->mf, k->gguf ? "output.weight" : "lm_head.weight");
+    c->qk_norm = true;
+    c->post_norm = true;
+    c->norm_plus_one = !k->gguf;
+    c->embed_scale = sqrtf((float)c->n_hidden);
+    double q = cfg_float(k, NULL, "query_pre_attn_scalar", 0);
+    if (q <= 0) /* not in GGUF: 27B (62 layers) takes hidden/heads */
+        q = c->n_layer == 62 ? (double)c->n_hidden / c->n_head : c->d_head;
+    c->attn_scale = (float)(1 / sqrt(q));
+    c->attn_softcap = (float)cfg_float(k, "attn_logit_softcapping", "attn_logit_softcapping", 0);
+    c->final_softcap = (float)cfg_float(k, "final_logit_softcapping", "final_logit_softcapping", 0);
+    c->window = (uint32_t)cfg_int(k, "attention.sliding_window", "sliding_window", 0, 1 << 30, 1024);
+    uint32_t pattern = (uint32_t)cfg_int(k, "attention.sliding_window_pattern", "sliding_window_pattern", 1, 1024, 6);
+    if (cfg_bool(k, NULL, "use_bidirectional_attention", false))
+        cfg_fail(k, "key use_bidirectional_attention: only false is supported");
+    for (uint32_t i = 0; i < c->n_layer; i++) {
+        bool global = is_global(k, i, pattern);
+        c->layer[i].window = global ? 0 : c->window;
+        c->layer[i].rope = global ? 0 : 1;
+    }
+}
+
+static const char *const harmless[] = {"cache_implementation", "*_sliding_window_pattern", "gemma3.mm.tokens_per_image", NULL};
+
+const arch_def arch_gemma3 = {
+    .title = "Gemma 3",
+    .names = {"gemma3", "Gemma3ForCausalLM"},
+    .tensor = names,
+    .harmless = harmless,
+    .config = config,
+};

@@ -1,0 +1,22 @@
+/* Qwen 2 and 2.5, R1 distills of Qwen: Llama's layer with biases on q, k and v only. */
+#include "model/arch.h"
+
+static void config(cfg *k, model_config *c)
+{
+    cfg_common(k, c);
+    if (k->status != IMP_OK)
+        return;
+    cfg_rope(k, c, c->d_head, &c->rope[0]);
+    c->qkv_bias = true;
+    if (cfg_bool(k, NULL, "use_sliding_window", false))
+        cfg_fail(k, "key use_sliding_window: only false is supported");
+}
+
+static const char *const harmless[] = {"sliding_window", "max_window_layers", "layer_types", "qwen2.rope.scaling.finetuned", NULL};
+
+const arch_def arch_qwen2 = {
+    .title = "Qwen 2",
+    .names = {"qwen2", "Qwen2ForCausalLM"},
+    .harmless = harmless,
+    .config = config,
+};
