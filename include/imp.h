@@ -69,6 +69,219 @@ IMP_API const char *imp_status_text(imp_status s);
 IMP_API int imp_status_http(imp_status s);
 IMP_API imp_reach imp_status_reach(imp_status s);
 
+/* ---- Models ---------------------------------------------------------------------------------------------------- */
+typedef struct imp_model imp_model;   /* reference-counted: an engine keeps its model alive */
+typedef struct imp_engine imp_engine;
+
+typedef enum imp_log_level { IMP_LOG_DEBUG, IMP_LOG_INFO, IMP_LOG_WARN, IMP_LOG_ERROR } imp_log_level;
+typedef void (*imp_log_fn)(void *user, imp_log_level level, const char *line);
+/* Progress of long work: done of total units (bytes, tokens). Called from the working thread; must not block. Return false
+ * to stop the work (the call then fails with IMP_E_CANCELLED). */
+typedef bool (*imp_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
+
+typedef struct imp_model_params {
+    uint32_t size;
+    uint32_t n_ctx;           /* context to plan for; 0 = the model's own, see imp_engine_params.n_ctx */
+    imp_log_fn log;           /* may be NULL */
+    void *log_user;
+} imp_model_params;
+IMP_API void imp_model_params_init(imp_model_params *p);
+
+/* path: a GGUF file (the first of a split set) or a folder with config.json. Everything in it is checked here. */
+IMP_API imp_status imp_model_open(const char *path, const imp_model_params *p, imp_model **out, imp_err *e);
+IMP_API void imp_model_close(imp_model *m); /* NULL is fine; memory goes when the last engine on it is freed */
+
+typedef struct imp_model_info {
+    uint32_t size;
+    const char *family;       /* "Gemma 3"; strings belong to the model */
+    const char *name;         /* from the file, or its base name */
+    const char *path;
+    uint32_t n_layer, n_hidden, n_vocab, n_ctx_train;
+    uint64_t n_param, n_param_active;
+    uint64_t weight_bytes;    /* in the file */
+    bool has_tokenizer;
+    bool has_template;
+    int32_t bos, eos;         /* -1 = none */
+} imp_model_info;
+IMP_API imp_status imp_model_get_info(const imp_model *m, imp_model_info *info); /* set info->size first */
+/* Everything `imp inspect` prints, as text (plan: with every operation) or one JSON document. mem_free with imp_free. */
+IMP_API imp_status imp_model_inspect(const imp_model *m, bool plan, bool json, char **out, imp_err *e);
+/* For strings and arrays that this library allocated. */
+IMP_API void imp_free(void *p);
+
+/* ---- Tokens ----------------------------------------------------------------------------------------------------- */
+typedef enum imp_tokenize_flags {
+    IMP_ADD_SPECIAL = 1,      /* BOS/EOS as the file says */
+    IMP_PARSE_SPECIAL = 2     /* special-token text becomes special tokens */
+} imp_tokenize_flags;
+/* ids: allocated, imp_free. text may hold any bytes; invalid UTF-8 becomes U+FFFD. */
+IMP_API imp_status imp_tokenize(const imp_model *m, const char *text, size_t n, unsigned flags, int32_t **ids, size_t *n_ids, imp_err *e);
+/* text: allocated, NUL-terminated, imp_free. keep_special: special tokens show as their text. */
+IMP_API imp_status imp_detokenize(const imp_model *m, const int32_t *ids, size_t n, bool keep_special, char **text, size_t *n_text, imp_err *e);
+/* Bytes of one token; borrowed from the model. */
+IMP_API void imp_token_bytes(const imp_model *m, int32_t id, const char **s, size_t *n);
+IMP_API bool imp_token_is_eog(const imp_model *m, int32_t id);
+
+/* ---- Chat ------------------------------------------------------------------------------------------------------- */
+/* Renders an OpenAI-style request ({"messages":[..],"tools":[..],"add_generation_prompt":true,..}) through the model's chat
+ * template, or `tmpl`: a template's text, or the name of a built-in one ("chatml", "llama3", "gemma", ...). NULL = model's.
+ * text: imp_free. */
+IMP_API imp_status imp_chat_render(const imp_model *m, const char *tmpl, const char *request_json, size_t n, char **text, size_t *n_text,
+                                   imp_err *e);
+/* The same, tokenised; special-token text inside users' content stays text. */
+IMP_API imp_status imp_chat_tokenize(const imp_model *m, const char *tmpl, const char *request_json, size_t n, int32_t **ids, size_t *n_ids,
+                                     imp_err *e);
+
+/* ---- Engines ---------------------------------------------------------------------------------------------------- */
+typedef enum imp_kv { IMP_KV_AUTO, IMP_KV_F32, IMP_KV_F16, IMP_KV_BF16, IMP_KV_FP8, IMP_KV_Q8_0, IMP_KV_NVFP4 } imp_kv;
+
+typedef struct imp_engine_params {
+    uint32_t size;
+    const char *backend;      /* "auto", "cpu", "cuda" */
+    int32_t device;
+    int32_t n_threads;        /* 0 = all that the process may use */
+    const char *cpu;          /* "auto", "scalar" (reference), "avx2", "avx512", "vnni", "amx" */
+    uint32_t n_ctx;           /* most tokens of one sequence; 0 = as the model was opened, or what memory allows */
+    uint32_t n_seq;           /* sequences at once; 0 = 8 */
+    uint32_t n_batch;         /* tokens a step, prompt chunk size; 0 = 512 */
+    uint32_t block_size;      /* tokens a KV block; 0 = 64 */
+    imp_kv kv;
+    bool deterministic;
+    uint64_t memory_budget;   /* bytes for weights, KV and workspace on the device; 0 = what is free */
+    bool shuffle_blocks;      /* tests: hand out KV blocks in a scrambled order */
+    imp_progress_fn progress; /* loading; may be NULL */
+    void *progress_user;
+    imp_log_fn log;
+    void *log_user;
+} imp_engine_params;
+IMP_API void imp_engine_params_init(imp_engine_params *p);
+
+IMP_API imp_status imp_engine_new(imp_model *m, const imp_engine_params *p, imp_engine **out, imp_err *e);
+/* Cancels what runs (their events say IMP_E_SHUTDOWN), joins the thread. Not from an event function. */
+IMP_API void imp_engine_free(imp_engine *g);
+
+/* ---- Requests --------------------------------------------------------------------------------------------------- */
+typedef struct imp_logit_bias { int32_t token; float bias; } imp_logit_bias;
+
+/* Order of the stages and random numbers: docs/sampling.md. */
+typedef struct imp_sampling {
+    uint32_t size;
+    float temperature;        /* 0 = greedy */
+    int32_t top_k;            /* 0 = off */
+    float top_p, min_p, typical_p;
+    float repeat_penalty;     /* 1 = off */
+    int32_t repeat_last_n;    /* tokens that penalties look back on; -1 = all, 0 = off */
+    float frequency_penalty, presence_penalty;
+    float dry_multiplier;     /* 0 = off */
+    float dry_base;
+    int32_t dry_allowed_length, dry_penalty_last_n;
+    int32_t mirostat;         /* 0 or 2 */
+    float mirostat_tau, mirostat_eta;
+    uint64_t seed;
+    const imp_logit_bias *logit_bias;
+    uint32_t n_logit_bias;
+} imp_sampling;
+/* Greedy with everything off. */
+IMP_API void imp_sampling_init(imp_sampling *s);
+/* The file's generation settings, else temperature 0.8, top-p 0.95. */
+IMP_API void imp_model_default_sampling(const imp_model *m, imp_sampling *s);
+
+typedef enum imp_constraint_kind { IMP_CONSTRAINT_NONE, IMP_CONSTRAINT_JSON, IMP_CONSTRAINT_SCHEMA, IMP_CONSTRAINT_REGEX, IMP_CONSTRAINT_GRAMMAR } imp_constraint_kind;
+
+/* Copied by imp_submit; pointers need to live only for the call. */
+typedef struct imp_request {
+    uint32_t size;
+    const int32_t *prompt;    /* token ids, at least one */
+    uint32_t n_prompt;
+    uint32_t max_tokens;      /* 0 = up to the context */
+    uint32_t n;               /* choices, 1..128 */
+    imp_sampling sampling;
+    const char *const *stop;  /* stop strings: cut from the text */
+    uint32_t n_stop;
+    const int32_t *stop_token; /* extra tokens that end the answer */
+    uint32_t n_stop_token;
+    bool ignore_eos;
+    int32_t logprobs;         /* -1 = none, 0..20: that many alternatives a token */
+    bool echo_logits;         /* IMP_EVENT_LOGITS for every prompt token (f32 rows of the vocabulary) */
+    bool last_logits;         /* ... for the last prompt token only */
+    bool prompt_logprobs;     /* IMP_EVENT_PROMPT for every prompt token after the first */
+    imp_constraint_kind constraint_kind;
+    const char *constraint;   /* schema, regex or grammar text */
+    bool keep_special;        /* special tokens appear in the text */
+    const char *salt;         /* separates prefix caches of tenants; may be NULL */
+    int32_t priority;
+} imp_request;
+IMP_API void imp_request_init(imp_request *r);
+
+typedef enum imp_finish { IMP_FINISH_NONE, IMP_FINISH_STOP, IMP_FINISH_STOP_STRING, IMP_FINISH_LENGTH, IMP_FINISH_CANCELLED, IMP_FINISH_ERROR } imp_finish;
+
+typedef enum imp_event_kind {
+    IMP_EVENT_START,          /* prompt processing begins */
+    IMP_EVENT_PROMPT,         /* progress of the prompt: n_done of n_prompt; logprob of prompt tokens when asked for */
+    IMP_EVENT_LOGITS,         /* logits[n_vocab] of prompt position n_done */
+    IMP_EVENT_TOKEN,          /* one token was chosen; text may be empty while bytes wait for the rest of a character */
+    IMP_EVENT_DONE            /* a choice ended: finish, status, usage. Exactly one a choice, always the last of it */
+} imp_event_kind;
+
+typedef struct imp_logprob { int32_t token; float logprob; } imp_logprob;
+
+typedef struct imp_timing {
+    uint32_t n_prompt, n_cached, n_generated;
+    int64_t queue_ns, prefill_ns, decode_ns; /* to first schedule; to first token; first to last token */
+} imp_timing;
+
+/* Pointers are valid during the call only. */
+typedef struct imp_event {
+    uint32_t size;
+    imp_event_kind kind;
+    uint64_t id;              /* of the request */
+    uint32_t choice;
+    uint32_t n_done, n_prompt;
+    int32_t token;
+    const char *text;         /* valid UTF-8, never part of a character, stop strings held back and cut */
+    size_t n_text;
+    float logprob;
+    const imp_logprob *top;
+    uint32_t n_top;
+    const float *logits;
+    uint32_t n_vocab;
+    imp_finish finish;
+    const char *stop_string;  /* the one that ended it */
+    int32_t stop_token;       /* the token that ended it, -1 */
+    imp_status status;        /* of IMP_EVENT_DONE */
+    const char *message;      /* when status is a failure */
+    imp_timing timing;
+} imp_event;
+/* Runs on the engine's thread, in order, for one request at a time; must not block or call imp_wait / imp_engine_free. */
+typedef void (*imp_event_fn)(void *user, const imp_event *ev);
+
+IMP_API imp_status imp_submit(imp_engine *g, const imp_request *r, imp_event_fn fn, void *user, uint64_t *id, imp_err *e);
+/* Acts between steps; the request's choices end with IMP_FINISH_CANCELLED. An unknown or finished id is ignored. */
+IMP_API void imp_cancel(imp_engine *g, uint64_t id);
+/* Until the request's last event was delivered. timeout_ms < 0: forever. IMP_E_BUSY when time ran out. */
+IMP_API imp_status imp_wait(imp_engine *g, uint64_t id, int64_t timeout_ms);
+
+/* Submit, wait and collect the first choice's text (imp_free). */
+IMP_API imp_status imp_generate(imp_engine *g, const imp_request *r, char **text, size_t *n_text, imp_timing *timing, imp_err *e);
+/* Logits of prompt positions to out: [n_prompt][n_vocab], or [n_vocab] with last_only. */
+IMP_API imp_status imp_logits(imp_engine *g, const int32_t *prompt, uint32_t n_prompt, bool last_only, float *out, imp_err *e);
+
+typedef struct imp_stats {
+    uint32_t size;
+    const char *backend;      /* "cpu: AVX-512 VNNI, 2 threads" */
+    uint32_t n_ctx, n_seq, n_batch, block_size;
+    uint32_t running, waiting;
+    uint64_t blocks_total, blocks_used;
+    uint64_t prompt_tokens, cached_tokens, generated_tokens, preemptions;
+    uint64_t weight_bytes, kv_bytes, workspace_bytes; /* held on the device */
+    double load_seconds;
+} imp_stats;
+IMP_API imp_status imp_engine_stats(imp_engine *g, imp_stats *s);
+/* As imp_model_inspect with plan, but with the kernel that serves each operation here. */
+IMP_API imp_status imp_engine_inspect(imp_engine *g, bool json, char **out, imp_err *e);
+/* Bytes a second that the backend's own read kernel reaches over n_bytes (0 = past the caches). */
+IMP_API imp_status imp_engine_read_ceiling(imp_engine *g, uint64_t n_bytes, double *bytes_per_s, imp_err *e);
+
 #ifdef __cplusplus
 }
 #endif
