@@ -144,6 +144,7 @@ typedef struct imp_engine_params {
     uint32_t n_ctx;           /* most tokens of one sequence; 0 = as the model was opened, or what memory allows */
     uint32_t n_seq;           /* sequences at once; 0 = 8 */
     uint32_t n_batch;         /* tokens a step, prompt chunk size; 0 = 512 */
+    uint32_t n_row;           /* output rows a step (prompt logits); 0 = n_seq */
     uint32_t block_size;      /* tokens a KV block; 0 = 64 */
     imp_kv kv;
     bool deterministic;

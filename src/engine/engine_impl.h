@@ -1,0 +1,115 @@
+/* engine_impl: what the engine's own files share. */
+#ifndef IMP_ENGINE_ENGINE_IMPL_H
+#define IMP_ENGINE_ENGINE_IMPL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "engine/blocks.h"
+#include "engine/engine.h"
+#include "engine/penalty.h"
+#include "engine/stream.h"
+
+typedef struct seq seq;
+
+/* A request as the engine keeps it: an own copy of everything the caller handed over. */
+typedef struct request {
+    struct request *next;      /* in engine.all */
+    uint64_t id;
+    imp_request r;             /* pointers point into mem */
+    arena mem;
+    imp_event_fn fn;
+    void *user;
+    atomic_bool cancelled;
+    uint32_t n_left;           /* choices without their DONE event */
+    int64_t t_submit;
+    bool started;
+} request;
+
+struct seq {
+    seq *next;                 /* in its queue, oldest first */
+    request *req;
+    uint32_t choice;
+    uint64_t age;              /* order of submission */
+    int32_t *tok;              /* prompt, then what was generated */
+    uint32_t n_tok, cap_tok, n_prompt, n_kv;
+    int32_t *table[PLAN_MAX_GROUPS];
+    int32_t table_len[PLAN_MAX_GROUPS], base[PLAN_MAX_GROUPS];
+    int32_t slot;              /* -1 while waiting */
+    bool state_ready;          /* its state slot holds something */
+    uint32_t n_step;           /* tokens in the step being built */
+    stream text;
+    penalty pen;
+    sample_row_in sample;      /* this step's row */
+    float mirostat_mu;
+    void *constraint;          /* constrain state, NULL = none */
+    uint32_t *mask;
+    int64_t t_first_sched, t_first_token;
+    uint32_t n_row;            /* logits rows already delivered (prompt positions) */
+};
+
+typedef struct seq_list {
+    seq *head, *tail;
+    uint32_t n;
+} seq_list;
+
+struct engine {
+    model *m;
+    const tok *tk;
+    const log_sink *log_p;
+    log_sink log;
+    const backend_api *api;
+    backend *be;
+    bweight **w;               /* [text.n_weight] */
+    kvcache *kv;
+    bexec *exec;
+    blocks blk[PLAN_MAX_GROUPS];
+    int64_t grown[PLAN_MAX_GROUPS];
+    uint32_t n_ctx, n_seq, n_batch, n_row;
+    int32_t block_size;
+    double load_seconds;
+    char describe[160];
+
+    /* queue: under lock */
+    pthread_mutex_t lock;
+    pthread_cond_t wake, done;
+    request *all;              /* every request without all its DONE events */
+    seq_list incoming;         /* submitted, not yet seen by the thread */
+    uint64_t next_id;
+    bool stop;
+    bool have_thread, have_sync;
+    pthread_t thread;
+    _Atomic uint32_t n_running, n_waiting;
+    _Atomic uint64_t n_prompt_tok, n_cached_tok, n_gen_tok, n_preempt;
+    _Atomic int64_t blocks_used;
+
+    /* engine thread */
+    seq_list waiting, running;
+    seq **slot;                /* [n_seq] */
+    imp_status dead;           /* the device is lost: every request fails with this */
+    char dead_why[512];
+    /* the batch, sized once for n_batch tokens */
+    batch b;
+    int32_t *id, *seq_of, *kv_index, *vis_begin, *vis_end;
+    int32_t (*pos)[3];
+    uint8_t *cls;
+    batch_seq *seqs;
+    batch_row *rows;
+    seq **row_seq;             /* [n_row] whose row it is */
+    float *logits;             /* [n_row][n_vocab] when rows of logits were asked for; made on first use */
+};
+
+/* engine.c */
+void seq_free(engine *g, seq *s);
+void engine_event(seq *s, imp_event *ev);   /* fills in id and choice, delivers */
+/* kv.c: blocks for positions up to n_kv; false when there are not enough free ones. Drops what windows no longer see. */
+bool kv_reserve(engine *g, seq *s, uint32_t n_kv);
+void kv_release(engine *g, seq *s);
+/* step.c: one step over the running sequences; false when there was nothing to do. */
+bool engine_step(engine *g);
+void engine_finish(engine *g, seq *s, imp_finish why, imp_status status, const char *message);
+void list_push(seq_list *l, seq *s);
+void list_push_front(seq_list *l, seq *s);
+void list_remove(seq_list *l, seq *s);
+
+#endif
