@@ -41,6 +41,7 @@ typedef struct jr {
     unsigned char kind[JR_MAX_DEPTH + 1]; /* '{' or '[' a level */
     bool first[JR_MAX_DEPTH + 1];         /* no element seen yet at this level */
     bool failed;
+    bool nonfinite; /* set after jr_init: NaN, Infinity and -Infinity are numbers too (Python writes them into configs) */
 } jr;
 
 void jr_init(jr *r, const char *s, size_t n, const char *name, imp_err *err); /* err may be NULL */
@@ -51,7 +52,7 @@ bool jr_enter_array(jr *r);
 bool jr_next_item(jr *r);                    /* true: a value follows; false at ']' (consumed) or on error */
 bool jr_string(jr *r, jr_str *out);
 bool jr_int(jr *r, int64_t min, int64_t max, int64_t *out); /* integral numbers only (1.0 and 1e3 are accepted) */
-bool jr_double(jr *r, double *out);          /* finite only */
+bool jr_double(jr *r, double *out);          /* finite only (but see `nonfinite`) */
 bool jr_number_text(jr *r, const char **s, size_t *n); /* the literal itself */
 bool jr_bool(jr *r, bool *out);
 bool jr_null(jr *r);
@@ -62,5 +63,7 @@ imp_status jr_fail(jr *r, const char *fmt, ...) __attribute__((format(printf, 2,
 
 bool jr_key_is(const jr_str *key, const char *name);       /* compares the decoded text */
 void jr_str_decode(const jr_str *v, strbuf *out);          /* appends the unescaped UTF-8 */
+/* A checked literal to the nearest double, whatever the program's locale; false only when memory runs out. */
+bool json_parse_double(const char *s, size_t n, double *out);
 
 #endif
