@@ -2,8 +2,11 @@
 #ifndef IMP_BASE_LOG_H
 #define IMP_BASE_LOG_H
 
-typedef enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR } log_level;
-typedef void (*log_fn)(void *user, log_level level, const char *line);
+#include "imp.h"
+
+typedef imp_log_level log_level;
+enum { LOG_DEBUG = IMP_LOG_DEBUG, LOG_INFO = IMP_LOG_INFO, LOG_WARN = IMP_LOG_WARN, LOG_ERROR = IMP_LOG_ERROR };
+typedef imp_log_fn log_fn;
 typedef struct log_sink {
     log_fn fn; /* may be NULL */
     void *user;

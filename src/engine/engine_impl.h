@@ -38,6 +38,7 @@ struct seq {
     int32_t slot;              /* -1 while waiting */
     bool state_ready;          /* its state slot holds something */
     uint32_t n_step;           /* tokens in the step being built */
+    bool visited;              /* had its chance in the step being built */
     stream text;
     penalty pen;
     sample_row_in sample;      /* this step's row */

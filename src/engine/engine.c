@@ -1,0 +1,508 @@
+#include "engine/engine_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "engine/sizing.h"
+
+/* ---- lists ------------------------------------------------------------------------------------------------------ */
+void list_push(seq_list *l, seq *s)
+{
+    s->next = NULL;
+    if (l->tail)
+        l->tail->next = s;
+    else
+        l->head = s;
+    l->tail = s;
+    l->n++;
+}
+
+void list_push_front(seq_list *l, seq *s)
+{
+    s->next = l->head;
+    l->head = s;
+    if (!l->tail)
+        l->tail = s;
+    l->n++;
+}
+
+void list_remove(seq_list *l, seq *s)
+{
+    seq *prev = NULL;
+    for (seq *c = l->head; c; prev = c, c = c->next)
+        if (c == s) {
+            if (prev)
+                prev->next = c->next;
+            else
+                l->head = c->next;
+            if (l->tail == c)
+                l->tail = prev;
+            l->n--;
+            c->next = NULL;
+            return;
+        }
+}
+
+/* ---- requests --------------------------------------------------------------------------------------------------- */
+void seq_free(engine *g, seq *s)
+{
+    if (!s)
+        return;
+    for (int i = 0; i < g->m->text.n_group; i++)
+        mem_free(s->table[i]);
+    mem_free(s->tok);
+    stream_free(&s->text);
+    penalty_free(&s->pen);
+    mem_free(s);
+}
+
+static void request_free(request *q)
+{
+    if (!q)
+        return;
+    arena_free(&q->mem);
+    mem_free(q);
+}
+
+static const void *copy(arena *a, const void *v, size_t n, size_t size)
+{
+    void *c = n ? arena_array(a, n, size) : NULL;
+    if (c)
+        memcpy(c, v, n * size);
+    return c;
+}
+
+static imp_status request_copy(request *q, const imp_request *r, imp_err *e)
+{
+    arena *a = &q->mem;
+    q->r = *r;
+    q->r.prompt = copy(a, r->prompt, r->n_prompt, sizeof *r->prompt);
+    q->r.stop_token = copy(a, r->stop_token, r->n_stop_token, sizeof *r->stop_token);
+    q->r.sampling.logit_bias = copy(a, r->sampling.logit_bias, r->sampling.n_logit_bias, sizeof *r->sampling.logit_bias);
+    const char **stop = ARENA_ARRAY(a, const char *, r->n_stop + 1);
+    for (uint32_t i = 0; stop && i < r->n_stop; i++)
+        stop[i] = arena_strdup(a, r->stop[i]);
+    q->r.stop = stop;
+    q->r.constraint = r->constraint ? arena_strdup(a, r->constraint) : NULL;
+    q->r.salt = r->salt ? arena_strdup(a, r->salt) : NULL;
+    return a->failed ? err_oom(e, "request", a->n_bytes) : IMP_OK;
+}
+
+static imp_status check_number(double v, double min, double max, const char *name, imp_err *e)
+{
+    if (v >= min && v <= max)
+        return IMP_OK;
+    return err_set(e, IMP_E_USAGE, "%s: wanted %g to %g, got %g", name, min, max, v);
+}
+
+static imp_status check_request(const engine *g, const imp_request *r, imp_err *e)
+{
+    const imp_sampling *s = &r->sampling;
+    const struct { const char *name; double v, min, max; } number[] = {
+        {"temperature", (double)s->temperature, 0, 1000}, {"top_p", (double)s->top_p, 0, 1}, {"min_p", (double)s->min_p, 0, 1},
+        {"typical_p", (double)s->typical_p, 0, 1}, {"top_k", s->top_k, 0, INT32_MAX}, {"repeat_penalty", (double)s->repeat_penalty, 1e-6, 1e6},
+        {"frequency_penalty", (double)s->frequency_penalty, -1e4, 1e4}, {"presence_penalty", (double)s->presence_penalty, -1e4, 1e4},
+        {"dry_multiplier", (double)s->dry_multiplier, 0, 1e4}, {"dry_base", (double)s->dry_base, 0, 1e4},
+        {"mirostat_tau", (double)s->mirostat_tau, 0, 1e4}, {"mirostat_eta", (double)s->mirostat_eta, 0, 1e4},
+        {"n", r->n, 1, 128}, {"logprobs", r->logprobs, -1, SAMPLE_MAX_TOP}, {"stop", r->n_stop, 0, 1024},
+    };
+    imp_status st = IMP_OK;
+    for (size_t i = 0; i < sizeof number / sizeof *number && st == IMP_OK; i++)
+        st = check_number(number[i].v, number[i].min, number[i].max, number[i].name, e);
+    if (st != IMP_OK)
+        return st;
+    if (s->mirostat != 0 && s->mirostat != 2)
+        return err_set(e, IMP_E_USAGE, "mirostat: wanted 0 or 2, got %d", s->mirostat);
+    if (r->n_prompt == 0 || !r->prompt)
+        return err_set(e, IMP_E_USAGE, "prompt: wanted at least one token, got none");
+    if (r->n_prompt > g->n_ctx || (r->n_prompt == g->n_ctx && !r->last_logits && !r->echo_logits))
+        return err_set(e, IMP_E_CONTEXT, "prompt: %u tokens do not fit the context of %u", r->n_prompt, g->n_ctx);
+    for (uint32_t i = 0; i < r->n_prompt; i++)
+        if (r->prompt[i] < 0 || (uint32_t)r->prompt[i] >= g->m->config.n_vocab)
+            return err_set(e, IMP_E_USAGE, "prompt: token %u is %d, wanted 0 to %u", i, r->prompt[i], g->m->config.n_vocab - 1);
+    if (r->constraint_kind != IMP_CONSTRAINT_NONE)
+        return err_set(e, IMP_E_UNSUPPORTED, "constraint: not connected to the engine yet");
+    return IMP_OK;
+}
+
+static seq *seq_new(engine *g, request *q, uint32_t choice, imp_err *e)
+{
+    seq *s = mem_calloc(1, sizeof *s);
+    if (!s) {
+        err_oom(e, "sequence", sizeof *s);
+        return NULL;
+    }
+    uint64_t most = q->r.max_tokens ? (uint64_t)q->r.n_prompt + q->r.max_tokens : g->n_ctx;
+    s->cap_tok = most < g->n_ctx ? (uint32_t)most : g->n_ctx;
+    if (s->cap_tok < q->r.n_prompt)
+        s->cap_tok = q->r.n_prompt;
+    s->req = q;
+    s->choice = choice;
+    s->slot = -1;
+    s->n_prompt = s->n_tok = q->r.n_prompt;
+    s->mirostat_mu = 2 * q->r.sampling.mirostat_tau;
+    s->tok = mem_alloc(((size_t)s->cap_tok + 1) * sizeof *s->tok);
+    bool ok = s->tok != NULL;
+    for (int i = 0; i < g->m->text.n_group && ok; i++) {
+        s->table[i] = mem_alloc((s->cap_tok / (uint32_t)g->block_size + 2) * sizeof **s->table);
+        ok = s->table[i] != NULL;
+    }
+    if (!ok)
+        err_oom(e, "sequence", (uint64_t)s->cap_tok * sizeof *s->tok);
+    ok = ok && penalty_init(&s->pen, &q->r.sampling, s->cap_tok, e) == IMP_OK;
+    if (!ok) {
+        seq_free(g, s);
+        return NULL;
+    }
+    memcpy(s->tok, q->r.prompt, q->r.n_prompt * sizeof *s->tok);
+    stream_init(&s->text, g->tk, q->r.keep_special, q->r.stop, q->r.n_stop);
+    return s;
+}
+
+imp_status engine_submit(engine *g, const imp_request *r, imp_event_fn fn, void *user, uint64_t *id, imp_err *e)
+{
+    imp_status st = check_request(g, r, e);
+    if (st != IMP_OK)
+        return st;
+    request *q = mem_calloc(1, sizeof *q);
+    if (!q)
+        return err_oom(e, "request", sizeof *q);
+    seq_list list = {0};
+    st = request_copy(q, r, e);
+    for (uint32_t i = 0; i < r->n && st == IMP_OK; i++) {
+        seq *s = seq_new(g, q, i, e);
+        if (s)
+            list_push(&list, s);
+        else
+            st = IMP_E_NOMEM;
+    }
+    q->fn = fn;
+    q->user = user;
+    q->n_left = r->n;
+    q->t_submit = clock_ns();
+    pthread_mutex_lock(&g->lock);
+    if (st == IMP_OK && g->stop)
+        st = err_set(e, IMP_E_SHUTDOWN, "the engine is shutting down");
+    if (st == IMP_OK) {
+        q->id = ++g->next_id;
+        if (id)
+            *id = q->id;
+        q->next = g->all;
+        g->all = q;
+        for (seq *s = list.head, *next; s; s = next) {
+            next = s->next;
+            s->age = q->id;
+            list_push(&g->incoming, s);
+        }
+        pthread_cond_signal(&g->wake);
+    }
+    pthread_mutex_unlock(&g->lock);
+    if (st != IMP_OK) {
+        for (seq *s = list.head, *next; s; s = next) {
+            next = s->next;
+            seq_free(g, s);
+        }
+        request_free(q);
+    }
+    return st;
+}
+
+static request *find(engine *g, uint64_t id)
+{
+    request *q = g->all;
+    while (q && q->id != id)
+        q = q->next;
+    return q;
+}
+
+void engine_cancel(engine *g, uint64_t id)
+{
+    pthread_mutex_lock(&g->lock);
+    request *q = find(g, id);
+    if (q)
+        atomic_store(&q->cancelled, true);
+    pthread_cond_signal(&g->wake);
+    pthread_mutex_unlock(&g->lock);
+}
+
+imp_status engine_wait(engine *g, uint64_t id, int64_t timeout_ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += timeout_ms % 1000 * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+    imp_status st = IMP_OK;
+    pthread_mutex_lock(&g->lock);
+    while (find(g, id) && st == IMP_OK) {
+        if (timeout_ms < 0)
+            pthread_cond_wait(&g->done, &g->lock);
+        else if (pthread_cond_timedwait(&g->done, &g->lock, &until) == ETIMEDOUT)
+            st = find(g, id) ? IMP_E_BUSY : IMP_OK;
+    }
+    pthread_mutex_unlock(&g->lock);
+    return st;
+}
+
+/* ---- events and ends -------------------------------------------------------------------------------------------- */
+void engine_event(seq *s, imp_event *ev)
+{
+    ev->size = sizeof *ev;
+    ev->id = s->req->id;
+    ev->choice = s->choice;
+    ev->n_prompt = s->n_prompt;
+    if (s->req->fn)
+        s->req->fn(s->req->user, ev);
+}
+
+void engine_finish(engine *g, seq *s, imp_finish why, imp_status status, const char *message)
+{
+    int64_t now = clock_ns();
+    imp_event ev = {.kind = IMP_EVENT_DONE, .finish = why, .status = status, .message = message, .stop_string = s->text.hit,
+                    .stop_token = why == IMP_FINISH_STOP && s->n_tok > s->n_prompt ? s->tok[s->n_tok - 1] : -1};
+    ev.timing = (imp_timing){.n_prompt = s->n_prompt, .n_generated = s->n_tok - s->n_prompt};
+    ev.timing.queue_ns = (s->t_first_sched ? s->t_first_sched : now) - s->req->t_submit;
+    if (s->t_first_sched)
+        ev.timing.prefill_ns = (s->t_first_token ? s->t_first_token : now) - s->t_first_sched;
+    if (s->t_first_token)
+        ev.timing.decode_ns = now - s->t_first_token;
+    engine_event(s, &ev);
+    kv_release(g, s);
+    if (s->slot >= 0) {
+        g->slot[s->slot] = NULL;
+        list_remove(&g->running, s);
+    } else {
+        list_remove(&g->waiting, s);
+    }
+    request *q = s->req;
+    seq_free(g, s);
+    pthread_mutex_lock(&g->lock);
+    if (--q->n_left == 0) {
+        request **p = &g->all;
+        while (*p != q)
+            p = &(*p)->next;
+        *p = q->next;
+        request_free(q);
+        pthread_cond_broadcast(&g->done);
+    }
+    pthread_mutex_unlock(&g->lock);
+}
+
+/* ---- the thread ------------------------------------------------------------------------------------------------- */
+static void sweep(engine *g, seq_list *l, bool all)
+{
+    for (seq *s = l->head, *next; s; s = next) {
+        next = s->next;
+        if (all)
+            engine_finish(g, s, IMP_FINISH_CANCELLED, IMP_E_SHUTDOWN, "the engine is shutting down");
+        else if (atomic_load(&s->req->cancelled))
+            engine_finish(g, s, IMP_FINISH_CANCELLED, IMP_E_CANCELLED, "cancelled");
+    }
+}
+
+static void *engine_main(void *arg)
+{
+    engine *g = arg;
+    for (;;) {
+        pthread_mutex_lock(&g->lock);
+        while (!g->incoming.head && !g->running.head && !g->waiting.head && !g->stop)
+            pthread_cond_wait(&g->wake, &g->lock);
+        for (seq *s = g->incoming.head, *next; s; s = next) {
+            next = s->next;
+            list_push(&g->waiting, s);
+        }
+        g->incoming = (seq_list){0};
+        bool stop = g->stop;
+        pthread_mutex_unlock(&g->lock);
+        sweep(g, &g->running, stop);
+        sweep(g, &g->waiting, stop);
+        if (stop && !g->running.head && !g->waiting.head)
+            return NULL;
+        engine_step(g);
+        atomic_store(&g->n_running, g->running.n);
+        atomic_store(&g->n_waiting, g->waiting.n);
+    }
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------------- */
+static imp_status make_batch(engine *g, imp_err *e)
+{
+    size_t t = g->n_batch, n = g->n_seq, r = g->n_row;
+    g->id = mem_calloc(t, sizeof *g->id);
+    g->seq_of = mem_calloc(t, sizeof *g->seq_of);
+    g->kv_index = mem_calloc(t, sizeof *g->kv_index);
+    g->vis_begin = mem_calloc(t, sizeof *g->vis_begin);
+    g->vis_end = mem_calloc(t, sizeof *g->vis_end);
+    g->pos = mem_calloc(t, sizeof *g->pos);
+    g->cls = mem_calloc(t, 1);
+    g->seqs = mem_calloc(n, sizeof *g->seqs);
+    g->rows = mem_calloc(r, sizeof *g->rows);
+    g->row_seq = mem_calloc(r, sizeof *g->row_seq);
+    g->slot = mem_calloc(n, sizeof *g->slot);
+    if (!g->id || !g->seq_of || !g->kv_index || !g->vis_begin || !g->vis_end || !g->pos || !g->cls || !g->seqs || !g->rows ||
+        !g->row_seq || !g->slot)
+        return err_oom(e, "batch", t * 40);
+    g->b = (batch){.id = g->id, .seq = g->seq_of, .kv_index = g->kv_index, .pos = (const int32_t(*)[3])g->pos, .vis_begin = g->vis_begin,
+                   .vis_end = g->vis_end, .cls = g->cls, .seqs = g->seqs, .rows = g->rows};
+    return IMP_OK;
+}
+
+static imp_status upload_all(engine *g, const imp_engine_params *p, imp_err *e)
+{
+    const plan *pl = &g->m->text;
+    g->w = mem_calloc((size_t)pl->n_weight, sizeof(bweight *));
+    plan_op_kind *hint = mem_calloc((size_t)pl->n_weight, sizeof *hint);
+    imp_status st = g->w && hint ? IMP_OK : err_oom(e, "weights", (uint64_t)pl->n_weight * 16);
+    for (int32_t i = 0; i < pl->n_op && st == IMP_OK; i++)
+        for (int j = 0; j < 3; j++) /* a later LINEAR wins over an earlier EMBED: that is a tied head */
+            if (pl->op[i].weight[j] >= 0)
+                hint[pl->op[i].weight[j]] = pl->op[i].kind;
+    uint64_t done = 0;
+    for (int32_t i = 0; i < pl->n_weight && st == IMP_OK; i++) {
+        st = g->api->upload(g->be, pl->weight[i], hint[i], 0, 0, 0, 0, &g->w[i], e);
+        done += pl->weight[i]->n_bytes;
+        if (st == IMP_OK && p->progress && !p->progress(p->progress_user, "loading", done, g->m->weight_bytes))
+            st = err_set(e, IMP_E_CANCELLED, "loading: cancelled");
+    }
+    mem_free(hint);
+    return st;
+}
+
+static const backend_api *pick_backend(const char *name, imp_err *e)
+{
+    if (!name || strcmp(name, "auto") == 0 || strcmp(name, "cpu") == 0)
+        return &backend_cpu;
+    if (strcmp(name, "cuda") == 0)
+        err_set(e, IMP_E_UNSUPPORTED, "backend cuda: this build runs on the CPU only");
+    else
+        err_set(e, IMP_E_USAGE, "backend %s: wanted auto, cpu or cuda", name);
+    return NULL;
+}
+
+static imp_status start(engine *g, const imp_engine_params *p, imp_err *e)
+{
+    backend_options bo = {.device = p->device, .n_threads = p->n_threads, .cpu = p->cpu ? p->cpu : "auto",
+                          .deterministic = p->deterministic, .log = &g->log};
+    imp_status st = g->api->open(&bo, &g->be, e);
+    if (st != IMP_OK)
+        return st;
+    g->api->describe(g->be, g->describe, sizeof g->describe);
+    kv_options ko = {0};
+    st = engine_sizes(g, p, &ko, e);
+    if (st == IMP_OK)
+        st = upload_all(g, p, e);
+    if (st == IMP_OK)
+        st = g->api->kv_open(g->be, &g->m->text, &ko, &g->kv, e);
+    for (int i = 0; i < g->m->text.n_group && st == IMP_OK; i++)
+        st = blocks_init(&g->blk[i], (int32_t)ko.n_block[i], p->shuffle_blocks, e);
+    plan_limits lim = {.n_tok = (int32_t)g->n_batch, .n_row = (int32_t)g->n_row, .n_seq = (int32_t)g->n_seq};
+    if (st == IMP_OK)
+        st = g->api->compile(g->be, &g->m->text, g->w, g->kv, &lim, &g->exec, e);
+    if (st == IMP_OK)
+        st = make_batch(g, e);
+    return st;
+}
+
+imp_status engine_new(model *m, const tok *tk, const imp_engine_params *p, engine **out, imp_err *e)
+{
+    *out = NULL;
+    int64_t t0 = clock_ns();
+    const backend_api *api = pick_backend(p->backend, e);
+    if (!api)
+        return e ? e->status : IMP_E_USAGE;
+    engine *g = mem_calloc(1, sizeof *g);
+    if (!g)
+        return err_oom(e, "engine", sizeof *g);
+    g->m = m;
+    g->tk = tk;
+    g->api = api;
+    g->log = (log_sink){p->log, p->log_user};
+    imp_status st = start(g, p, e);
+    if (st == IMP_OK) {
+        pthread_condattr_t a;
+        pthread_condattr_init(&a);
+        pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
+        pthread_mutex_init(&g->lock, NULL);
+        pthread_cond_init(&g->wake, &a);
+        pthread_cond_init(&g->done, &a);
+        pthread_condattr_destroy(&a);
+        g->have_sync = true;
+        g->load_seconds = (double)(clock_ns() - t0) * 1e-9;
+        int err = pthread_create(&g->thread, NULL, engine_main, g);
+        g->have_thread = err == 0;
+        if (err)
+            st = err_set(e, IMP_E_NOMEM, "engine thread: %s", strerror(err));
+    }
+    if (st != IMP_OK) {
+        engine_free(g);
+        return st;
+    }
+    *out = g;
+    return IMP_OK;
+}
+
+void engine_free(engine *g)
+{
+    if (!g)
+        return;
+    if (g->have_thread) {
+        pthread_mutex_lock(&g->lock);
+        g->stop = true;
+        pthread_cond_signal(&g->wake);
+        pthread_mutex_unlock(&g->lock);
+        pthread_join(g->thread, NULL);
+    }
+    if (g->have_sync) {
+        pthread_mutex_destroy(&g->lock);
+        pthread_cond_destroy(&g->wake);
+        pthread_cond_destroy(&g->done);
+    }
+    if (g->exec)
+        g->api->exec_free(g->exec);
+    if (g->kv)
+        g->api->kv_close(g->kv);
+    for (int32_t i = 0; g->w && i < g->m->text.n_weight; i++)
+        if (g->w[i])
+            g->api->weight_free(g->be, g->w[i]);
+    mem_free(g->w);
+    if (g->be)
+        g->api->close(g->be);
+    for (int i = 0; i < PLAN_MAX_GROUPS; i++)
+        blocks_free(&g->blk[i]);
+    void *own[] = {g->id, g->seq_of, g->kv_index, g->vis_begin, g->vis_end, g->pos, g->cls, g->seqs, g->rows, g->row_seq, g->slot, g->logits};
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        mem_free(own[i]);
+    mem_free(g);
+}
+
+void engine_stats(engine *g, imp_stats *s)
+{
+    backend_memory mem = {0};
+    g->api->memory(g->be, &mem, NULL);
+    uint32_t size = s->size;
+    *s = (imp_stats){.size = size, .backend = g->describe, .n_ctx = g->n_ctx, .n_seq = g->n_seq, .n_batch = g->n_batch,
+                     .block_size = (uint32_t)g->block_size, .running = g->n_running, .waiting = g->n_waiting,
+                     .blocks_used = (uint64_t)atomic_load(&g->blocks_used), .prompt_tokens = g->n_prompt_tok,
+                     .cached_tokens = g->n_cached_tok, .generated_tokens = g->n_gen_tok, .preemptions = g->n_preempt,
+                     .weight_bytes = mem.weights, .kv_bytes = mem.kv, .workspace_bytes = mem.workspace, .load_seconds = g->load_seconds};
+    for (int i = 0; i < g->m->text.n_group; i++)
+        s->blocks_total += (uint64_t)g->blk[i].n_total;
+}
+
+imp_status engine_read_ceiling(engine *g, uint64_t n_bytes, double *out, imp_err *e)
+{
+    return g->api->read_ceiling(g->be, n_bytes, out, e);
+}
+
+const char *engine_kernel(engine *g, int32_t op) { return g->api->exec_kernel(g->exec, op); }
+
+static const char *kernel_of(void *user, int32_t op) { return engine_kernel(user, op); }
+
+void engine_print_plan(engine *g, strbuf *out) { plan_print(&g->m->text, kernel_of, g, out); }
