@@ -26,9 +26,9 @@ typedef struct meta_value {
         double f;
         meta_str str;
         struct {
-            meta_type elem;   /* arrays of arrays: META_ARRAY */
+            meta_type elem;   /* arrays of arrays: META_ARRAY; mixed or with objects inside (config.json): META_NULL */
             uint64_t n;
-            const struct meta_value *v; /* elem META_ARRAY or mixed: n values; else NULL */
+            const struct meta_value *v; /* elem META_ARRAY or META_NULL with n > 0: n values; else NULL */
             /* homogeneous scalars stay packed; read through mf_array_* */
             const void *packed;         /* raw file bytes */
             const meta_str *strs;       /* elem META_STR */
@@ -38,20 +38,24 @@ typedef struct meta_value {
 } meta_value;
 
 typedef struct meta_kv {
-    const char *key; /* GGUF key; config.json keys are flattened with dots: "text_config.rope_scaling.factor" */
+    const char *key; /* GGUF key; config.json keys are flattened with dots: "text_config.rope_scaling.factor", an object
+                      * inside an array is META_NULL there and its members follow as "layers.0.type". Keys of
+                      * generation_config.json and hf_quant_config.json begin with "generation_config." and
+                      * "hf_quant_config.". An empty object leaves no trace; the raw text is mf_side_file's. */
     meta_value v;
-    bool used;       /* looked up by someone; what is left unread is refused by name */
+    bool used;       /* looked up by someone (null counts as absent, so it is born used); what is left unread is refused by name */
 } meta_kv;
 
-#define MF_MAX_DIMS 4
+#define MF_MAX_DIMS 5 /* GGUF has up to 4; a 3-D patch embedding in SafeTensors has 5 */
 
 typedef struct mf_tensor {
     const char *name;
     quant_id type;
     uint32_t n_dims;
-    uint64_t dim[MF_MAX_DIMS]; /* dim[0] runs fastest (GGUF's ne0; SafeTensors shapes are reversed); unused are 1 */
+    uint64_t dim[MF_MAX_DIMS]; /* dim[0] runs fastest (GGUF's ne0; SafeTensors shapes are reversed); unused are 1.
+                                * A scalar has n_dims 0. Only SafeTensors has empty tensors (a dim of 0, n_bytes 0). */
     uint64_t n_bytes;
-    const uint8_t *data;       /* inside map */
+    const uint8_t *data;       /* inside map; aligned as the file has it, which may be not at all (SafeTensors) */
     const file_map *map;
     bool used;                 /* bound by the family; what is left unbound is refused by name */
 } mf_tensor;
@@ -66,7 +70,7 @@ mf_kind mf_get_kind(const modelfile *m);
 const char *mf_path(const modelfile *m);
 uint64_t mf_file_bytes(const modelfile *m); /* all files together */
 
-/* Metadata. Lookups mark the key as read. */
+/* Metadata. Lookups mark the key as read. Null and absent are the same to the typed getters. */
 const meta_value *mf_meta(modelfile *m, const char *key);           /* NULL when absent */
 size_t mf_meta_count(const modelfile *m);
 const meta_kv *mf_meta_at(const modelfile *m, size_t i);
@@ -85,7 +89,8 @@ mf_tensor *mf_tensor_find(modelfile *m, const char *name);           /* NULL whe
 size_t mf_tensor_count(const modelfile *m);
 mf_tensor *mf_tensor_at(modelfile *m, size_t i);                     /* file order */
 
-/* A file that belongs to the model (SafeTensors folders): tokenizer.json, chat_template.jinja, ... NULL data when absent. */
+/* A file that belongs to the model (SafeTensors folders): tokenizer.json, chat_template.jinja, ... NULL data when absent
+ * (IMP_OK), always for GGUF. Not NUL-terminated; borrowed until mf_close. Loading thread only. */
 imp_status mf_side_file(modelfile *m, const char *name, const char **data, size_t *n, imp_err *e);
 
 #endif
