@@ -1,33 +1,7 @@
 #include "quant/fit.h"
 
-#include <stdint.h>
-#include <string.h>
-
+#include "quant/fit_vec.h"
 #include "quant/quant_impl.h"
-
-/* Four lanes, which every x86-64 has; GCC and Clang both lower this to plain SSE2. */
-typedef float v4 __attribute__((vector_size(16)));
-typedef int32_t v4i __attribute__((vector_size(16)));
-
-/* Below this no f16 scale can represent a value; treating such groups as zero keeps divisions in range. */
-#define FIT_TINY 1e-12f
-
-static inline v4 v_load(const float *p)
-{
-    v4 v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static inline v4 v_splat(float f)
-{
-    return (v4){f, f, f, f};
-}
-
-static inline v4 v_pick(v4i mask, v4 a, v4 b)
-{
-    return (v4)(((v4i)a & mask) | ((v4i)b & ~mask));
-}
 
 /* Nearest whole number in [lo, hi]: adding 1.5 * 2^23 leaves no fraction bits. */
 static inline v4 v_level(v4 t, v4 lo, v4 hi)
@@ -36,16 +10,6 @@ static inline v4 v_level(v4 t, v4 lo, v4 hi)
     t = v_pick(t < lo, lo, t);
     t = v_pick(t > hi, hi, t);
     return (t + magic) - magic;
-}
-
-static inline float v_sum(v4 v)
-{
-    return (v[0] + v[2]) + (v[1] + v[3]);
-}
-
-static inline float inverse(float d)
-{
-    return d > FIT_TINY || d < -FIT_TINY ? 1 / d : 0;
 }
 
 void fit_load(fit_block *b, const float *x, const float *weight, size_t n, float limit)
@@ -106,15 +70,15 @@ static void try_scale(const float *x, const float *w, size_t n, const fit_levels
 float fit_scale(const float *x, const float *w, size_t n, const fit_levels *l)
 {
     float max = x[fit_largest(x, n)], best = 0, d = 0;
-    float unit = inverse(max);
+    float unit = fit_inverse(max);
     if (unit == 0)
         return 0;
-    for (int i = -l->n_try; i <= l->n_try; i++) {
-        try_scale(x, w, n, l, (l->lo + l->step * (float)i) * unit, &best, &d);
+    for (int i = -l->n_in; i <= l->n_out; i++) {
+        try_scale(x, w, n, l, (l->lo - l->step * (float)i) * unit, &best, &d);
         try_scale(x, w, n, l, (l->hi + l->step * (float)i) * unit, &best, &d);
     }
     for (int i = 0; i < 2; i++) /* the best scale's own levels may suggest a still better one */
-        try_scale(x, w, n, l, inverse(d), &best, &d);
+        try_scale(x, w, n, l, fit_inverse(d), &best, &d);
     return d;
 }
 
@@ -159,7 +123,7 @@ float fit_scale_min(const float *x, const float *w, size_t n, const fit_levels *
     if (m_not_above_0 && min > 0)
         min = 0;
     *m = min;
-    float unit = inverse(max - min);
+    float unit = fit_inverse(max - min);
     if (unit == 0)
         return 0;
     line_fit f = {.x = x, .w = w, .n = n, .l = l, .m0 = min, .m_not_above_0 = m_not_above_0, .m = min};
@@ -168,10 +132,10 @@ float fit_scale_min(const float *x, const float *w, size_t n, const fit_levels *
         f.sy += w[i] * (x[i] - min);
     }
     f.best = -1; /* any line is better than none */
-    for (int i = -l->n_try; i <= l->n_try; i++)
+    for (int i = -l->n_in; i <= l->n_out; i++)
         try_line(&f, (l->hi + l->step * (float)i) * unit, min);
     for (int i = 0; i < 3; i++)
-        try_line(&f, inverse(f.d), f.m);
+        try_line(&f, fit_inverse(f.d), f.m);
     *m = f.m;
     return f.d;
 }
@@ -179,7 +143,7 @@ float fit_scale_min(const float *x, const float *w, size_t n, const fit_levels *
 float fit_error(const float *x, const float *w, size_t n, float d, float m, float lo, float hi)
 {
     v4 sum = {0};
-    const v4 vid = v_splat(inverse(d)), vd = v_splat(d), vm = v_splat(m), vlo = v_splat(lo), vhi = v_splat(hi);
+    const v4 vid = v_splat(fit_inverse(d)), vd = v_splat(d), vm = v_splat(m), vlo = v_splat(lo), vhi = v_splat(hi);
     for (size_t i = 0; i < n; i += 4) {
         v4 vx = v_load(x + i), e = vx - (v_level((vx - vm) * vid, vlo, vhi) * vd + vm);
         sum += v_load(w + i) * e * e;
@@ -189,7 +153,7 @@ float fit_error(const float *x, const float *w, size_t n, float d, float m, floa
 
 void fit_quantise(const float *x, size_t n, float d, float m, float lo, float hi, unsigned char *q)
 {
-    const v4 vid = v_splat(inverse(d)), vm = v_splat(m), vlo = v_splat(lo), vhi = v_splat(hi);
+    const v4 vid = v_splat(fit_inverse(d)), vm = v_splat(m), vlo = v_splat(lo), vhi = v_splat(hi);
     for (size_t i = 0; i < n; i += 4) {
         v4 t = v_level((v_load(x + i) - vm) * vid, vlo, vhi) - vlo;
         for (int k = 0; k < 4; k++)

@@ -20,8 +20,9 @@ void fit_load(fit_block *b, const float *x, const float *weight, size_t n, float
 
 typedef struct fit_levels {
     float lo, hi;  /* lo < 0 < hi for fit_scale, lo = 0 for fit_scale_min */
-    int n_try;     /* scales tried on each side of the obvious one */
-    float step;    /* between two tries, in levels at the largest value */
+    int n_in;      /* scales tried that put the largest value inside the outermost level */
+    int n_out;     /* and outside it, where it is clipped */
+    float step;    /* between two tries, in levels at the largest value; n_in * step < hi */
 } fit_levels;
 
 /* Best d for m = 0; either sign. */

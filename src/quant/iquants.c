@@ -171,8 +171,8 @@ static const quant_fmt ROWS[] = {
     {QUANT_ROW(IQ3_S, blk_iq3_s, N), .decode = decode_iq3_s},
     {QUANT_ROW(IQ1_S, blk_iq1_s, N), .decode = decode_iq1_s},
     {QUANT_ROW(IQ1_M, blk_iq1_m, N), .decode = decode_iq1_m},
-    {QUANT_ROW(IQ4_NL, blk_iq4_nl, 32), .decode = decode_iq4_nl},
-    {QUANT_ROW(IQ4_XS, blk_iq4_xs, N), .decode = decode_iq4_xs},
+    {QUANT_ROW(IQ4_NL, blk_iq4_nl, 32), .decode = decode_iq4_nl, .encode = encode_iq4_nl},
+    {QUANT_ROW(IQ4_XS, blk_iq4_xs, N), .decode = decode_iq4_xs, .encode = encode_iq4_xs},
 };
 
 const quant_family quant_iquants = {ROWS, CK_COUNT(ROWS)};

@@ -6,4 +6,7 @@
 
 extern const int8_t iq4_value[16]; /* ascending */
 
+void encode_iq4_nl(const float *src, void *dst, size_t n, const float *weight);
+void encode_iq4_xs(const float *src, void *dst, size_t n, const float *weight);
+
 #endif

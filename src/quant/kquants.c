@@ -105,12 +105,12 @@ static void decode_q8_k(const void *src, float *dst, size_t n)
 }
 
 static const quant_fmt ROWS[] = {
-    {QUANT_ROW(Q2_K, blk_q2_k, N), .decode = decode_q2_k},
-    {QUANT_ROW(Q3_K, blk_q3_k, N), .decode = decode_q3_k},
-    {QUANT_ROW(Q4_K, blk_q4_k, N), .decode = decode_q4_k},
-    {QUANT_ROW(Q5_K, blk_q5_k, N), .decode = decode_q5_k},
-    {QUANT_ROW(Q6_K, blk_q6_k, N), .decode = decode_q6_k},
-    {QUANT_ROW(Q8_K, blk_q8_k, N), .decode = decode_q8_k},
+    {QUANT_ROW(Q2_K, blk_q2_k, N), .decode = decode_q2_k, .encode = encode_q2_k},
+    {QUANT_ROW(Q3_K, blk_q3_k, N), .decode = decode_q3_k, .encode = encode_q3_k},
+    {QUANT_ROW(Q4_K, blk_q4_k, N), .decode = decode_q4_k, .encode = encode_q4_k},
+    {QUANT_ROW(Q5_K, blk_q5_k, N), .decode = decode_q5_k, .encode = encode_q5_k},
+    {QUANT_ROW(Q6_K, blk_q6_k, N), .decode = decode_q6_k, .encode = encode_q6_k},
+    {QUANT_ROW(Q8_K, blk_q8_k, N), .decode = decode_q8_k, .encode = encode_q8_k},
 };
 
 const quant_family quant_kquants = {ROWS, CK_COUNT(ROWS)};

@@ -10,4 +10,11 @@
 void k4_scale_min(const uint8_t s[12], int g, int *sc, int *m);
 int k3_scale(const uint8_t s[12], int g);
 
+void encode_q2_k(const float *src, void *dst, size_t n, const float *weight);
+void encode_q3_k(const float *src, void *dst, size_t n, const float *weight);
+void encode_q4_k(const float *src, void *dst, size_t n, const float *weight);
+void encode_q5_k(const float *src, void *dst, size_t n, const float *weight);
+void encode_q6_k(const float *src, void *dst, size_t n, const float *weight);
+void encode_q8_k(const float *src, void *dst, size_t n, const float *weight);
+
 #endif

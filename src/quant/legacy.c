@@ -98,7 +98,7 @@ static uint16_t scaled(const float *x, const float *weight, const fit_levels *l,
 {
     fit_block f;
     fit_load(&f, x, weight, N, 65504.0f * 32);
-    uint16_t d = quant_f32_to_f16_sat(fit_scale(f.x, f.w, N, l));
+    uint16_t d = quant_scale_f16(fit_scale(f.x, f.w, N, l));
     fit_quantise(f.x, N, quant_f16_to_f32(d), 0, l->lo, l->hi, q);
     return d;
 }
@@ -108,7 +108,7 @@ static uint16_t scaled_min(const float *x, const float *weight, const fit_levels
     fit_block f;
     float min;
     fit_load(&f, x, weight, N, 65504.0f);
-    uint16_t d = quant_f32_to_f16_sat(fit_scale_min(f.x, f.w, N, l, false, &min));
+    uint16_t d = quant_scale_f16(fit_scale_min(f.x, f.w, N, l, false, &min));
     *m = quant_f32_to_f16_sat(min);
     fit_quantise(f.x, N, quant_f16_to_f32(d), quant_f16_to_f32(*m), l->lo, l->hi, q);
     return d;
@@ -116,7 +116,7 @@ static uint16_t scaled_min(const float *x, const float *weight, const fit_levels
 
 static void encode_q4_0(const float *src, void *dst, size_t n, const float *weight)
 {
-    static const fit_levels L = {-8, 7, 12, 0.15f};
+    static const fit_levels L = {-8, 7, 12, 12, 0.15f};
     unsigned char q[N];
     FOR_OUT(blk_q4_0, b) {
         b.d = scaled(src + at, weight ? weight + at : NULL, &L, q);
@@ -126,7 +126,7 @@ static void encode_q4_0(const float *src, void *dst, size_t n, const float *weig
 
 static void encode_q4_1(const float *src, void *dst, size_t n, const float *weight)
 {
-    static const fit_levels L = {0, 15, 14, 0.15f};
+    static const fit_levels L = {0, 15, 14, 14, 0.15f};
     unsigned char q[N];
     FOR_OUT(blk_q4_1, b) {
         b.d = scaled_min(src + at, weight ? weight + at : NULL, &L, q, &b.m);
@@ -136,7 +136,7 @@ static void encode_q4_1(const float *src, void *dst, size_t n, const float *weig
 
 static void encode_q5_0(const float *src, void *dst, size_t n, const float *weight)
 {
-    static const fit_levels L = {-16, 15, 12, 0.2f};
+    static const fit_levels L = {-16, 15, 12, 12, 0.2f};
     unsigned char q[N];
     FOR_OUT(blk_q5_0, b) {
         b.d = scaled(src + at, weight ? weight + at : NULL, &L, q);
@@ -147,7 +147,7 @@ static void encode_q5_0(const float *src, void *dst, size_t n, const float *weig
 
 static void encode_q5_1(const float *src, void *dst, size_t n, const float *weight)
 {
-    static const fit_levels L = {0, 31, 14, 0.15f};
+    static const fit_levels L = {0, 31, 14, 14, 0.15f};
     unsigned char q[N];
     FOR_OUT(blk_q5_1, b) {
         b.d = scaled_min(src + at, weight ? weight + at : NULL, &L, q, &b.m);

@@ -38,4 +38,11 @@ static inline uint16_t quant_f32_to_f16_sat(float x)
     return quant_f32_to_f16(x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x);
 }
 
+/* Nor does a scale vanish: the smallest f16 still carries a block whose integers are chosen afterwards. */
+static inline uint16_t quant_scale_f16(float x)
+{
+    uint16_t h = quant_f32_to_f16_sat(x);
+    return (h & 0x7FFF) == 0 && x != 0 ? h | 1 : h;
+}
+
 #endif
