@@ -49,12 +49,15 @@ imp_status tok_encode(const tok *t, const char *text, size_t n, unsigned flags, 
 imp_status tok_decode(const tok *t, const int32_t *id, size_t n, bool keep_special, strbuf *out, imp_err *e);
 
 /* Streaming detokenisation: bytes become text as soon as they are certain; a character is never split. The
- * concatenation of all pushes and the final flush equals tok_decode of the ids. */
+ * concatenation of all pushes and the final flush equals tok_decode of the ids.
+ * SentencePiece's byte tokens are only certain when their run ends (Hugging Face replaces every byte of a run that is
+ * not UTF-8 as a whole), so a run is held until another token comes, at most TOK_RUN_MAX bytes of it. */
+#define TOK_RUN_MAX 240
 typedef struct tok_stream {
     const tok *t;
     bool keep_special;
     bool started;      /* something was written (the first space of SentencePiece is dropped) */
-    char held[8];      /* bytes of an unfinished character */
+    char held[TOK_RUN_MAX + 16]; /* bytes of an unfinished character or run */
     unsigned n_held;
 } tok_stream;
 void tok_stream_init(tok_stream *s, const tok *t, bool keep_special);
