@@ -95,10 +95,13 @@ typedef struct line_fit {
 static void try_line(line_fit *f, float id, float m)
 {
     sums s = sums_of(f->x, f->w, f->n, id, m, f->m0, f->l->lo, f->l->hi);
-    float det = f->sw * s.qq - s.q * s.q;
-    if (!(det > 0) || !(s.qq > 0))
+    if (!(s.qq > 0))
         return;
-    float d = (f->sw * s.yq - f->sy * s.q) / det, my = (s.qq * f->sy - s.q * s.yq) / det;
+    float det = f->sw * s.qq - s.q * s.q, d = s.yq / s.qq, my = 0;
+    if (det > 1e-6f * f->sw * s.qq) { /* else all levels are (nearly) one: a slope through m0 is all there is to find */
+        d = (f->sw * s.yq - f->sy * s.q) / det;
+        my = (s.qq * f->sy - s.q * s.yq) / det;
+    }
     float gain = d * s.yq + my * f->sy;
     if (f->m_not_above_0 && my + f->m0 > 0) {
         my = -f->m0;

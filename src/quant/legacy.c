@@ -156,9 +156,10 @@ static void encode_q5_1(const float *src, void *dst, size_t n, const float *weig
     }
 }
 
-/* Eight bits need no search: the largest magnitude becomes 127, halves round away from zero, as every other program
- * does it (activations are compared byte for byte). Returns the scale before its rounding to f16, and the sum. */
-static float eight_bits(const float *x, int8_t q[N], int *sum)
+/* Eight bits need no search: the largest magnitude becomes 127 by the scale before its rounding to f16, halves round
+ * away from zero: byte for byte what other programs write. Only where f16 has few bits left (below 2^-14) that scale would
+ * be far from the stored one, so there the stored one counts. Returns the scale; *h is what to store. */
+static float eight_bits(const float *x, int8_t q[N], uint16_t *h, int *sum)
 {
     const float limit = 65504.0f * 127;
     float v[N], max = 0;
@@ -168,13 +169,16 @@ static float eight_bits(const float *x, int8_t q[N], int *sum)
         float a = v[i] < 0 ? -v[i] : v[i];
         max = a > max ? a : max;
     }
-    float d = max / 127, id = d >= 0x1p-126f ? 1 / d : 0; /* 1 over a subnormal may be infinite */
+    float d = max / 127;
+    *h = quant_scale_f16(d);
+    if (d < 0x1p-14f)
+        d = quant_f16_to_f32(*h);
+    float id = d > 0 ? 1 / d : 0;
     *sum = 0;
     for (int i = 0; i < N; i++) {
         float a = v[i] * id, mag = a < 0 ? -a : a;
-        int r = (int)mag;
-        r += mag - (float)r >= 0.5f;
-        r = r > 127 ? 127 : r;
+        int r = mag < 127 ? (int)mag : 127;
+        r += mag < 127 && mag - (float)r >= 0.5f;
         q[i] = (int8_t)(a < 0 ? -r : r);
         *sum += q[i];
     }
@@ -186,7 +190,7 @@ static void encode_q8_0(const float *src, void *dst, size_t n, const float *weig
     (void)weight;
     int sum;
     FOR_OUT(blk_q8_0, b)
-        b.d = quant_f32_to_f16(eight_bits(src + at, b.qs, &sum));
+        eight_bits(src + at, b.qs, &b.d, &sum);
 }
 
 static void encode_q8_1(const float *src, void *dst, size_t n, const float *weight)
@@ -194,8 +198,7 @@ static void encode_q8_1(const float *src, void *dst, size_t n, const float *weig
     (void)weight;
     int sum;
     FOR_OUT(blk_q8_1, b) {
-        float d = eight_bits(src + at, b.qs, &sum);
-        b.d = quant_f32_to_f16(d);
+        float d = eight_bits(src + at, b.qs, &b.d, &sum);
         b.s = quant_f32_to_f16_sat(d * (float)sum);
     }
 }

@@ -38,11 +38,16 @@ static inline uint16_t quant_f32_to_f16_sat(float x)
     return quant_f32_to_f16(x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x);
 }
 
-/* Nor does a scale vanish: the smallest f16 still carries a block whose integers are chosen afterwards. */
+/* The same, but subnormal scales are rounded away from zero: f16 has few bits there, and integers chosen afterwards can
+ * make up for a scale that is too large, not for one that is too small or has vanished. */
 static inline uint16_t quant_scale_f16(float x)
 {
     uint16_t h = quant_f32_to_f16_sat(x);
-    return (h & 0x7FFF) == 0 && x != 0 ? h | 1 : h;
+    if ((h & 0x7C00) == 0) {
+        float got = quant_f16_to_f32(h);
+        h = (uint16_t)(h + (x < 0 ? x < got : x > got));
+    }
+    return h;
 }
 
 #endif
