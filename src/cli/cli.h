@@ -1,0 +1,56 @@
+/* cli: what the subcommands share. The only code besides the server that talks to people: results on stdout, everything
+ * else on stderr, exit status 0, 1 (failed) or 2 (usage). */
+#ifndef IMP_CLI_CLI_H
+#define IMP_CLI_CLI_H
+
+#include "cli/options.h"
+#include "imp.h"
+
+#define CLI_MAX_REST 4
+
+typedef struct cli {
+    options o;
+    uint8_t *source;           /* [cli_options.n] opt_source */
+    const char *rest[CLI_MAX_REST];
+    uint32_t n_rest;
+    arena mem;
+    cmd_bit cmd;
+    imp_model *model;
+    imp_engine *engine;
+    double t_start;            /* when main began */
+} cli;
+
+typedef struct command {
+    const char *name;
+    cmd_bit bit;
+    uint32_t max_rest;
+    int (*run)(cli *c);        /* exit status; NULL = not built yet */
+    const char *usage, *help;
+} command;
+
+extern const command cli_commands[]; /* name NULL-terminated */
+
+/* common.c */
+int cli_fail(const imp_err *e);                    /* prints "imp: message", returns 1, or 2 for IMP_E_USAGE */
+imp_status cli_load_model(cli *c, imp_err *e);     /* c->model from -m */
+imp_status cli_load_engine(cli *c, uint32_t n_row, imp_err *e); /* model too, with a progress bar on a terminal */
+void cli_close(cli *c);
+bool cli_on_terminal(void);                        /* is stderr one? */
+/* Ctrl-C: sets the flag and, with an engine running, cancels the current request. A second one ends the program (130). */
+void cli_catch_interrupt(cli *c);
+bool cli_interrupted(void);
+void cli_set_request(uint64_t id);                 /* what Ctrl-C cancels; 0 = nothing */
+/* The prompt text from -p, -f or stdin. text is owned by the caller (imp_free). */
+imp_status cli_read_prompt(cli *c, char **text, size_t *n, imp_err *e);
+imp_status cli_parse_ids(const char *text, int32_t **ids, size_t *n, imp_err *e); /* "1, 2,3" or "[1,2]"; imp_free */
+imp_status cli_sampling(const cli *c, imp_sampling *s, arena *mem, imp_err *e);   /* defaults, then options */
+void cli_progress_end(void);
+/* env.c: the only getenv of the program */
+const char *cli_env(const char *name);
+
+/* Subcommands. */
+int cmd_run(cli *c);
+int cmd_tokenize(cli *c);
+int cmd_logits(cli *c);
+
+#endif
