@@ -11,8 +11,8 @@ import gguf.quants as q
 GRIDS = [("IQ2_XXS", q.IQ2_XXS), ("IQ2_XS", q.IQ2_XS), ("IQ2_S", q.IQ2_S),
          ("IQ3_XXS", q.IQ3_XXS), ("IQ3_S", q.IQ3_S), ("IQ1", q.IQ1_S)]
 
-print("""/* iq_grids: code books of the IQ formats, written by scripts/gen_iq_grids.py. A grid point is 16 bits: eight fields of two
- * bits (IQ1, IQ2) or four fields of four bits (IQ3), field 0 lowest; a field indexes the list of values above its grid.
+print("""/* iq_grids: code books of the IQ formats, written by scripts/gen_iq_grids.py. A grid point is 16 bits: eight fields of
+ * two bits (IQ1, IQ2) or four fields of four bits (IQ3), field 0 lowest; a field indexes the values above its grid.
  * Initialisers, so that a kernel can put them into the memory it likes. */
 #ifndef IMP_QUANT_IQ_GRIDS_H
 #define IMP_QUANT_IQ_GRIDS_H
@@ -28,7 +28,7 @@ for name, cls in GRIDS:
     print(f"\n#define {name}_VALUES {{{', '.join(str(v) for v in values)}}}")
     print(f"#define {name}_POINTS {len(points)}")
     print(f"#define {name}_GRID {{ \\")
-    for i in range(0, len(points), 16):
-        print("    " + " ".join(f"0x{p:04x}," for p in points[i:i + 16]) + " \\")
+    for i in range(0, len(points), 14):
+        print("    " + " ".join(f"0x{p:04x}," for p in points[i:i + 14]) + " \\")
     print("}")
 print("\n#endif")

@@ -66,15 +66,16 @@ BLK_SIZE(blk_q2_k, 84);
 typedef struct blk_q3_k { /* group g of 16: d * (scale g - 32) * (low2 + 4*high - 4) */
     uint8_t hmask[32];  /* value i: byte i%32, bit i/32 */
     uint8_t qs[64];     /* as in q2_k */
-    uint8_t scales[12]; /* 6 bits: scale g low nibble in byte g%8 (high half for g >= 8), top 2 bits in byte 8 + g%4, bits 2*(g/4) */
+    uint8_t scales[12]; /* 6 bits: low nibble of scale g in byte g%8 (high half for g >= 8), top two bits in byte
+                           8 + g%4 at bit 2*(g/4) */
     uint16_t d;
 } blk_q3_k;
 BLK_SIZE(blk_q3_k, 110);
 
 typedef struct blk_q4_k { /* group g of 32: d * sc * q - dmin * m */
     uint16_t d, dmin;
-    uint8_t scales[12]; /* g < 4: sc = byte g & 63, m = byte g+4 & 63; else sc = low half of byte g+4, m = its high half,
-                           their top two bits are the top two of bytes g-4 and g */
+    uint8_t scales[12]; /* g < 4: sc = byte g & 63, m = byte g+4 & 63; else sc = low half of byte g+4, m = its high
+                           half, their top two bits are the top two of bytes g-4 and g */
     uint8_t qs[128];    /* value i: byte 32*(i/64) + i%32, high half when i%64 >= 32 */
 } blk_q4_k;
 BLK_SIZE(blk_q4_k, 144);

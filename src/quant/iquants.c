@@ -49,8 +49,10 @@ static void decode_iq2_xxs(const void *src, float *dst, size_t n)
             const uint16_t *q = b.qs + 4 * g; /* two words of indices, two of signs and scale */
             uint32_t aux = q[2] | (uint32_t)q[3] << 16;
             float dl = d * (0.5f + (float)(aux >> 28)) * 0.25f;
-            for (int j = 0; j < 4; j++)
-                put8(dst + 32 * g + 8 * j, dl, GRID_2XXS[q[j >> 1] >> 8 * (j & 1) & 255], even_signs(aux >> 7 * j & 127));
+            for (int j = 0; j < 4; j++) {
+                unsigned index = q[j >> 1] >> 8 * (j & 1) & 255;
+                put8(dst + 32 * g + 8 * j, dl, GRID_2XXS[index], even_signs(aux >> 7 * j & 127));
+            }
         }
     }
 }
@@ -125,7 +127,8 @@ static void decode_iq1_m(const void *src, float *dst, size_t n)
     QUANT_FOR_BLOCKS(blk_iq1_m, b, N) {
         uint16_t sc[4];
         memcpy(sc, b.scales, sizeof sc);
-        float d = quant_f16_to_f32((uint16_t)(sc[0] >> 12 | (sc[1] >> 12) << 4 | (sc[2] >> 12) << 8 | (sc[3] >> 12) << 12));
+        int top = sc[0] >> 12 | (sc[1] >> 12) << 4 | (sc[2] >> 12) << 8 | (sc[3] >> 12) << 12;
+        float d = quant_f16_to_f32((uint16_t)top);
         for (int j = 0; j < 32; j++) {
             unsigned h = b.qh[j >> 1] >> 4 * (j & 1) & 15;
             float dl = d * (float)(2 * (sc[j >> 3] >> 3 * (j >> 1 & 3) & 7) + 1);

@@ -157,8 +157,8 @@ static void encode_q5_1(const float *src, void *dst, size_t n, const float *weig
 }
 
 /* Eight bits need no search: the largest magnitude becomes 127 by the scale before its rounding to f16, halves round
- * away from zero: byte for byte what other programs write. Only where f16 has few bits left (below 2^-14) that scale would
- * be far from the stored one, so there the stored one counts. Returns the scale; *h is what to store. */
+ * away from zero: byte for byte what other programs write. Only where f16 has few bits left (below 2^-14) that scale
+ * would be far from the stored one, so there the stored one counts. Returns the scale; *h is what to store. */
 static float eight_bits(const float *x, int8_t q[N], uint16_t *h, int *sum)
 {
     const float limit = 65504.0f * 127;

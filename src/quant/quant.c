@@ -4,7 +4,8 @@
 
 #include "quant/quant_impl.h"
 
-static const quant_family *const FAMILIES[] = {&quant_plain, &quant_legacy, &quant_kquants, &quant_iquants, &quant_ternary, &quant_fp4};
+static const quant_family *const FAMILIES[] = {&quant_plain,   &quant_legacy,  &quant_kquants,
+                                               &quant_iquants, &quant_ternary, &quant_fp4};
 
 const quant_fmt *quant_at(size_t i)
 {

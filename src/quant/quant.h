@@ -1,7 +1,8 @@
 /* quant: block formats, one row of one table each. A format turns `block` consecutive values of a row into `bytes`
  * bytes. Everything here is pure: no state, no allocation, any thread. Little-endian, as the files are.
  *
- * Reference decode is exact (bit-equal to the PyPI package gguf); every kernel of every backend is tested against it. */
+ * Reference decode is exact (bit-equal to the PyPI package gguf); every kernel of every backend is tested against it.
+ * Encoders take any input: NaN and infinity count as 0, and what a format cannot hold is clipped to what it can. */
 #ifndef IMP_QUANT_QUANT_H
 #define IMP_QUANT_QUANT_H
 
@@ -19,7 +20,8 @@
  * switch); those that only SafeTensors knows follow from 200. */
 typedef enum quant_id {
     QUANT_F32 = 0, QUANT_F16 = 1, QUANT_Q4_0 = 2, QUANT_Q4_1 = 3, QUANT_Q5_0 = 6, QUANT_Q5_1 = 7, QUANT_Q8_0 = 8,
-    QUANT_Q8_1 = 9, QUANT_Q2_K = 10, QUANT_Q3_K = 11, QUANT_Q4_K = 12, QUANT_Q5_K = 13, QUANT_Q6_K = 14, QUANT_Q8_K = 15,
+    QUANT_Q8_1 = 9, QUANT_Q2_K = 10, QUANT_Q3_K = 11, QUANT_Q4_K = 12, QUANT_Q5_K = 13, QUANT_Q6_K = 14,
+    QUANT_Q8_K = 15,
     QUANT_IQ2_XXS = 16, QUANT_IQ2_XS = 17, QUANT_IQ3_XXS = 18, QUANT_IQ1_S = 19, QUANT_IQ4_NL = 20, QUANT_IQ3_S = 21,
     QUANT_IQ2_S = 22, QUANT_IQ4_XS = 23, QUANT_I8 = 24, QUANT_I16 = 25, QUANT_I32 = 26, QUANT_I64 = 27, QUANT_F64 = 28,
     QUANT_IQ1_M = 29, QUANT_BF16 = 30, QUANT_TQ1_0 = 34, QUANT_TQ2_0 = 35, QUANT_MXFP4 = 39, QUANT_NVFP4 = 40,
@@ -49,9 +51,9 @@ const quant_fmt *quant_at(size_t i);
 /* Bytes of n values, n a multiple of the block; false when it is not or the result would not fit. */
 bool quant_bytes(quant_id id, uint64_t n, uint64_t *out);
 
-/* Scalar conversions shared by all. Round to nearest even; NaN stays NaN. In the header because they sit in inner loops:
- * a file compiled for F16C gets the instruction, the others a few integer operations. None of them meets an f32
- * subnormal on the way, so they do not depend on the caller's flush-to-zero mode (e8m0's 2^-127 is one by value). */
+/* Scalar conversions shared by all. Round to nearest even; NaN stays NaN. Inline because they sit in inner loops: a
+ * file compiled for F16C gets the instruction, the others a few integer operations. None of them meets an f32 subnormal
+ * on the way, so they do not depend on the caller's flush-to-zero mode (e8m0's 2^-127 is one by value). */
 static inline float quant_bits_f32(uint32_t u)
 {
     union { uint32_t u; float f; } v = {u};

@@ -63,7 +63,8 @@ static void encode_tq1_0(const float *src, void *dst, size_t n, const float *wei
                 unsigned whole = 0;
                 for (int t = 0; t < 5; t++)
                     whole = whole * 3 + (t < RUNS[r].digits ? digit[RUNS[r].value + RUNS[r].bytes * t + j] : 0u);
-                q[RUNS[r].first + j] = (uint8_t)((whole * 256 + 242) / 243); /* rounded up, so that truncation restores it */
+                /* rounded up, so that decoding's truncation restores every digit */
+                q[RUNS[r].first + j] = (uint8_t)((whole * 256 + 242) / 243);
             }
         memcpy(b.qs, q, 48);
         memcpy(b.qh, q + 48, 4);

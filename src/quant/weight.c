@@ -58,7 +58,9 @@ static uint64_t n_along(uint64_t n, uint32_t gran)
 static void apply(const weight *w, const weight_part *p, uint64_t row, float *dst)
 {
     const quant_fmt *fmt = quant_get(p->type);
-    uint64_t part_row = row / w->rows * n_along(w->rows, p->gran_rows) + (p->gran_rows ? row % w->rows / p->gran_rows : 0);
+    uint64_t part_row = row / w->rows * n_along(w->rows, p->gran_rows); /* the expert's first */
+    if (p->gran_rows)
+        part_row += row % w->rows / p->gran_rows;
     const weight_slice *s = find_slice(p, &part_row);
     uint64_t step = p->gran_cols ? p->gran_cols : w->cols;
     for (uint64_t c = 0, k = 0; c < w->cols; k++) {
@@ -122,7 +124,8 @@ bool weight_bias(const weight *w, float *dst)
 /* ---- weight_check ---- */
 
 /* Bytes from a slice's first to its last, given `cols` elements a row; false when the numbers make no sense. */
-static bool slice_extent(const weight_part *p, const quant_fmt *fmt, const weight_slice *s, uint64_t cols, uint64_t *out)
+static bool slice_extent(const weight_part *p, const quant_fmt *fmt, const weight_slice *s, uint64_t cols,
+                         uint64_t *out)
 {
     uint64_t lines = s->rows, line_bytes; /* a line: what lies together, `stride` from the next */
     if (p->transposed) {
@@ -133,7 +136,7 @@ static bool slice_extent(const weight_part *p, const quant_fmt *fmt, const weigh
         lines = s->rows / fmt->block + (s->rows % fmt->block != 0);
         if (!ck_mul(cols, fmt->bytes, &line_bytes))
             return false;
-    } else if (!quant_bytes(fmt->id, cols / fmt->block * fmt->block + (cols % fmt->block ? fmt->block : 0), &line_bytes)) {
+    } else if (!ck_mul(cols / fmt->block + (cols % fmt->block != 0), fmt->bytes, &line_bytes)) {
         return false;
     }
     if (s->stride != 0 && s->stride < line_bytes)
@@ -142,8 +145,8 @@ static bool slice_extent(const weight_part *p, const quant_fmt *fmt, const weigh
     return ck_mul(lines - 1, s->stride, &before_last) && ck_add(before_last, line_bytes, out);
 }
 
-static imp_status check_slices(const weight *w, const weight_part *p, const quant_fmt *fmt, uint64_t rows, uint64_t cols,
-                               imp_err *e)
+static imp_status check_slices(const weight *w, const weight_part *p, const quant_fmt *fmt, uint64_t rows,
+                               uint64_t cols, imp_err *e)
 {
     const char *role = ROLE_NAME[p->role];
     uint64_t sum = 0;
@@ -153,13 +156,15 @@ static imp_status check_slices(const weight *w, const weight_part *p, const quan
         if (!s->data || s->rows == 0 || !ck_add(sum, s->rows, &sum))
             return err_set(e, IMP_E_MODEL, "weight '%s': slice %u of its %s is empty", w->name, i, role);
         if (!slice_extent(p, fmt, s, cols, &extent))
-            return err_set(e, IMP_E_MODEL, "weight '%s': slice %u of its %s: %llu x %llu elements of %s do not fit a stride of %llu bytes",
+            return err_set(e, IMP_E_MODEL,
+                           "weight '%s': slice %u of its %s: %llu x %llu elements of %s do not fit a stride of %llu",
                            w->name, i, role, (unsigned long long)s->rows, (unsigned long long)cols, fmt->name,
                            (unsigned long long)s->stride);
         const file_map *map = s->map;
         if (map && ((uintptr_t)s->data < (uintptr_t)map->data ||
                     !ck_range((uintptr_t)s->data - (uintptr_t)map->data, extent, map->size)))
-            return err_set(e, IMP_E_MODEL, "weight '%s': slice %u of its %s runs past the end of the file", w->name, i, role);
+            return err_set(e, IMP_E_MODEL, "weight '%s': slice %u of its %s runs past the end of the file", w->name, i,
+                           role);
     }
     if (sum != rows)
         return err_set(e, IMP_E_MODEL, "weight '%s': its %s: wanted %llu rows, got %llu", w->name, role,
@@ -174,20 +179,22 @@ static imp_status check_part(const weight *w, const weight_part *p, uint64_t tot
     const char *role = ROLE_NAME[p->role];
     const quant_fmt *fmt = quant_get(p->type);
     if (!fmt || !fmt->decode)
-        return err_set(e, IMP_E_UNSUPPORTED, "weight '%s': its %s has type %d, which cannot be read", w->name, role, (int)p->type);
+        return err_set(e, IMP_E_UNSUPPORTED, "weight '%s': its %s has type %d, which cannot be read", w->name, role,
+                       (int)p->type);
     if (weight_find(w, p->role) != p)
         return err_set(e, IMP_E_MODEL, "weight '%s': more than one %s", w->name, role);
     if (p->n_slices == 0 || !p->slices)
         return err_set(e, IMP_E_MODEL, "weight '%s': its %s is empty", w->name, role);
     if (p->transposed && (fmt->block != 1 || p->packed_rows))
-        return err_set(e, IMP_E_UNSUPPORTED, "weight '%s': its %s is transposed, which %s cannot be", w->name, role, fmt->name);
+        return err_set(e, IMP_E_UNSUPPORTED, "weight '%s': its %s is transposed, which %s cannot be", w->name, role,
+                       fmt->name);
 
     if (p->role == PART_DATA) {
         if (p->type != w->format || p->packed_rows || p->gran_rows != 1 || p->gran_cols != 1)
             return err_set(e, IMP_E_INTERNAL, "weight '%s': its data is not described as %s", w->name, fmt->name);
         if (!p->transposed && w->cols % fmt->block != 0)
-            return err_set(e, IMP_E_MODEL, "weight '%s': %llu columns are no multiple of the %u values of a %s block", w->name,
-                           (unsigned long long)w->cols, fmt->block, fmt->name);
+            return err_set(e, IMP_E_MODEL, "weight '%s': %llu columns are no multiple of the %u values of a %s block",
+                           w->name, (unsigned long long)w->cols, fmt->block, fmt->name);
         return check_slices(w, p, fmt, total, w->cols, e);
     }
     if (fmt->block > MAX_ELEMENT_BLOCK || (p->packed_rows && fmt->id != QUANT_I4))

@@ -27,18 +27,18 @@ typedef struct weight_slice {
     const uint8_t *data; /* first row, borrowed from a file map */
     uint64_t rows;
     uint64_t stride;     /* bytes from a row to the next; 0: one row serves all */
-    const void *map;     /* NULL, or the file_map (base/file.h) that data lies in, for weight_release and weight_check */
+    const void *map;     /* NULL, or the file_map (base/file.h) it lies in, for weight_release and weight_check */
 } weight_slice;
 
 typedef struct weight_part {
     weight_role role;
     quant_id type;
     bool reciprocal;                /* compressed-tensors stores 1/scale */
-    bool transposed;                /* stored [cols][rows]: element (r,c) at data + c*stride + r*size (plain types only) */
-    bool packed_rows;               /* I4 only: an int32 holds eight rows of one column, as compressed-tensors stores zero
-                                       points: row r in word r/8 of its slice, which lies at data + r/8*stride + c*4 */
-    uint32_t gran_rows, gran_cols;  /* rows x columns one element serves, counted within an expert; 0 = all of that axis.
-                                       The last row or column of elements may serve fewer. PART_DATA and PART_BIAS: 1,1 */
+    bool transposed;                /* stored [cols][rows]: element (r,c) at data + c*stride + r*size (plain types) */
+    bool packed_rows;               /* I4 only: an int32 holds eight rows of one column, as compressed-tensors stores
+                                       zero points: row r of a slice in the word at data + r/8*stride + c*4 */
+    uint32_t gran_rows, gran_cols;  /* rows x columns one element serves, counted within an expert; 0 = all of that
+                                       axis. The last row or column of elements may serve fewer. PART_DATA: 1,1 */
     uint32_t n_slices;
     const weight_slice *slices;     /* in row order; together n_expert * rows rows (or their scale rows) */
 } weight_part;

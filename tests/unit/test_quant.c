@@ -103,7 +103,8 @@ static void check_stream(const char *name, unsigned number, size_t blocks, size_
     free(raw);
     free(got);
     if (h != hash)
-        fail_msg("%s: hash of %zu values: wanted %llx, got %llx", name, n, (unsigned long long)hash, (unsigned long long)h);
+        fail_msg("%s: hash of %zu values: wanted %llx, got %llx", name, n, (unsigned long long)hash,
+                 (unsigned long long)h);
 }
 
 static void decode_equals_gguf_on_streams(void **state)
@@ -120,7 +121,8 @@ static void table_is_consistent(void **state)
         assert_ptr_equal(quant_get(fmt->id), fmt);
         assert_ptr_equal(quant_by_name(fmt->name), fmt);
         assert_true(fmt->block > 0 && fmt->bytes > 0 && fmt->decode != NULL);
-        assert_int_equal(fmt->is_float, fmt->id == QUANT_F32 || fmt->id == QUANT_F16 || fmt->id == QUANT_BF16 || fmt->id == QUANT_F64);
+        quant_id id = fmt->id;
+        assert_int_equal(fmt->is_float, id == QUANT_F32 || id == QUANT_F16 || id == QUANT_BF16 || id == QUANT_F64);
     }
     assert_int_equal(n, 40);
     assert_ptr_equal(quant_by_name("q4_k"), quant_get(QUANT_Q4_K));
@@ -156,7 +158,8 @@ static void integers_and_double(void **state)
 {
     (void)state;
     static const struct { quant_id id; union { double f; int64_t i; uint8_t b[8]; } in; float out; } CASES[] = {
-        {QUANT_F64, {.f = 1.0 / 3}, 0x1.555556p-2f}, {QUANT_F64, {.f = 1e300}, INFINITY}, {QUANT_F64, {.f = -1e39}, -INFINITY},
+        {QUANT_F64, {.f = 1.0 / 3}, 0x1.555556p-2f}, {QUANT_F64, {.f = 1e300}, INFINITY},
+        {QUANT_F64, {.f = -1e39}, -INFINITY},
         {QUANT_F64, {.f = 0x1.fffffefffffffp127}, 0x1.fffffep127f}, {QUANT_F64, {.f = -0.0}, -0.0f},
         {QUANT_I8, {.i = 0x80}, -128}, {QUANT_I16, {.i = 0xFFFE}, -2}, {QUANT_I32, {.i = 0x80000000}, -0x1p31f},
         {QUANT_I32, {.i = 16777217}, 16777216}, {QUANT_I64, {.i = INT64_MIN}, -0x1p63f}, {QUANT_U8, {.i = 255}, 255},
@@ -185,13 +188,18 @@ static double small_float(unsigned code, int exp_bits, int man_bits, int bias)
     return code >> (exp_bits + man_bits) & 1 ? -v : v;
 }
 
+static bool same(float got, double want)
+{
+    return quant_f32_bits(got) == quant_f32_bits((float)want);
+}
+
 static void small_floats_decode(void **state)
 {
     (void)state;
     for (unsigned c = 0; c < 65536; c++) {
         float got = quant_f16_to_f32((uint16_t)c);
         if ((c & 0x7C00) != 0x7C00)
-            assert_true(quant_f32_bits(got) == quant_f32_bits((float)small_float(c, 5, 10, 15)));
+            assert_true(same(got, small_float(c, 5, 10, 15)));
         else
             assert_true(c & 0x3FF ? isnan(got) : got == (c & 0x8000 ? -INFINITY : INFINITY));
         uint16_t back = quant_f32_to_f16(got);
@@ -202,21 +210,21 @@ static void small_floats_decode(void **state)
     }
     for (unsigned c = 0; c < 256; c++) {
         float a = quant_e4m3_to_f32((uint8_t)c), b = quant_e5m2_to_f32((uint8_t)c), e = quant_e8m0_to_f32((uint8_t)c);
-        assert_true((c & 0x7F) == 0x7F ? isnan(a) : quant_f32_bits(a) == quant_f32_bits((float)small_float(c, 4, 3, 7)));
+        assert_true((c & 0x7F) == 0x7F ? isnan(a) : same(a, small_float(c, 4, 3, 7)));
         if ((c & 0x7C) == 0x7C)
             assert_true(c & 3 ? isnan(b) : isinf(b));
         else
-            assert_true(quant_f32_bits(b) == quant_f32_bits((float)small_float(c, 5, 2, 15)));
+            assert_true(same(b, small_float(c, 5, 2, 15)));
         assert_true(c == 255 ? isnan(e) : e == ldexpf(1, (int)c - 127));
         assert_true(isnan(a) ? (quant_f32_to_e4m3(a) & 0x7F) == 0x7F : quant_f32_to_e4m3(a) == c);
         if ((c & 0x7C) != 0x7C)
             assert_true(quant_f32_to_e5m2(b) == c);
-        assert_true(quant_f32_bits(quant_e2m1_to_f32((uint8_t)c)) == quant_f32_bits((float)small_float(c & 15, 2, 1, 1)));
+        assert_true(same(quant_e2m1_to_f32((uint8_t)c), small_float(c & 15, 2, 1, 1)));
     }
     assert_true(isnan(quant_e5m2_to_f32(quant_f32_to_e5m2(NAN))));
 }
 
-/* Between neighbouring codes c and c+1: just below the middle rounds down, just above up, the middle to the even code. */
+/* Between neighbours c and c+1: just below the middle rounds down, just above up, the middle to the even code. */
 typedef float (*to_f32_fn)(unsigned);
 typedef unsigned (*from_f32_fn)(float);
 static void check_rounding(to_f32_fn to, from_f32_fn from, unsigned last, unsigned sign)

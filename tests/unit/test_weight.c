@@ -1,4 +1,4 @@
-/* Weights made by hand: every part, granularity and layout that weight_decode promises, and what weight_check refuses. */
+/* Weights made by hand: every part, granularity and layout that weight_decode knows; what weight_check refuses. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -30,6 +30,8 @@ static void expect(const weight *w, const float *want)
 }
 
 #define B(x) ((const uint8_t *)(x))
+#define ONE_EACH .gran_rows = 1, .gran_cols = 1
+#define IN(slices_) .n_slices = 1, .slices = &slices_
 
 static void plain_and_bias(void **state)
 {
@@ -38,8 +40,8 @@ static void plain_and_bias(void **state)
     static const uint16_t bias[2] = {0x3F80, 0xC000}; /* bf16 1, -2 */
     const weight_slice d = {B(data), 2, 12, NULL}, b = {B(bias), 2, 2, NULL};
     const weight w = {.name = "plain", .format = QUANT_F32, .n_expert = 1, .rows = 2, .cols = 3, .n_parts = 2, .part = {
-        {.role = PART_DATA, .type = QUANT_F32, .gran_rows = 1, .gran_cols = 1, .n_slices = 1, .slices = &d},
-        {.role = PART_BIAS, .type = QUANT_BF16, .gran_rows = 1, .gran_cols = 1, .n_slices = 1, .slices = &b}}};
+        {.role = PART_DATA, .type = QUANT_F32, ONE_EACH, IN(d)},
+        {.role = PART_BIAS, .type = QUANT_BF16, ONE_EACH, IN(b)}}};
     expect(&w, data);
     float v[2] = {0};
     assert_true(weight_bias(&w, v));
@@ -69,9 +71,10 @@ static void mxfp4_parts(void **state)
     for (int i = 0; i < 128; i++)
         want[i] *= (float[]){1, 2, .5f, 1}[i / 32];
     const weight_slice d = {data, 2, 32, NULL}, s = {scale, 2, 2, NULL};
-    const weight w = {.name = "mxfp4", .format = QUANT_E2M1, .n_expert = 2, .rows = 1, .cols = 64, .n_parts = 2, .part = {
-        {.role = PART_SCALE, .type = QUANT_E8M0, .gran_rows = 1, .gran_cols = 32, .n_slices = 1, .slices = &s},
-        {.role = PART_DATA, .type = QUANT_E2M1, .gran_rows = 1, .gran_cols = 1, .n_slices = 1, .slices = &d}}};
+    const weight w = {.name = "mxfp4", .format = QUANT_E2M1, .n_expert = 2, .rows = 1, .cols = 64, .n_parts = 2,
+                      .part = {
+        {.role = PART_SCALE, .type = QUANT_E8M0, .gran_rows = 1, .gran_cols = 32, IN(s)},
+        {.role = PART_DATA, .type = QUANT_E2M1, ONE_EACH, IN(d)}}};
     expect(&w, want);
 }
 
@@ -91,9 +94,9 @@ static void nvfp4_parts(void **state)
     }
     const weight_slice d = {data, 2, 16, NULL}, s = {scale, 2, 2, NULL}, s2 = {B(&scale2), 1, 4, NULL};
     weight w = {.name = "nvfp4", .format = QUANT_E2M1, .n_expert = 1, .rows = 2, .cols = 32, .n_parts = 3, .part = {
-        {.role = PART_DATA, .type = QUANT_E2M1, .gran_rows = 1, .gran_cols = 1, .n_slices = 1, .slices = &d},
-        {.role = PART_SCALE2, .type = QUANT_F32, .n_slices = 1, .slices = &s2},
-        {.role = PART_SCALE, .type = QUANT_F8_E4M3, .gran_rows = 1, .gran_cols = 16, .n_slices = 1, .slices = &s}}};
+        {.role = PART_DATA, .type = QUANT_E2M1, ONE_EACH, IN(d)},
+        {.role = PART_SCALE2, .type = QUANT_F32, IN(s2)},
+        {.role = PART_SCALE, .type = QUANT_F8_E4M3, .gran_rows = 1, .gran_cols = 16, IN(s)}}};
     expect(&w, want[0]);
     const weight_slice inv = {B(&inverse), 1, 4, NULL};
     w.part[1].slices = &inv;
@@ -109,9 +112,11 @@ static void block_scales(void **state)
     static const float scale[2][4] = {{1, 2, 3, 4}, {5, 6, 7, 8}};
     static const float want[36] = {1, 1, 1, 1, 2, 2, 1, 1, 1, 1, 2, 2, 3, 3, 3, 3, 4, 4,
                                    5, 5, 5, 5, 6, 6, 5, 5, 5, 5, 6, 6, 7, 7, 7, 7, 8, 8};
-    const weight_slice d[2] = {{one, 3, 6, NULL}, {one + 18, 3, 6, NULL}}, s[2] = {{B(scale[0]), 2, 8, NULL}, {B(scale[1]), 2, 8, NULL}};
-    const weight w = {.name = "fp8", .format = QUANT_F8_E4M3, .n_expert = 2, .rows = 3, .cols = 6, .n_parts = 2, .part = {
-        {.role = PART_DATA, .type = QUANT_F8_E4M3, .gran_rows = 1, .gran_cols = 1, .n_slices = 2, .slices = d},
+    const weight_slice d[2] = {{one, 3, 6, NULL}, {one + 18, 3, 6, NULL}};
+    const weight_slice s[2] = {{B(scale[0]), 2, 8, NULL}, {B(scale[1]), 2, 8, NULL}};
+    const weight w = {.name = "fp8", .format = QUANT_F8_E4M3, .n_expert = 2, .rows = 3, .cols = 6, .n_parts = 2,
+                      .part = {
+        {.role = PART_DATA, .type = QUANT_F8_E4M3, ONE_EACH, .n_slices = 2, .slices = d},
         {.role = PART_SCALE, .type = QUANT_F32, .gran_rows = 2, .gran_cols = 4, .n_slices = 2, .slices = s}}};
     expect(&w, want);
     assert_ptr_equal(weight_row(&w, 4), one + 24);
@@ -127,8 +132,8 @@ static void row_scales_over_slices(void **state)
     const weight_slice rows = {B(scale), 4, 2, NULL};
     const weight_slice each[3] = {{B(scale), 1, 0, NULL}, {B(scale + 2), 2, 0, NULL}, {B(scale + 1), 1, 0, NULL}};
     weight w = {.name = "qkv", .format = QUANT_I8, .n_expert = 1, .rows = 4, .cols = 2, .n_parts = 2, .part = {
-        {.role = PART_DATA, .type = QUANT_I8, .gran_rows = 1, .gran_cols = 1, .n_slices = 3, .slices = d},
-        {.role = PART_SCALE, .type = QUANT_F16, .gran_rows = 1, .gran_cols = 0, .n_slices = 1, .slices = &rows}}};
+        {.role = PART_DATA, .type = QUANT_I8, ONE_EACH, .n_slices = 3, .slices = d},
+        {.role = PART_SCALE, .type = QUANT_F16, .gran_rows = 1, .gran_cols = 0, IN(rows)}}};
     expect(&w, (float[]){1, -2, 6, 8, 15, 18, 28, 32});
     w.part[1].n_slices = 3;
     w.part[1].slices = each;
@@ -153,13 +158,13 @@ static void int4_with_zero_points(void **state)
     const weight_slice d = {B(data), 2, 8, NULL}, s = {B(scale), 2, 8, NULL};
     const weight_slice zr = {B(zero_rows), 2, 8, NULL}, zp = {B(zero_plain), 2, 2, NULL};
     weight w = {.name = "w4a16", .format = QUANT_I4, .n_expert = 1, .rows = 2, .cols = 16, .n_parts = 2, .part = {
-        {.role = PART_DATA, .type = QUANT_I4, .gran_rows = 1, .gran_cols = 1, .n_slices = 1, .slices = &d},
-        {.role = PART_SCALE, .type = QUANT_F32, .gran_rows = 1, .gran_cols = 8, .n_slices = 1, .slices = &s},
-        {.role = PART_ZERO, .type = QUANT_I4, .packed_rows = true, .gran_rows = 1, .gran_cols = 8, .n_slices = 1, .slices = &zr}}};
+        {.role = PART_DATA, .type = QUANT_I4, ONE_EACH, IN(d)},
+        {.role = PART_SCALE, .type = QUANT_F32, .gran_rows = 1, .gran_cols = 8, IN(s)},
+        {.role = PART_ZERO, .type = QUANT_I4, .packed_rows = true, .gran_rows = 1, .gran_cols = 8, IN(zr)}}};
     expect(&w, symmetric);
     w.n_parts = 3;
     expect(&w, want);
-    w.part[2] = (weight_part){.role = PART_ZERO, .type = QUANT_I8, .gran_rows = 1, .gran_cols = 8, .n_slices = 1, .slices = &zp};
+    w.part[2] = (weight_part){.role = PART_ZERO, .type = QUANT_I8, .gran_rows = 1, .gran_cols = 8, IN(zp)};
     expect(&w, want);
 }
 
@@ -169,10 +174,11 @@ static void transposed(void **state)
     (void)state;
     static const float data[2][3][2] = {{{1, 4}, {2, 5}, {3, 6}}, {{7, 10}, {8, 11}, {9, 12}}};
     static const float scale[3][2] = {{1, 2}, {1, 2}, {10, 20}}; /* [column][row], the same for both experts */
-    const weight_slice d[2] = {{B(data[0]), 2, 8, NULL}, {B(data[1]), 2, 8, NULL}}, s[2] = {{B(scale), 2, 8, NULL}, {B(scale), 2, 8, NULL}};
+    const weight_slice d[2] = {{B(data[0]), 2, 8, NULL}, {B(data[1]), 2, 8, NULL}};
+    const weight_slice s[2] = {{B(scale), 2, 8, NULL}, {B(scale), 2, 8, NULL}};
     weight w = {.name = "transposed", .format = QUANT_F32, .n_expert = 2, .rows = 2, .cols = 3, .n_parts = 1, .part = {
-        {.role = PART_DATA, .type = QUANT_F32, .transposed = true, .gran_rows = 1, .gran_cols = 1, .n_slices = 2, .slices = d},
-        {.role = PART_SCALE, .type = QUANT_F32, .transposed = true, .gran_rows = 1, .gran_cols = 1, .n_slices = 2, .slices = s}}};
+        {.role = PART_DATA, .type = QUANT_F32, .transposed = true, ONE_EACH, .n_slices = 2, .slices = d},
+        {.role = PART_SCALE, .type = QUANT_F32, .transposed = true, ONE_EACH, .n_slices = 2, .slices = s}}};
     expect(&w, (float[]){1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12});
     assert_null(weight_row(&w, 0));
     w.n_parts = 2;
@@ -195,9 +201,9 @@ static void blocks_with_tensor_scales(void **state)
     float each[2] = {2, 3}, all = 2;
     const weight_slice d = {B(data), 2, 68, NULL}, s = {B(each), 2, 4, NULL}, s2 = {B(&all), 2, 0, NULL};
     const weight w = {.name = "q8", .format = QUANT_Q8_0, .n_expert = 2, .rows = 1, .cols = 64, .n_parts = 3, .part = {
-        {.role = PART_DATA, .type = QUANT_Q8_0, .gran_rows = 1, .gran_cols = 1, .n_slices = 1, .slices = &d},
-        {.role = PART_SCALE, .type = QUANT_F32, .n_slices = 1, .slices = &s},
-        {.role = PART_SCALE2, .type = QUANT_F32, .reciprocal = true, .n_slices = 1, .slices = &s2}}};
+        {.role = PART_DATA, .type = QUANT_Q8_0, ONE_EACH, IN(d)},
+        {.role = PART_SCALE, .type = QUANT_F32, IN(s)},
+        {.role = PART_SCALE2, .type = QUANT_F32, .reciprocal = true, IN(s2)}}};
     expect(&w, want);
 }
 
@@ -221,7 +227,7 @@ static void break_huge(sample *s) { s->w.rows = UINT64_MAX / 2; s->w.cols = 32 *
 static void break_format(sample *s) { s->w.format = QUANT_Q4_0; }
 static void break_type(sample *s) { s->w.part[0].type = (quant_id)4; }
 static void break_stride(sample *s) { s->data[0].stride = 33; }
-static void break_overflow(sample *s) { s->w.rows = 1 << 20, s->data[0].rows = 1 << 20, s->data[0].stride = UINT64_MAX / 2; }
+static void break_overflow(sample *s) { s->w.rows = s->data[0].rows = 1 << 20, s->data[0].stride = UINT64_MAX / 2; }
 static void break_null(sample *s) { s->data[0].data = NULL; }
 static void break_empty(sample *s) { s->w.part[0].n_slices = 0; }
 static void break_map(sample *s) { s->map.size = 67; }
@@ -246,18 +252,22 @@ static void check_refuses(void **state)
         {break_experts, IMP_E_MODEL, "no possible size"}, {break_huge, IMP_E_MODEL, "no possible size"},
         {break_format, IMP_E_INTERNAL, "not described as Q8_0"}, {break_type, IMP_E_UNSUPPORTED, "type 4"},
         {break_stride, IMP_E_MODEL, "stride of 33"}, {break_overflow, IMP_E_MODEL, "do not fit"},
-        {break_null, IMP_E_MODEL, "empty"}, {break_empty, IMP_E_MODEL, "empty"}, {break_map, IMP_E_MODEL, "end of the file"},
-        {break_map_before, IMP_E_MODEL, "end of the file"}, {break_transposed, IMP_E_UNSUPPORTED, "transposed"},
+        {break_null, IMP_E_MODEL, "empty"}, {break_empty, IMP_E_MODEL, "empty"},
+        {break_map, IMP_E_MODEL, "end of the file"}, {break_map_before, IMP_E_MODEL, "end of the file"},
+        {break_transposed, IMP_E_UNSUPPORTED, "transposed"},
         {break_twice, IMP_E_MODEL, "more than one data"}, {break_no_data, IMP_E_INTERNAL, "without data"},
         {break_parts, IMP_E_INTERNAL, "7 parts"}, {break_role, IMP_E_INTERNAL, "role 9"},
-        {break_scale_rows, IMP_E_MODEL, "scale: wanted 2 rows, got 1"}, {break_scale_gran, IMP_E_MODEL, "wanted 1 rows, got 2"},
-        {break_scale_cols, IMP_E_MODEL, "2 x 32 elements of F32"}, {break_scale_type, IMP_E_UNSUPPORTED, "scale has type Q8_0"},
+        {break_scale_rows, IMP_E_MODEL, "scale: wanted 2 rows, got 1"},
+        {break_scale_gran, IMP_E_MODEL, "wanted 1 rows, got 2"},
+        {break_scale_cols, IMP_E_MODEL, "2 x 32 elements of F32"},
+        {break_scale_type, IMP_E_UNSUPPORTED, "scale has type Q8_0"},
         {break_packed, IMP_E_UNSUPPORTED, "scale has type F32"},
     };
     for (size_t i = 0; i <= sizeof CASES / sizeof *CASES; i++) {
-        sample s = {.data = {{bytes, 2, 34, &s.map}}, .scale = {{bytes + 100, 2, 4, &s.map}}, .map = {.data = bytes, .size = 108}};
+        sample s = {.data = {{bytes, 2, 34, &s.map}}, .scale = {{bytes + 100, 2, 4, &s.map}}};
+        s.map = (file_map){.data = bytes, .size = 108};
         s.w = (weight){.name = "w", .format = QUANT_Q8_0, .n_expert = 1, .rows = 2, .cols = 32, .n_parts = 2, .part = {
-            {.role = PART_DATA, .type = QUANT_Q8_0, .gran_rows = 1, .gran_cols = 1, .n_slices = 1, .slices = s.data},
+            {.role = PART_DATA, .type = QUANT_Q8_0, ONE_EACH, .n_slices = 1, .slices = s.data},
             {.role = PART_SCALE, .type = QUANT_F32, .gran_rows = 1, .n_slices = 1, .slices = s.scale}}};
         imp_err e = {0};
         if (i == sizeof CASES / sizeof *CASES) {
@@ -275,7 +285,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain_and_bias), cmocka_unit_test(mxfp4_parts), cmocka_unit_test(nvfp4_parts),
-        cmocka_unit_test(block_scales), cmocka_unit_test(row_scales_over_slices), cmocka_unit_test(int4_with_zero_points),
+        cmocka_unit_test(block_scales), cmocka_unit_test(row_scales_over_slices),
+        cmocka_unit_test(int4_with_zero_points),
         cmocka_unit_test(transposed), cmocka_unit_test(blocks_with_tensor_scales), cmocka_unit_test(check_refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
