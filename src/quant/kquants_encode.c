@@ -228,7 +228,7 @@ void encode_q2_k(const float *src, void *dst, size_t n, const float *weight)
 {
     static const affine_shape SHAPE = {16, 15, {0, 3, 10, 10, 0.1f}};
     FOR_OUT(blk_q2_k, b) {
-        affine a;
+        affine a = {0};
         affine_encode(src + at, weight ? weight + at : NULL, &SHAPE, &a);
         b.d = a.d;
         b.dmin = a.dmin;
@@ -244,7 +244,7 @@ void encode_q3_k(const float *src, void *dst, size_t n, const float *weight)
 {
     static const linear_shape SHAPE = {-32, 31, {-4, 3, 10, 10, 0.1f}};
     FOR_OUT(blk_q3_k, b) {
-        linear a;
+        linear a = {0};
         linear_encode(src + at, weight ? weight + at : NULL, &SHAPE, &a);
         memset(&b, 0, sizeof b);
         b.d = a.d;
@@ -264,7 +264,7 @@ void encode_q4_k(const float *src, void *dst, size_t n, const float *weight)
 {
     static const affine_shape SHAPE = {8, 63, {0, 15, 12, 12, 0.15f}};
     FOR_OUT(blk_q4_k, b) {
-        affine a;
+        affine a = {0};
         affine_encode(src + at, weight ? weight + at : NULL, &SHAPE, &a);
         b.d = a.d;
         b.dmin = a.dmin;
@@ -277,7 +277,7 @@ void encode_q5_k(const float *src, void *dst, size_t n, const float *weight)
 {
     static const affine_shape SHAPE = {8, 63, {0, 31, 12, 12, 0.15f}};
     FOR_OUT(blk_q5_k, b) {
-        affine a;
+        affine a = {0};
         affine_encode(src + at, weight ? weight + at : NULL, &SHAPE, &a);
         b.d = a.d;
         b.dmin = a.dmin;
@@ -293,7 +293,7 @@ void encode_q6_k(const float *src, void *dst, size_t n, const float *weight)
 {
     static const linear_shape SHAPE = {-128, 127, {-32, 31, 8, 8, 0.25f}};
     FOR_OUT(blk_q6_k, b) {
-        linear a;
+        linear a = {0};
         linear_encode(src + at, weight ? weight + at : NULL, &SHAPE, &a);
         memset(&b, 0, sizeof b);
         b.d = a.d;
