@@ -1,157 +1,191 @@
-/* The CPU backend's table of functions: choosing an instruction set, telling about memory. */
-#include "backend/cpu/cpu.h"
-
+/* The CPU backend's table, and which kernels this machine can run. */
+#include <cpuid.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/sysinfo.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include "backend/cpu/cpu.h"
 #include "base/clock.h"
 #include "base/mem.h"
 
-static const cpu_isa *pick_isa(const char *name)
+static const struct {
+    const char *option, *name;
+    const cpu_ops *ops;
+    const cpu_mm *mm;
+} LEVEL[CPU_LEVELS] = {
+    [CPU_SCALAR] = {"scalar", "scalar", &cpu_ops_base, NULL},
+    [CPU_AVX2] = {"avx2", "AVX2", &cpu_ops_avx2, &cpu_mm_avx2},
+    [CPU_AVX512] = {"avx512", "AVX-512", &cpu_ops_avx512, &cpu_mm_avx2},
+    [CPU_VNNI] = {"vnni", "AVX-512 VNNI", &cpu_ops_avx512, &cpu_mm_vnni},
+    [CPU_AMX] = {"amx", "AVX-512 VNNI, AMX", &cpu_ops_avx512, &cpu_mm_amx},
+};
+
+/* ---- what the machine can do ---------------------------------------------------------------------------------------- */
+static uint64_t xcr0(void)
 {
-    bool best = !name || strcmp(name, "auto") == 0;
-    for (const cpu_isa *const *i = cpu_isa_list; *i; i++)
-        if ((best && (!(*i)->supported || (*i)->supported())) || (!best && strcmp((*i)->name, name) == 0))
-            return *i;
-    return NULL;
+    uint32_t a, d;
+    __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    return (uint64_t)d << 32 | a;
+}
+
+/* The tile state is big, so Linux wants a process to ask for it (arch_prctl ARCH_REQ_XCOMP_PERM, XTILEDATA). */
+static bool tiles_granted(void) { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
+
+static bool bits(uint32_t word, uint32_t wanted) { return (word & wanted) == wanted; }
+
+static cpu_level detect(void)
+{
+    uint32_t a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !bits(c, bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C))
+        return CPU_SCALAR;
+    uint64_t state = xcr0();
+    if ((state & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !bits(b, bit_AVX2 | bit_BMI2))
+        return CPU_SCALAR;
+    if ((state & 0xE0) != 0xE0 || !bits(b, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL))
+        return CPU_AVX2;
+    if (!bits(c, bit_AVX512VNNI | bit_AVX512VBMI))
+        return CPU_AVX512;
+    if ((state >> 17 & 3) != 3 || !bits(d, 1u << 24 /* AMX-TILE */ | 1u << 25 /* AMX-INT8 */) || !tiles_granted())
+        return CPU_VNNI;
+    return CPU_AMX;
+}
+
+static imp_status pick_level(const char *wanted, cpu_level *out, imp_err *e)
+{
+    cpu_level best = detect();
+    *out = best;
+    if (!wanted || strcmp(wanted, "auto") == 0)
+        return IMP_OK;
+    for (int i = 0; i < CPU_LEVELS; i++)
+        if (strcmp(wanted, LEVEL[i].option) == 0) {
+            *out = (cpu_level)i;
+            if ((cpu_level)i <= best)
+                return IMP_OK;
+            return err_set(e, IMP_E_UNSUPPORTED, "cpu %s: this machine offers %s", wanted, LEVEL[best].option);
+        }
+    return err_set(e, IMP_E_USAGE, "cpu %s: wanted auto, scalar, avx2, avx512, vnni or amx", wanted);
+}
+
+static void cpu_close(backend *b)
+{
+    if (!b)
+        return;
+    pool_free(b->pool);
+    mem_free(b);
 }
 
 static imp_status cpu_open(const backend_options *opt, backend **out, imp_err *e)
 {
     *out = NULL;
-    const cpu_isa *isa = pick_isa(opt->cpu);
-    if (!isa) {
-        char list[128] = "auto";
-        for (const cpu_isa *const *i = cpu_isa_list; *i; i++)
-            snprintf(list + strlen(list), sizeof list - strlen(list), ", %s", (*i)->name);
-        return err_set(e, IMP_E_USAGE, "cpu path %s: wanted one of %s", opt->cpu, list);
-    }
-    if (isa->supported && !isa->supported())
-        return err_set(e, IMP_E_UNSUPPORTED, "cpu path %s: this processor does not have it", isa->name);
+    cpu_level level;
+    imp_status s = pick_level(opt->cpu, &level, e);
+    if (s != IMP_OK)
+        return s;
     backend *b = mem_calloc(1, sizeof *b);
     if (!b)
         return err_oom(e, "cpu backend", sizeof *b);
-    b->isa = isa;
-    b->scalar = isa == &cpu_isa_scalar;
+    b->level = level;
+    b->ops = LEVEL[level].ops;
+    b->mm = LEVEL[level].mm;
     b->log = opt->log;
-    imp_status s = pool_new(&b->pool, opt->n_threads, e);
+    s = pool_new(&b->pool, opt->n_threads, e);
     if (s != IMP_OK) {
-        mem_free(b);
+        cpu_close(b);
         return s;
     }
+    b->n_thread = pool_size(b->pool);
     *out = b;
     return IMP_OK;
 }
 
-static void cpu_close(backend *b)
-{
-    pool_free(b->pool);
-    mem_free(b);
-}
-
 static void cpu_describe(backend *b, char *out, size_t n)
 {
-    int t = pool_size(b->pool);
-    snprintf(out, n, "cpu: %s, %d thread%s", b->isa->name, t, t == 1 ? "" : "s");
+    snprintf(out, n, "%s, %d thread%s", LEVEL[b->level].name, b->n_thread, b->n_thread == 1 ? "" : "s");
 }
 
-/* The smaller of what the machine has available and what the cgroup still allows. */
-static uint64_t available(uint64_t *total)
+/* ---- memory ----------------------------------------------------------------------------------------------------------- */
+
+/* A number of kB from /proc/meminfo, in bytes; 0 when it is not there. */
+static uint64_t meminfo(const char *key)
 {
-    struct sysinfo si;
-    sysinfo(&si);
-    *total = (uint64_t)si.totalram * si.mem_unit;
-    uint64_t avail = ((uint64_t)si.freeram + si.bufferram) * si.mem_unit;
+    char line[256];
+    unsigned long long kb = 0;
+    size_t n = strlen(key);
     FILE *f = fopen("/proc/meminfo", "re");
-    char line[128];
-    unsigned long long kb;
     while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %llu kB", &kb) == 1)
-            avail = kb * 1024;
+        if (strncmp(line, key, n) == 0 && sscanf(line + n, ": %llu kB", &kb) == 1)
+            break;
     if (f)
         fclose(f);
-    f = fopen("/sys/fs/cgroup/memory.max", "re");
-    unsigned long long max, used = 0;
-    if (f && fscanf(f, "%llu", &max) == 1) {
-        FILE *u = fopen("/sys/fs/cgroup/memory.current", "re");
-        if (u && fscanf(u, "%llu", &used) == 1 && max > used && max - used < avail)
-            avail = max - used;
-        if (u)
-            fclose(u);
-        if (max < *total)
-            *total = max;
-    }
+    return (uint64_t)kb * 1024;
+}
+
+static uint64_t read_number(const char *path) /* 0 when absent or "max" */
+{
+    unsigned long long v = 0;
+    FILE *f = fopen(path, "re");
+    if (!f || fscanf(f, "%llu", &v) != 1)
+        v = 0;
     if (f)
         fclose(f);
-    return avail;
+    return (uint64_t)v;
 }
 
 static imp_status cpu_memory(backend *b, backend_memory *out, imp_err *e)
 {
     (void)e;
-    out->free = available(&out->total);
-    out->weights = b->weights;
-    out->kv = b->kv;
-    out->workspace = b->workspace;
+    *out = (backend_memory){.total = meminfo("MemTotal"), .free = meminfo("MemAvailable"), .weights = b->n_weights, .kv = b->n_kv,
+                            .workspace = b->n_work};
+    uint64_t limit = read_number("/sys/fs/cgroup/memory.max"), used = read_number("/sys/fs/cgroup/memory.current");
+    if (limit && limit < out->total) {
+        out->total = limit;
+        uint64_t left = limit > used ? limit - used : 0;
+        out->free = left < out->free ? left : out->free;
+    }
     return IMP_OK;
 }
 
-static uint64_t cpu_weight_bytes(const bweight *w) { return w->packed ? w->packed_bytes : w->w->n_bytes; }
-static uint64_t cpu_exec_workspace(const bexec *x) { return x->work_bytes; }
+/* ---- the yardstick ---------------------------------------------------------------------------------------------------- */
+typedef struct ceiling {
+    const cpu_ops *ops;
+    const uint64_t *p;
+    long n;
+    uint64_t sum[64];
+} ceiling;
 
-static const char *cpu_exec_kernel(const bexec *x, int32_t op)
+static void read_share(void *arg, int ith, int nth)
 {
-    const plan_op *o = &x->p->op[op];
-    const bweight *w = exec_weight(x, o, 0);
-    if ((o->kind == OP_LINEAR || o->kind == OP_EXPERT_LINEAR || o->kind == OP_HEAD_LINEAR) && w && w->lin)
-        return w->lin->name;
-    if (o->kind == OP_ATTEND)
-        return x->b->isa->attend ? x->b->isa->name : "reference";
-    return "portable";
+    ceiling *c = arg;
+    long b, e;
+    pool_share(c->n, 4096, ith, nth, &b, &e);
+    c->sum[ith & 63] = c->ops->sum_words(c->p + b, e - b);
 }
 
-/* ---- read ceiling ------------------------------------------------------------------------------------------------- */
-struct ceiling { backend *b; const uint8_t *p; size_t n; double sum[256]; };
-
-static double read_portable(const void *p, size_t n)
+static void touch_share(void *arg, int ith, int nth)
 {
-    const uint64_t *v = p;
-    uint64_t a = 0, c = 0, d = 0, f = 0;
-    for (size_t i = 0; i + 4 <= n / 8; i += 4) {
-        a += v[i];
-        c += v[i + 1];
-        d += v[i + 2];
-        f += v[i + 3];
-    }
-    return (double)(a ^ c ^ d ^ f);
-}
-
-static void ceiling_part(void *arg, int ith, int nth)
-{
-    struct ceiling *c = arg;
-    long begin, end;
-    pool_share((long)(c->n / 4096), 1, ith, nth, &begin, &end);
-    double (*read)(const void *, size_t) = c->b->isa->read_bytes ? c->b->isa->read_bytes : read_portable;
-    c->sum[ith & 255] = read(c->p + begin * 4096, (size_t)(end - begin) * 4096);
+    ceiling *c = arg;
+    long b, e;
+    pool_share(c->n, 4096, ith, nth, &b, &e);
+    memset((void *)(uintptr_t)(c->p + b), 1, (size_t)(e - b) * sizeof *c->p);
 }
 
 static imp_status cpu_read_ceiling(backend *b, uint64_t n_bytes, double *out, imp_err *e)
 {
-    size_t n = n_bytes ? n_bytes : (size_t)1 << 30; /* past any last-level share that a guest gets */
-    n &= ~(size_t)4095;
-    uint8_t *p = mem_map(n);
+    uint64_t n = n_bytes ? n_bytes : (uint64_t)1 << 30;
+    n = (n + 32767) / 32768 * 32768;
+    void *p = mem_map(n);
     if (!p)
-        return err_oom(e, "read ceiling", n);
-    memset(p, 1, n);
-    struct ceiling c = {b, p, n, {0}};
+        return err_oom(e, "read test", n);
+    ceiling c = {.ops = b->ops, .p = p, .n = (long)(n / sizeof(uint64_t))};
+    pool_run(b->pool, touch_share, &c);
     double best = 0;
     for (int i = 0; i < 5; i++) {
-        int64_t t = clock_ns();
-        pool_run(b->pool, ceiling_part, &c);
-        double r = (double)n / ((double)(clock_ns() - t) * 1e-9);
-        if (r > best)
-            best = r;
+        double t = clock_s();
+        pool_run(b->pool, read_share, &c);
+        t = clock_s() - t;
+        if (t > 0 && (double)n / t > best)
+            best = (double)n / t;
     }
     mem_unmap(p, n);
     *out = best;

@@ -1,163 +1,306 @@
-/* Compiling a plan: operations to functions, registers to offsets, rows to prepare; and running a step. */
-#include <math.h>
+/* Compiling: instructions, barriers, memory. */
+#include "backend/cpu/exec.h"
+
 #include <string.h>
 
-#include "backend/cpu/cpu.h"
 #include "base/ck.h"
 #include "base/mem.h"
 
-#define ALIGN 64
-
-static uint64_t up(uint64_t n) { return (n + ALIGN - 1) & ~(uint64_t)(ALIGN - 1); }
-
-static int64_t rows_max(const bexec *x, plan_dim d) { return d == DIM_R ? x->lim.n_row : x->lim.n_tok; }
-
-/* ---- workspace -------------------------------------------------------------------------------------------------- */
-typedef struct span { uint64_t off, n; int32_t from, to; } span; /* alive for operations [from, to] */
-
-/* Lowest offset at which n bytes overlap no span alive at the same time. Spans are few; quadratic is fine at load. */
-static uint64_t place(const span *s, int32_t n_span, uint64_t n, int32_t from, int32_t to)
+/* ---- registers --------------------------------------------------------------------------------------------------------- */
+static int32_t add_reg(bexec *x, plan_dim dim, uint32_t width, bool quantised, int32_t source)
 {
-    uint64_t at = 0;
-    for (bool moved = true; moved;) {
-        moved = false;
-        for (int32_t i = 0; i < n_span; i++)
-            if (s[i].from <= to && s[i].to >= from && s[i].off < at + n && s[i].off + s[i].n > at) {
-                at = s[i].off + s[i].n;
-                moved = true;
-            }
-    }
-    return at;
+    if (x->n_reg == x->cap_reg)
+        return -1;
+    uint32_t ld = (width + 15) / 16 * 16;
+    x->reg[x->n_reg] = (xreg){.dim = dim, .width = width, .ld = ld, .quantised = quantised, .source = source, .epoch = -1, .last = -1};
+    return x->n_reg++;
 }
 
-static imp_status layout(bexec *x, imp_err *e)
+/* ---- instructions ------------------------------------------------------------------------------------------------------ */
+
+/* May `in`, split as `split`, read register r without a barrier? */
+static bool readable(const bexec *x, const instr *in, int32_t r, cpu_split split, bool elementwise)
 {
-    const plan *p = x->p;
-    span *s = mem_calloc((size_t)p->n_reg + (size_t)x->n_prep + 1, sizeof *s);
-    if (!s)
-        return err_oom(e, "workspace layout", (uint64_t)p->n_reg * sizeof *s);
-    int32_t n = 0;
-    uint64_t total = 0;
-    for (int32_t i = 0; i < p->n_op; i++) { /* in order of definition, prepared rows with the operation that makes them */
-        for (int j = 0; j < 2; j++) {
-            plan_reg r = p->op[i].out[j];
-            if (r == PLAN_NONE)
-                continue;
-            uint64_t bytes = up((uint64_t)rows_max(x, p->reg[r].dim) * p->reg[r].width * sizeof(float));
-            x->off[r] = place(s, n, bytes, i, p->reg[r].last_use);
-            s[n++] = (span){x->off[r], bytes, i, p->reg[r].last_use};
-            total = x->off[r] + bytes > total ? x->off[r] + bytes : total;
-        }
-        for (int32_t j = 0; j < x->n_prep; j++) {
-            struct prep *q = &x->prep[j];
-            if (q->maker != i)
-                continue;
-            uint64_t rows = (uint64_t)rows_max(x, p->reg[q->reg].dim), bytes;
-            uint32_t per = 1;
-            const plan_op *o = &p->op[i];
-            if (o->kind == OP_EXPERT_LINEAR && o->attr.expert.x_per_choice)
-                per = o->attr.expert.k;
-            if (o->kind == OP_HEAD_LINEAR)
-                per = o->attr.head_linear.n_head;
-            bytes = up(rows * per * q->stride);
-            q->off = place(s, n, bytes, i, p->reg[q->reg].last_use);
-            s[n++] = (span){q->off, bytes, i, p->reg[q->reg].last_use};
-            total = q->off + bytes > total ? q->off + bytes : total;
-        }
-    }
-    mem_free(s);
-    x->work_bytes = total;
-    x->work = mem_map(total);
-    return x->work ? IMP_OK : err_oom(e, "workspace", total);
+    const xreg *g = &x->reg[r];
+    if (g->epoch != x->epoch)
+        return true;
+    if (split == SPLIT_OTHER || g->split != split)
+        return false;
+    if (split == SPLIT_COL)
+        return elementwise && x->reg[in->out[0]].width == g->width;
+    return in->out[0] < 0 || x->reg[in->out[0]].dim == g->dim;
 }
 
-/* Which operations multiply quantised rows, and which of them share. */
-static void find_preps(bexec *x)
+static bool all_readable(const bexec *x, const instr *in, cpu_split split, bool elementwise)
 {
-    const plan *p = x->p;
+    for (size_t i = 0; i < CK_COUNT(in->in); i++)
+        if (in->in[i] >= 0 && !readable(x, in, in->in[i], split, elementwise))
+            return false;
+    return in->table < 0 || readable(x, in, in->table, split, false);
+}
+
+/* Settles split and barrier, notes liveness, appends. reads_rows: what the operation itself reads of its operands, so
+ * that a LINEAR (COL writer) still waits for all of its input. */
+static void append(bexec *x, instr *in, bool elementwise)
+{
+    bool ok = false;
+    if (elementwise && all_readable(x, in, SPLIT_COL, true)) {
+        for (size_t i = 0; i < CK_COUNT(in->in) && !ok; i++) /* follows a COL writer of this epoch */
+            ok = in->in[i] >= 0 && x->reg[in->in[i]].epoch == x->epoch;
+        if (ok)
+            in->split = SPLIT_COL;
+    }
+    if (!ok)
+        ok = in->split != SPLIT_COL && all_readable(x, in, in->split, false);
+    if (!ok && in->split == SPLIT_COL)
+        ok = all_readable(x, in, SPLIT_OTHER, false);
+    if (in->op && in->op->kind == OP_ATTEND && x->kv_epoch == x->epoch)
+        ok = false;
+    if (!ok) {
+        in->barrier = true;
+        x->epoch++;
+    }
+    if (in->op && in->op->kind == OP_KV_STORE)
+        x->kv_epoch = x->epoch;
+    for (size_t i = 0; i < CK_COUNT(in->in); i++)
+        if (in->in[i] >= 0)
+            x->reg[in->in[i]].last = x->epoch;
+    if (in->table >= 0)
+        x->reg[in->table].last = x->epoch;
+    for (size_t i = 0; i < CK_COUNT(in->out); i++)
+        if (in->out[i] >= 0) {
+            xreg *r = &x->reg[in->out[i]];
+            r->epoch = r->last = x->epoch;
+            r->split = in->split;
+        }
+    x->code[x->n_code++] = *in;
+}
+
+static instr instr_init(instr_fn run, const plan_op *op, cpu_split split)
+{
+    instr in = {.run = run, .op = op, .split = split, .in = {-1, -1, -1, -1, -1, -1}, .out = {-1, -1}, .table = -1};
+    return in;
+}
+
+/* The quantised form of register r, made when first needed. */
+static int32_t quantised(bexec *x, int32_t r)
+{
+    for (int32_t i = x->p->n_reg; i < x->n_reg; i++)
+        if (x->reg[i].quantised && x->reg[i].source == r)
+            return i;
+    instr in = instr_init(run_quantise, NULL, SPLIT_TOKEN);
+    in.in[0] = r;
+    in.out[0] = add_reg(x, x->reg[r].dim, x->reg[r].width, true, r);
+    if (in.out[0] < 0)
+        return -1;
+    append(x, &in, true);
+    return in.out[0];
+}
+
+/* The table of cosines and sines that a rotation needs: T rows of rot values, shared by equal rotations. */
+static int32_t rope_table(bexec *x, const plan_rope *r)
+{
+    for (int32_t i = 0; i < x->n_code; i++) {
+        const plan_rope *o = x->code[i].rope;
+        if (o && o->freq == r->freq && o->rot == r->rot && o->mscale == r->mscale &&
+            memcmp(o->section, r->section, sizeof r->section) == 0)
+            return x->code[i].out[0];
+    }
+    instr in = instr_init(run_rope_table, NULL, SPLIT_TOKEN);
+    in.rope = r;
+    in.out[0] = add_reg(x, DIM_T, r->rot, false, -1);
+    if (in.out[0] >= 0)
+        append(x, &in, false);
+    return in.out[0];
+}
+
+/* ---- one operation ------------------------------------------------------------------------------------------------------ */
+static imp_status unsupported(const bexec *x, int32_t i, const char *why, imp_err *e)
+{
+    const plan_op *o = &x->p->op[i];
+    const weight *w = o->weight[0] >= 0 ? x->p->weight[o->weight[0]] : NULL;
+    return err_set(e, IMP_E_UNSUPPORTED, "plan %s: operation %d (layer %d %s %s%s%s): the cpu backend has no kernel for %s",
+                   x->p->family, i, o->layer, o->role, plan_op_name(o->kind), w ? ", weight " : "", w ? w->name : "", why);
+}
+
+static bool is_product(plan_op_kind k) { return k == OP_LINEAR || k == OP_EXPERT_LINEAR || k == OP_HEAD_LINEAR; }
+
+static const char *product_kernel(const bexec *x, const bweight *w, arena *a)
+{
+    const quant_fmt *f = quant_get(w->w->format);
+    if (w->pack)
+        return arena_printf(a, "packed %s, int8 activations, %s", f->name, x->be->mm->isa);
+    if (w->plain != QUANT_NONE)
+        return arena_printf(a, "%s rows, f32 activations, %s", f->name, x->be->ops->isa);
+    return arena_printf(a, "generic: %s decoded to f32, %s", f ? f->name : "?", x->be->ops->isa);
+}
+
+static uint32_t store_heads(const plan *p, const plan_op *o)
+{
     for (int32_t i = 0; i < p->n_op; i++) {
-        const plan_op *o = &p->op[i];
-        x->prep_of[i] = -1;
-        if (o->kind != OP_LINEAR && o->kind != OP_EXPERT_LINEAR && o->kind != OP_HEAD_LINEAR)
-            continue;
-        const bweight *w = x->w[o->weight[0]];
-        if (!w->lin->prep)
-            continue;
-        for (int32_t j = 0; j < x->n_prep && x->prep_of[i] < 0; j++)
-            if (x->prep[j].reg == o->in[0] && x->prep[j].kind == w->lin->prep_kind && x->prep[j].stride == up(w->lin->prep_bytes(w->cols)))
-                x->prep_of[i] = j;
-        if (x->prep_of[i] >= 0)
-            continue;
-        x->prep_of[i] = x->n_prep;
-        x->prep[x->n_prep++] = (struct prep){.reg = o->in[0], .kind = w->lin->prep_kind, .stride = up(w->lin->prep_bytes(w->cols)), .maker = i};
+        const plan_attend *a = &p->op[i].attr.attend;
+        if (p->op[i].kind == OP_ATTEND && a->group == o->attr.kv.group && a->slot == o->attr.kv.slot)
+            return a->n_kv_head;
     }
+    return 1;
 }
 
-static size_t scratch_need(const bexec *x)
+static imp_status compile_op(bexec *x, int32_t i, bweight *const *w, imp_err *e)
 {
-    size_t need = 4096 * sizeof(float);
-    for (int32_t i = 0; i < x->p->n_op; i++) {
-        const plan_op *o = &x->p->op[i];
-        size_t n = o->kind == OP_ATTEND ? cpu_attend_scratch(o, x->kv->block_size)
-                   : o->kind == OP_ROUTE ? 5ul * o->attr.route.n_expert * sizeof(float)
-                                         : 0;
-        const bweight *w = exec_weight(x, o, 0);
-        if (w && w->lin && w->lin->scratch && w->lin->scratch(w->cols) > n)
-            n = w->lin->scratch(w->cols);
-        need = n > need ? n : need;
+    const plan_op *o = &x->p->op[i];
+    const op_row *row = &cpu_op_table[o->kind];
+    if (!row->run)
+        return unsupported(x, i, "this kind of operation", e);
+    instr in = instr_init(row->run, o, row->split);
+    for (int j = 0; j < 3; j++)
+        in.w[j] = o->weight[j] >= 0 ? w[o->weight[j]] : NULL;
+    for (size_t j = 0; j < CK_COUNT(in.in); j++)
+        in.in[j] = o->in[j];
+    for (size_t j = 0; j < CK_COUNT(in.out); j++)
+        in.out[j] = o->out[j];
+    if (o->kind == OP_KV_STORE)
+        in.n_head = store_heads(x->p, o);
+    bool matrix = is_product(o->kind) || o->kind == OP_EMBED;
+    for (int j = 0; j < 3; j++)
+        if (in.w[j] && !(matrix && j == 0) && !in.w[j]->vec)
+            return unsupported(x, i, "a matrix where a vector is wanted", e);
+    if (matrix && in.w[0]->vec && !in.w[0]->pack && in.w[0]->plain == QUANT_NONE)
+        return unsupported(x, i, "a vector where a matrix is wanted", e);
+    if (is_product(o->kind) && in.w[0]->pack) {
+        in.in[0] = quantised(x, in.in[0]);
+        if (in.in[0] < 0)
+            return err_oom(e, "registers", 0);
     }
-    return (need + 4095) & ~(size_t)4095; /* own pages: no thread writes into another's cache lines */
-}
-
-static imp_status choose_functions(bexec *x, imp_err *e)
-{
-    for (int32_t i = 0; i < x->p->n_op; i++) {
-        const plan_op *o = &x->p->op[i];
-        x->fn[i] = o->kind == OP_ATTEND && x->b->isa->attend ? x->b->isa->attend : cpu_ops[o->kind];
-        if (!x->fn[i])
-            return err_set(e, IMP_E_UNSUPPORTED, "cpu backend: operation %s (layer %d, %s) has no kernel", plan_op_name(o->kind), o->layer, o->role);
-        if (o->kind == OP_ROPE && o->attr.rope.rot > 4096)
-            return err_set(e, IMP_E_UNSUPPORTED, "cpu backend: rotation of %u columns is too wide", o->attr.rope.rot);
+    if (o->kind == OP_ROPE) {
+        in.table = rope_table(x, &o->attr.rope);
+        if (in.table < 0)
+            return err_oom(e, "registers", 0);
     }
+    x->kernel[i] = is_product(o->kind) ? product_kernel(x, in.w[0], &x->mem)
+                                       : arena_printf(&x->mem, "%s, %s", row->name, x->be->ops->isa);
+    append(x, &in, row->elementwise);
     return IMP_OK;
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------------------- */
+static bool reg_bytes(const bexec *x, xreg *r)
+{
+    uint64_t rows = (uint64_t)(r->dim == DIM_R ? x->lim.n_row : x->lim.n_tok);
+    if (r->quantised) {
+        r->bytes = qact_bytes((r->width + 31) / 32, (long)rows);
+        return ck_align(r->bytes, 64, &r->bytes);
+    }
+    return ck_mul(rows, (uint64_t)r->ld * sizeof(float), &r->bytes) && ck_align(r->bytes, 64, &r->bytes);
+}
+
+/* First fit: the lowest place that no register alive at the same time covers. */
+static void place(bexec *x, int32_t i, int32_t n_epoch)
+{
+    xreg *r = &x->reg[i];
+    bool again = true;
+    r->off = 0;
+    while (again) {
+        again = false;
+        for (int32_t j = 0; j < i; j++) {
+            const xreg *o = &x->reg[j];
+            if (o->last < 0 || o->last < r->epoch || r->last < o->epoch)
+                continue;
+            if (r->off < o->off + o->bytes && o->off < r->off + r->bytes) {
+                r->off = o->off + o->bytes;
+                again = true;
+            }
+        }
+    }
+    (void)n_epoch;
+}
+
+static imp_status allocate(bexec *x, imp_err *e)
+{
+    uint64_t end = 0, scratch = cpu_attend_work(1, 1) * sizeof(float);
+    for (int32_t i = 0; i < x->n_reg; i++) {
+        xreg *r = &x->reg[i];
+        if (r->last < 0)
+            continue;
+        if (!reg_bytes(x, r))
+            return err_set(e, IMP_E_LIMIT, "workspace: register %d is too large", i);
+        place(x, i, x->epoch);
+        if (r->off + r->bytes > end)
+            end = r->off + r->bytes;
+    }
+    for (int32_t i = 0; i < x->n_code; i++) {
+        const instr *in = &x->code[i];
+        uint64_t n = 0;
+        if (in->op && in->op->kind == OP_ATTEND)
+            n = cpu_attend_work(in->op->attr.attend.d_k, in->op->attr.attend.d_v) * sizeof(float);
+        else if (in->op && in->op->kind == OP_LINEAR)
+            n = in->w[0]->pack ? cpu_mm_scratch(in->w[0]->w->cols) : 4 * (in->w[0]->w->cols + 16) * sizeof(float);
+        else if (in->op && (in->op->kind == OP_EXPERT_LINEAR || in->op->kind == OP_HEAD_LINEAR))
+            n = cpu_expert_scratch(in->w[0]);
+        else if (in->op && in->op->kind == OP_ROUTE)
+            n = cpu_route_scratch(&in->op->attr.route);
+        scratch = n > scratch ? n : scratch;
+    }
+    if (sample_work_bytes((int32_t)x->p->n_vocab) > scratch)
+        scratch = sample_work_bytes((int32_t)x->p->n_vocab);
+    x->scratch_bytes = (scratch + 4095) / 4096 * 4096;
+    x->off_scratch = end;
+    x->n_work = end + (uint64_t)x->be->n_thread * x->scratch_bytes;
+    x->work = mem_map(x->n_work);
+    if (!x->work)
+        return err_oom(e, "workspace", x->n_work);
+    x->be->n_work += x->n_work;
+    return IMP_OK;
+}
+
+static imp_status step_tables(bexec *x, imp_err *e)
+{
+    size_t rows = (size_t)x->lim.n_row, toks = (size_t)x->lim.n_tok, seqs = (size_t)x->lim.n_seq;
+    x->id = ARENA_ARRAY(&x->mem, int32_t, toks);
+    x->ext = ARENA_ARRAY(&x->mem, int32_t, toks);
+    x->last_id = ARENA_ARRAY(&x->mem, int32_t, seqs);
+    x->best = ARENA_ARRAY(&x->mem, long, rows * (size_t)x->be->n_thread);
+    for (int i = 0; i < 2; i++) {
+        x->out[i].row = ARENA_ARRAY(&x->mem, sample_row_out, rows);
+        x->out[i].status = ARENA_ARRAY(&x->mem, imp_status, rows);
+    }
+    return x->mem.failed ? err_oom(e, "step tables", rows * sizeof(sample_row_out)) : IMP_OK;
 }
 
 imp_status cpu_compile(backend *b, const plan *p, bweight *const *w, kvcache *kv, const plan_limits *lim, bexec **out, imp_err *e)
 {
     *out = NULL;
+    if (p->n_group && (!kv || kv->p != p))
+        return err_set(e, IMP_E_INTERNAL, "compile: plan %s needs a KV cache of its own", p->family);
+    if (lim->n_tok < 1 || lim->n_row < 0 || lim->n_seq < 1)
+        return err_set(e, IMP_E_USAGE, "compile: wanted room for a token and a sequence, got %d and %d", lim->n_tok, lim->n_seq);
     bexec *x = mem_calloc(1, sizeof *x);
     if (!x)
         return err_oom(e, "executable", sizeof *x);
-    size_t n = (size_t)pool_size(b->pool);
-    *x = (bexec){.b = b, .p = p, .kv = kv, .lim = *lim};
-    x->off = mem_calloc((size_t)p->n_reg, sizeof *x->off);
-    x->fn = mem_calloc((size_t)p->n_op, sizeof *x->fn);
-    x->prep = mem_calloc((size_t)p->n_op, sizeof *x->prep);
-    x->prep_of = mem_calloc((size_t)p->n_op, sizeof *x->prep_of);
-    x->w = mem_calloc((size_t)p->n_weight, sizeof(bweight *));
-    x->last_tok = mem_calloc((size_t)lim->n_seq, sizeof *x->last_tok);
-    x->sample_bytes = (sample_work_bytes((int32_t)p->n_vocab) + ALIGN) & ~(size_t)(ALIGN - 1);
-    imp_status s = x->off && x->fn && x->prep && x->prep_of && x->w && x->last_tok ? IMP_OK : err_oom(e, "executable", (uint64_t)p->n_op * 64);
-    for (int i = 0; i < 2 && s == IMP_OK; i++) {
-        x->row[i] = mem_calloc((size_t)lim->n_row, sizeof **x->row);
-        x->row_status[i] = mem_calloc((size_t)lim->n_row, sizeof **x->row_status);
-        if (!x->row[i] || !x->row_status[i])
-            s = err_oom(e, "executable", (uint64_t)lim->n_row * sizeof **x->row);
+    x->be = b;
+    x->p = p;
+    x->kv = kv;
+    x->lim = *lim;
+    x->kv_epoch = -1;
+    x->cap_reg = p->n_reg + p->n_op + 64;
+    x->cap_code = 3 * p->n_op + 64;
+    x->reg = ARENA_ARRAY(&x->mem, xreg, (size_t)x->cap_reg);
+    x->code = ARENA_ARRAY(&x->mem, instr, (size_t)x->cap_code);
+    x->kernel = ARENA_ARRAY(&x->mem, const char *, (size_t)p->n_op);
+    imp_status s = x->mem.failed ? err_oom(e, "executable", (uint64_t)x->cap_code * sizeof(instr)) : step_tables(x, e);
+    for (int32_t i = 0; i < p->n_reg && s == IMP_OK; i++) {
+        add_reg(x, p->reg[i].dim, p->reg[i].width, false, -1);
+        x->reg[i].idx = p->reg[i].type == REG_IDX;
     }
+    for (int32_t i = 0; i < p->n_op && s == IMP_OK; i++)
+        s = compile_op(x, i, w, e);
+    if (s == IMP_OK && x->mem.failed)
+        s = err_oom(e, "executable", 0);
     if (s == IMP_OK) {
-        memcpy(x->w, w, (size_t)p->n_weight * sizeof *w);
-        find_preps(x);
-        s = choose_functions(x, e);
-    }
-    if (s == IMP_OK)
-        s = layout(x, e);
-    if (s == IMP_OK) {
-        x->scratch_bytes = scratch_need(x);
-        x->scratch = mem_map(n * x->scratch_bytes);
-        x->sample_work = mem_map(n * x->sample_bytes);
-        if (!x->scratch || !x->sample_work)
-            s = err_oom(e, "workspace", n * (x->scratch_bytes + x->sample_bytes));
-        b->workspace += x->work_bytes + n * (x->scratch_bytes + x->sample_bytes);
+        if (p->logits >= 0)
+            x->reg[p->logits].last = x->epoch + 1;
+        if (p->hidden >= 0)
+            x->reg[p->hidden].last = x->epoch + 1;
+        s = allocate(x, e);
     }
     if (s != IMP_OK) {
         cpu_exec_free(x);
@@ -167,100 +310,18 @@ imp_status cpu_compile(backend *b, const plan *p, bweight *const *w, kvcache *kv
     return IMP_OK;
 }
 
+uint64_t cpu_exec_workspace(const bexec *x) { return x->n_work + x->mem.n_bytes; }
+
+const char *cpu_exec_kernel(const bexec *x, int32_t op) { return op >= 0 && op < x->p->n_op ? x->kernel[op] : ""; }
+
 void cpu_exec_free(bexec *x)
 {
     if (!x)
         return;
-    size_t n = (size_t)pool_size(x->b->pool);
-    if (x->scratch && x->sample_work)
-        x->b->workspace -= x->work_bytes + n * (x->scratch_bytes + x->sample_bytes);
-    mem_unmap(x->work, x->work_bytes);
-    mem_unmap(x->scratch, n * x->scratch_bytes);
-    mem_unmap(x->sample_work, n * x->sample_bytes);
-    for (int i = 0; i < 2; i++) {
-        mem_free(x->row[i]);
-        mem_free(x->row_status[i]);
+    if (x->work) {
+        x->be->n_work -= x->n_work;
+        mem_unmap(x->work, x->n_work);
     }
-    mem_free(x->off);
-    mem_free(x->fn);
-    mem_free(x->prep);
-    mem_free(x->prep_of);
-    mem_free(x->w);
-    mem_free(x->last_tok);
+    arena_free(&x->mem);
     mem_free(x);
-}
-
-/* ---- a step ----------------------------------------------------------------------------------------------------- */
-static void prepare(bexec *x, int32_t i, int ith, int nth)
-{
-    const plan_op *o = &x->p->op[i];
-    const struct prep *q = &x->prep[x->prep_of[i]];
-    const bweight *w = x->w[o->weight[0]];
-    long begin, end, rows = (long)exec_rows(x, q->reg) * (long)(exec_width(x, q->reg) / w->cols);
-    pool_share(rows, 1, ith, nth, &begin, &end);
-    for (long r = begin; r < end; r++)
-        w->lin->prep(exec_reg(x, q->reg) + (size_t)r * w->cols, w->cols, x->work + q->off + (size_t)r * q->stride);
-    pool_barrier(x->b->pool, ith);
-}
-
-static void outputs(bexec *x, int ith, int nth)
-{
-    const batch *b = x->batch;
-    int slot = (int)(x->ticket & 1);
-    uint32_t v = x->p->n_vocab, h = x->p->n_hidden;
-    for (int32_t r = ith; r < b->n_row; r += nth) {
-        const batch_row *row = &b->rows[r];
-        x->row_status[slot][r] = IMP_OK;
-        if ((row->want & BATCH_LOGITS) && row->logits)
-            memcpy(row->logits, exec_reg(x, x->p->logits) + (size_t)r * v, v * sizeof(float));
-        if ((row->want & BATCH_HIDDEN) && row->hidden)
-            memcpy(row->hidden, exec_reg(x, x->p->hidden) + (size_t)r * h, h * sizeof(float));
-        if (row->want & BATCH_SAMPLE) {
-            x->row_status[slot][r] = sample_row(exec_reg(x, x->p->logits) + (size_t)r * v, (int32_t)v, &row->sample, &x->row[slot][r],
-                                                (uint8_t *)x->sample_work + (size_t)ith * x->sample_bytes);
-            x->last_tok[b->seqs[b->seq[row->tok]].slot] = x->row[slot][r].id;
-        }
-    }
-}
-
-static void step(void *arg, int ith, int nth)
-{
-    bexec *x = arg;
-    for (int32_t i = 0; i < x->p->n_op; i++) {
-        if (x->prep_of[i] >= 0 && x->prep[x->prep_of[i]].maker == i)
-            prepare(x, i, ith, nth);
-        x->fn[i](x, &x->p->op[i], ith, nth);
-        pool_barrier(x->b->pool, ith);
-    }
-    outputs(x, ith, nth);
-}
-
-/* States of sequences that start anew are zeroed; the others continue in place (state_in == state_out). */
-static void begin_states(bexec *x, const batch *b)
-{
-    for (int32_t i = 0; x->kv->state && i < b->n_seq; i++)
-        if (b->seqs[i].state_out >= 0)
-            cpu_kv_copy_state(x->kv, b->seqs[i].state_in, b->seqs[i].state_out);
-}
-
-imp_status cpu_submit(bexec *x, const batch *b, backend_ticket *t, imp_err *e)
-{
-    if (b->n_tok > x->lim.n_tok || b->n_row > x->lim.n_row || b->n_seq > x->lim.n_seq)
-        return err_set(e, IMP_E_LIMIT, "step: wanted at most %d tokens, %d rows, %d sequences, got %d, %d, %d", x->lim.n_tok, x->lim.n_row,
-                       x->lim.n_seq, b->n_tok, b->n_row, b->n_seq);
-    x->batch = b;
-    x->ticket++;
-    x->n_row[x->ticket & 1] = b->n_row;
-    begin_states(x, b);
-    pool_run(x->b->pool, step, x);
-    *t = x->ticket;
-    return IMP_OK;
-}
-
-imp_status cpu_wait(bexec *x, backend_ticket t, step_result *out, imp_err *e)
-{
-    if (t > x->ticket || t + 1 < x->ticket)
-        return err_set(e, IMP_E_INTERNAL, "step: ticket %lld is not open", (long long)t);
-    *out = (step_result){.status = IMP_OK, .n_row = x->n_row[t & 1], .row = x->row[t & 1], .row_status = x->row_status[t & 1]};
-    return IMP_OK;
 }

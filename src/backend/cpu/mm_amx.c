@@ -1,0 +1,2 @@
+#include "backend/cpu/pack.h"
+const cpu_mm cpu_mm_amx = {.isa = "amx"};

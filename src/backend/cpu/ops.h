@@ -1,0 +1,95 @@
+/* ops: the operations that do not multiply by quantised weights, as one table of functions an instruction set.
+ * ops_body.h is compiled once for each (ops_base.c, ops_avx2.c, ops_avx512.c). All are pure over caller's memory, take
+ * rows of f32 and neither allocate nor fail. Results depend on the row alone. */
+#ifndef IMP_BACKEND_CPU_OPS_H
+#define IMP_BACKEND_CPU_OPS_H
+
+#include "plan/plan.h"
+
+/* What goes with one block of 32 quantised activations: x = d * q. */
+typedef struct cpu_qmeta {
+    float d;           /* absmax / 127; NaN or infinite when the block holds such a value */
+    float s[2], s_all; /* d * sum of q: of each half, of all */
+    int32_t z[2], z_all; /* the integer sums */
+    int32_t pad;
+} cpu_qmeta;
+
+/* Quantised activations of n tokens. Tokens come in tiles of 16 (the last one smaller): tile i starts at q + i*16*32*nb,
+ * meta + i*16*nb; inside a tile of h tokens, block b of token t is at 32*(b*h + t), meta (b*h + t). A product over one
+ * token thus reads straight on, and a tile is what a matrix unit wants. */
+typedef struct cpu_qact {
+    int8_t *q;
+    cpu_qmeta *meta;
+    long nb; /* blocks of 32 a token */
+    long n_tok;
+} cpu_qact;
+
+enum { CPU_TILE = 16, CPU_KV_TILE = 64, CPU_ATTEND_ROWS = 32 };
+
+/* One query head of one token. Sees positions [lo, hi). */
+typedef struct cpu_attend_row {
+    const float *q; /* [d_k] */
+    float *o;       /* [d_v] */
+    int32_t lo, hi;
+    float sink;     /* a logit without a value; -INFINITY = none */
+} cpu_attend_row;
+
+/* Where the keys and values of one layer lie. A block holds, for this slot at off_k: for each kv head [block][d_k], or
+ * when tiled [block/16][d_k][16], so that sixteen positions of one column are together; at off_v: each head [block][d_v]. */
+typedef struct cpu_kv_view {
+    const uint8_t *base;
+    uint64_t block_bytes, off_k, off_v;
+    quant_id type;    /* F32, F16 or BF16 */
+    int32_t block;    /* tokens a block */
+    bool tiled;       /* false for latent groups and blocks that 16 does not divide */
+    bool v_in_k;      /* the value is the key's prefix */
+    uint32_t d_k, d_v;
+} cpu_kv_view;
+
+typedef struct cpu_attend_task {
+    cpu_kv_view kv;
+    const int32_t *table; /* of the sequence */
+    int32_t table_base;
+    uint32_t head;        /* kv head */
+    float scale, softcap;
+    int32_t n_row;        /* <= CPU_ATTEND_ROWS */
+    cpu_attend_row row[CPU_ATTEND_ROWS];
+} cpu_attend_task;
+
+typedef struct cpu_ops {
+    const char *isa;
+    /* y = x / sqrt(mean(x^2) + eps) * (w + w_add), groups of `group`; w NULL = 1; w_step: how w advances a group (0 or group) */
+    void (*rms_norm)(float *y, const float *x, const float *w, float w_add, long n, long group, long w_step, float eps);
+    void (*layer_norm)(float *y, const float *x, const float *w, const float *bias, long n, float eps);
+    void (*l2_norm)(float *y, const float *x, long n, long group, float eps, float scale);
+    void (*add)(float *y, const float *a, const float *b, float b_scale, long n);
+    void (*mul)(float *y, const float *a, const float *b, long n);
+    void (*scale)(float *y, const float *a, float s, long n);
+    void (*softcap)(float *y, const float *x, float cap, long n);
+    void (*act)(float *y, const float *x, plan_act f, long n);
+    void (*glu)(float *y, const float *gate, const float *up, plan_act f, float limit, float alpha, long n);
+    void (*gate)(float *y, const float *x, const float *g, long n, long group);
+    /* cs: rot/2 cosines, then rot/2 sines */
+    void (*rope)(float *y, const float *x, const float *cs, const plan_rope *r);
+    /* blocks [b0, b1) of one token whose first block lies at q, meta; step: tokens between its blocks. n columns are real. */
+    void (*quantise)(const float *x, long n, long b0, long b1, int8_t *q, cpu_qmeta *meta, long step);
+    /* y[t][r] = sum of x[t] * w[r] (+ bias[r]); w rows of n f32, f16 or bf16, `stride` bytes apart */
+    void (*matmul)(float *y, long ldy, const float *x, long ldx, long n_tok, const uint8_t *w, uint64_t stride, quant_id type,
+                   long n_row, long n, const float *bias);
+    void (*kv_put)(const cpu_kv_view *kv, uint8_t *block, uint32_t n_head, int32_t at, const float *k, const float *v);
+    /* work: cpu_attend_work(d_k, d_v) floats, 64-byte aligned */
+    void (*attend)(const cpu_attend_task *t, float *work);
+    /* y[n] (+)= w * x, in order */
+    void (*axpy)(float *y, const float *x, float w, long n, bool add);
+    long (*argmax)(const float *x, long n); /* largest finite value, lowest index; -1: none */
+    uint64_t (*sum_words)(const uint64_t *p, long n); /* reads memory as fast as it can; n a multiple of 64 */
+} cpu_ops;
+
+static inline uint64_t cpu_attend_work(uint32_t d_k, uint32_t d_v)
+{
+    return (uint64_t)CPU_KV_TILE * (d_k + d_v) + (uint64_t)CPU_ATTEND_ROWS * (CPU_KV_TILE + d_v + 16) + 64;
+}
+
+extern const cpu_ops cpu_ops_base, cpu_ops_avx2, cpu_ops_avx512;
+
+#endif

@@ -1,0 +1,277 @@
+/* ops_body: the functions of ops.h over vec.h. A file that includes it defines CPU_OPS, the name of its table, and
+ * CPU_ISA, what it is called. */
+#include <math.h>
+
+#include "backend/cpu/attend_body.h"
+#include "backend/cpu/matmul_body.h"
+#include "backend/cpu/ops.h"
+#include "backend/cpu/vec.h"
+
+static float sum_squares(const float *x, long n)
+{
+    v16 s[4] = {v_set(0), v_set(0), v_set(0), v_set(0)};
+    long i = 0;
+    for (; i + 64 <= n; i += 64)
+        for (int j = 0; j < 4; j++) {
+            v16 v = v_load(x + i + 16 * j);
+            s[j] = v_fma(v, v, s[j]);
+        }
+    for (int j = 0; i < n; i += 16, j++) {
+        v16 v = v_load_n(x + i, n - i);
+        s[j & 3] = v_fma(v, v, s[j & 3]);
+    }
+    return v_sum(v_add(v_add(s[0], s[1]), v_add(s[2], s[3])));
+}
+
+static void rms_norm(float *y, const float *x, const float *w, float w_add, long n, long group, long w_step, float eps)
+{
+    for (long g = 0; g < n; g += group, x += group, y += group) {
+        v16 r = v_set(1.0f / sqrtf(sum_squares(x, group) / (float)group + eps));
+        for (long i = 0; i < group; i += 16) {
+            v16 v = v_mul(v_load_n(x + i, group - i), r);
+            if (w)
+                v = v_mul(v, v_add(v_load_n(w + i, group - i), v_set(w_add)));
+            v_store_n(y + i, v, group - i);
+        }
+        if (w)
+            w += w_step;
+    }
+}
+
+static void layer_norm(float *y, const float *x, const float *w, const float *bias, long n, float eps)
+{
+    double mean = 0, var = 0;
+    for (long i = 0; i < n; i++)
+        mean += (double)x[i];
+    mean /= (double)n;
+    for (long i = 0; i < n; i++)
+        var += ((double)x[i] - mean) * ((double)x[i] - mean);
+    float r = (float)(1 / sqrt(var / (double)n + (double)eps)), m = (float)mean;
+    for (long i = 0; i < n; i++)
+        y[i] = (x[i] - m) * r * (w ? w[i] : 1) + (bias ? bias[i] : 0);
+}
+
+static void l2_norm(float *y, const float *x, long n, long group, float eps, float scale)
+{
+    for (long g = 0; g < n; g += group) {
+        float r = 1.0f / sqrtf(sum_squares(x + g, group) + eps) * scale;
+        for (long i = 0; i < group; i++)
+            y[g + i] = x[g + i] * r;
+    }
+}
+
+static void add(float *y, const float *a, const float *b, float b_scale, long n)
+{
+    v16 s = v_set(b_scale);
+    for (long i = 0; i < n; i += 16)
+        v_store_n(y + i, v_add(v_load_n(a + i, n - i), v_mul(v_load_n(b + i, n - i), s)), n - i);
+}
+
+static void mul(float *y, const float *a, const float *b, long n)
+{
+    for (long i = 0; i < n; i += 16)
+        v_store_n(y + i, v_mul(v_load_n(a + i, n - i), v_load_n(b + i, n - i)), n - i);
+}
+
+static void scale(float *y, const float *a, float s, long n)
+{
+    for (long i = 0; i < n; i += 16)
+        v_store_n(y + i, v_mul(v_load_n(a + i, n - i), v_set(s)), n - i);
+}
+
+static void softcap(float *y, const float *x, float cap, long n)
+{
+    for (long i = 0; i < n; i += 16)
+        v_store_n(y + i, v_mul(v_tanh(v_div(v_load_n(x + i, n - i), v_set(cap))), v_set(cap)), n - i);
+}
+
+VEC_INLINE v16 gelu_tanh(v16 x)
+{ /* 0.5 x (1 + tanh u) = x * sigmoid(2u) */
+    v16 u = v_mul(v_set(1.59576912f), v_fma(v_mul(v_mul(x, x), x), v_set(0.044715f), x));
+    return v_mul(x, v_sigmoid(u));
+}
+
+VEC_INLINE v16 per_lane(v16 x, float (*f)(float))
+{
+    float t[16];
+    v_store(t, x);
+    for (int i = 0; i < 16; i++)
+        t[i] = f(t[i]);
+    return v_load(t);
+}
+static float gelu_erf1(float x) { return 0.5f * x * (1 + erff(x * 0.707106781f)); }
+static float softplus1(float x) { return x > 20 ? x : log1pf(expf(x)); }
+
+VEC_INLINE v16 activate(v16 x, plan_act f)
+{
+    switch (f) {
+    case ACT_SILU: return v_mul(x, v_sigmoid(x));
+    case ACT_GELU_TANH: return gelu_tanh(x);
+    case ACT_GELU_ERF: return per_lane(x, gelu_erf1);
+    case ACT_RELU2: { v16 r = v_max(x, v_set(0)); return v_mul(r, r); }
+    case ACT_SIGMOID: return v_sigmoid(x);
+    case ACT_TANH: return v_tanh(x);
+    case ACT_SOFTPLUS: return per_lane(x, softplus1);
+    default: return x;
+    }
+}
+
+static void act(float *y, const float *x, plan_act f, long n)
+{
+    for (long i = 0; i < n; i += 16)
+        v_store_n(y + i, activate(v_load_n(x + i, n - i), f), n - i);
+}
+
+static void glu(float *y, const float *gate, const float *up, plan_act f, float limit, float alpha, long n)
+{
+    for (long i = 0; i < n; i += 16) {
+        v16 g = v_load_n(gate + i, n - i), u = v_load_n(up + i, n - i);
+        if (limit > 0) {
+            g = v_min(v_set(limit), g);
+            u = v_min(v_set(limit), v_max(v_set(-limit), u));
+        }
+        if (f == ACT_SWIGLU_OAI)
+            g = v_mul(v_mul(g, v_sigmoid(v_mul(g, v_set(alpha)))), v_add(u, v_set(1)));
+        else
+            g = v_mul(activate(g, f), u);
+        v_store_n(y + i, g, n - i);
+    }
+}
+
+static void gate(float *y, const float *x, const float *g, long n, long group)
+{
+    for (long b = 0; b < n; b += group)
+        for (long i = 0; i < group; i += 16) {
+            v16 s = group == 1 ? v_load_n(g + b, 1) : v_set(g[b / group]);
+            v_store_n(y + b + i, v_mul(v_load_n(x + b + i, group - i), v_sigmoid(s)), group - i);
+        }
+}
+
+static void rope(float *y, const float *x, const float *cs, const plan_rope *r)
+{
+    long half = r->rot / 2;
+    const float *cosine = cs, *sine = cs + half;
+    for (uint32_t h = 0; h < r->n_head; h++, x += r->head_dim, y += r->head_dim) {
+        if (r->rot != r->head_dim)
+            memcpy(y, x, r->head_dim * sizeof *y);
+        const float *a = x + r->rot_off;
+        float *o = y + r->rot_off;
+        if (r->interleaved) {
+            for (long i = 0; i < half; i++) {
+                float u = a[2 * i], v = a[2 * i + 1];
+                o[2 * i] = u * cosine[i] - v * sine[i];
+                o[2 * i + 1] = u * sine[i] + v * cosine[i];
+            }
+            continue;
+        }
+        for (long i = 0; i < half; i += 16) {
+            long n = half - i;
+            v16 u = v_load_n(a + i, n), v = v_load_n(a + half + i, n), c = v_load_n(cosine + i, n), s = v_load_n(sine + i, n);
+            v_store_n(o + i, v_sub(v_mul(u, c), v_mul(v, s)), n);
+            v_store_n(o + half + i, v_add(v_mul(u, s), v_mul(v, c)), n);
+        }
+    }
+}
+
+static void quantise(const float *x, long n, long b0, long b1, int8_t *q, cpu_qmeta *meta, long step)
+{
+    for (long b = b0; b < b1; b++) {
+        const float *p = x + b * 32;
+        long left = n - b * 32;
+        v16 a = v_load_n(p, left > 0 ? left : 0), c = v_load_n(p + 16, left > 16 ? left - 16 : 0);
+        /* the largest magnitude by its bits: a NaN is larger than anything */
+        union { float f; int32_t i; } t[16], u[16], max = {0};
+        v_store(&t[0].f, v_abs(a));
+        v_store(&u[0].f, v_abs(c));
+        for (int i = 0; i < 16; i++)
+            t[i].i = t[i].i > u[i].i ? t[i].i : u[i].i;
+        for (int i = 0; i < 16; i++)
+            max.i = max.i > t[i].i ? max.i : t[i].i;
+        float d = max.f / 127.0f, inv = max.f > 0 ? 127.0f / max.f : 0;
+        v16 magic = v_set(12582912.0f); /* rounds half to even in the low mantissa bits */
+        a = v_add(v_mul(a, v_set(inv)), magic);
+        c = v_add(v_mul(c, v_set(inv)), magic);
+        v_store(&t[0].f, a);
+        v_store(&u[0].f, c);
+        int8_t *o = q + b * step * 32;
+        int32_t z0 = 0, z1 = 0;
+        for (int i = 0; i < 16; i++) {
+            o[i] = (int8_t)t[i].i;
+            z0 += o[i];
+        }
+        for (int i = 0; i < 16; i++) {
+            o[16 + i] = (int8_t)u[i].i;
+            z1 += o[16 + i];
+        }
+        meta[b * step] = (cpu_qmeta){.d = d, .s = {d * (float)z0, d * (float)z1}, .s_all = d * (float)(z0 + z1),
+                                     .z = {z0, z1}, .z_all = z0 + z1};
+    }
+}
+
+static void axpy(float *y, const float *x, float w, long n, bool accumulate)
+{
+    for (long i = 0; i < n; i += 16) {
+        v16 p = v_mul(v_load_n(x + i, n - i), v_set(w));
+        v_store_n(y + i, accumulate ? v_add(v_load_n(y + i, n - i), p) : p, n - i);
+    }
+}
+
+static long argmax(const float *x, long n)
+{
+    /* a chunk's maximum first; its index is looked for only where a new best lies */
+    long best = -1;
+    float top = -INFINITY;
+    for (long b = 0; b < n; b += 1024) {
+        long e = n - b < 1024 ? n : b + 1024;
+        v16 m[2] = {v_set(-INFINITY), v_set(-INFINITY)};
+        bool odd = false; /* an infinity somewhere: look closely */
+        long i = b;
+        for (; i + 32 <= e; i += 32) { /* max(x, m) is m where x is a NaN */
+            m[0] = v_max(v_load(x + i), m[0]);
+            m[1] = v_max(v_load(x + i + 16), m[1]);
+        }
+        float big = v_max_lane(v_max(m[0], m[1]));
+        for (; i < e; i++)
+            big = x[i] > big ? x[i] : big;
+        odd = big == INFINITY;
+        if (!(big > top))
+            continue;
+        for (i = b; i < e; i++)
+            if (x[i] > top && x[i] < INFINITY) {
+                top = x[i];
+                best = i;
+                if (!odd && top == big)
+                    break;
+            }
+    }
+    return best;
+}
+
+static uint64_t sum_words(const uint64_t *p, long n)
+{
+    i16v s[8];
+    memset(s, 0, sizeof s);
+    for (long i = 0; i < n; i += 64) {
+        __builtin_prefetch((const char *)(p + i) + 4096);
+        __builtin_prefetch((const char *)(p + i) + 4096 + 64);
+        __builtin_prefetch((const char *)(p + i) + 4096 + 128);
+        __builtin_prefetch((const char *)(p + i) + 4096 + 192);
+        __builtin_prefetch((const char *)(p + i) + 4096 + 256);
+        __builtin_prefetch((const char *)(p + i) + 4096 + 320);
+        __builtin_prefetch((const char *)(p + i) + 4096 + 384);
+        __builtin_prefetch((const char *)(p + i) + 4096 + 448);
+        for (int j = 0; j < 8; j++)
+            VEC_EACH s[j].r[vec_i] ^= *(const vec_iu *)((const char *)(p + i) + 64 * j + vec_i * VEC_BYTES);
+    }
+    uint64_t t[64], r = 0;
+    memcpy(t, s, sizeof t);
+    for (int i = 0; i < 64; i++)
+        r ^= t[i];
+    return r;
+}
+
+const cpu_ops CPU_OPS = {
+    .isa = CPU_ISA, .rms_norm = rms_norm, .layer_norm = layer_norm, .l2_norm = l2_norm, .add = add, .mul = mul, .scale = scale,
+    .softcap = softcap, .act = act, .glu = glu, .gate = gate, .rope = rope, .quantise = quantise, .matmul = matmul,
+    .kv_put = kv_put, .attend = attend, .axpy = axpy, .argmax = argmax, .sum_words = sum_words,
+};

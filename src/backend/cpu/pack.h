@@ -1,0 +1,41 @@
+/* pack: quantised weights in the order in which kernels read them. Sixteen rows form a panel: first their quants, four
+ * consecutive columns of one row side by side and the sixteen rows next to each other, so that 64 bytes are 16 rows x 4
+ * columns and products need no sums across lanes; then their scales, sixteen rows of each scale together. Nibbles and
+ * high bits stay packed as the file has them: a panel takes the file's bits, but for K scales of 6 bits kept in bytes.
+ * Pure; nothing fails. */
+#ifndef IMP_BACKEND_CPU_PACK_H
+#define IMP_BACKEND_CPU_PACK_H
+
+#include "backend/cpu/ops.h"
+#include "quant/quant.h"
+
+typedef enum cpu_pack_id {
+    PACK_Q4_0, PACK_Q4_1, PACK_Q5_0, PACK_Q5_1, PACK_Q8_0, PACK_Q2_K, PACK_Q3_K, PACK_Q4_K, PACK_Q5_K, PACK_Q6_K,
+    PACK_IQ4_NL, PACK_IQ4_XS, PACK_MXFP4, PACK_NVFP4, PACK_COUNT
+} cpu_pack_id;
+
+typedef struct cpu_pack {
+    quant_id id;
+    uint32_t values;           /* a row's columns in one super-block */
+    uint32_t block_bytes;      /* bytes of it in the file */
+    uint32_t q_bytes, s_bytes; /* of sixteen rows of it in a panel */
+    /* n super-blocks of sixteen rows; row[i] NULL gives zeros */
+    void (*pack)(const uint8_t *const row[16], uint64_t n, uint8_t *q, uint8_t *s);
+} cpu_pack;
+
+extern const cpu_pack cpu_pack_table[PACK_COUNT];
+const cpu_pack *cpu_pack_find(quant_id id); /* NULL: no packed layout */
+
+/* One panel times all of a: y[t][0..n_row) = products (+ bias). scratch: cpu_mm_scratch(cols) bytes, 64-aligned. */
+typedef void (*cpu_mm_fn)(const uint8_t *q, const uint8_t *s, const cpu_qact *a, float *y, long ldy, long n_row, const float *bias,
+                          void *scratch);
+typedef struct cpu_mm {
+    const char *isa;
+    cpu_mm_fn fn[PACK_COUNT];
+} cpu_mm;
+
+static inline uint64_t cpu_mm_scratch(uint64_t cols) { return cols * 32 + 8192; }
+
+extern const cpu_mm cpu_mm_avx2, cpu_mm_vnni, cpu_mm_amx;
+
+#endif
