@@ -22,6 +22,7 @@ void tok_free(tok *t)
         pcre2_code_free(t->norm[i].re);
     for (uint32_t i = 0; i < t->n_stage; i++)
         pcre2_code_free(t->stage[i].re);
+    mem_free(t->pieces.node);
     mem_free(t->raw.node);
     mem_free(t->normed.node);
     arena_free(&t->a);
@@ -122,7 +123,7 @@ void tok_mark_eog(tok *t)
 }
 
 /* ---- encoding ------------------------------------------------------------------------------------------------------ */
-static void enc_free(tok_enc *c)
+void tok_enc_free(tok_enc *c)
 {
     mem_free(c->sym);
     mem_free(c->heap);
@@ -249,7 +250,7 @@ imp_status tok_encode(const tok *t, const char *text, size_t n, unsigned flags, 
             tok_emit(&c, t->suffix[i]);
     if (c.st != IMP_OK)
         out->n = n_before; /* nothing half-done */
-    enc_free(&c);
+    tok_enc_free(&c);
     sb_free(&clean);
     return c.st;
 }

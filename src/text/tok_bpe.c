@@ -233,6 +233,35 @@ static size_t char_syms(const tok *t, tok_sym *y, const char *s, size_t at, size
     return 1;
 }
 
+static void merge_and_emit(tok_enc *c, const char *s, size_t k)
+{
+    if (!k)
+        return;
+    tok_merge(c, s, k);
+    if (c->st == IMP_OK)
+        emit_syms(c);
+}
+
+/* Characters: cut first where no token reaches across, as in tok_spm.c. */
+static void bpe_chars(tok_enc *c, const char *s, size_t n)
+{
+    const tok *t = c->t;
+    size_t k = 0, begin = 0;
+    uint32_t prev = 0, cp;
+    for (size_t i = 0; i < n && c->st == IMP_OK; prev = cp) {
+        size_t len = utf8_get(s + i, n - i, &cp, NULL);
+        if (i > begin && t->bigram && !tok_bigram_has(t, prev, cp)) {
+            merge_and_emit(c, s, k);
+            begin = i;
+            k = 0;
+        }
+        k += char_syms(t, c->sym + k, s, i, len);
+        i += len;
+    }
+    if (c->st == IMP_OK)
+        merge_and_emit(c, s, k);
+}
+
 void tok_bpe_word(tok_enc *c, const char *s, size_t n)
 {
     const tok *t = c->t;
@@ -246,24 +275,15 @@ void tok_bpe_word(tok_enc *c, const char *s, size_t n)
             return;
         }
     }
-    size_t k = 0;
-    if (t->byte_level) {
-        for (size_t i = 0; i < n; i++) {
-            int32_t id = t->byte_id[(uint8_t)s[i]];
-            if (id >= 0 || t->unk >= 0) /* Hugging Face drops a byte that is no token when there is no unknown token */
-                c->sym[k++] = (tok_sym){.start = (uint32_t)i, .len = 1, .id = id};
-        }
-    } else {
-        for (size_t i = 0; i < n;) {
-            uint32_t cp;
-            size_t len = utf8_get(s + i, n - i, &cp, NULL);
-            k += char_syms(t, c->sym + k, s, i, len);
-            i += len;
-        }
-    }
-    if (!k)
+    if (!t->byte_level) {
+        bpe_chars(c, s, n);
         return;
-    tok_merge(c, s, k);
-    if (c->st == IMP_OK)
-        emit_syms(c);
+    }
+    size_t k = 0;
+    for (size_t i = 0; i < n; i++) {
+        int32_t id = t->byte_id[(uint8_t)s[i]];
+        if (id >= 0 || t->unk >= 0) /* Hugging Face drops a byte that is no token when there is no unknown token */
+            c->sym[k++] = (tok_sym){.start = (uint32_t)i, .len = 1, .id = id};
+    }
+    merge_and_emit(c, s, k);
 }

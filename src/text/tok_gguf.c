@@ -2,7 +2,6 @@
  * types), `gpt2` (byte-level BPE: texts, merges, a named pre-tokenizer) and `gemma4` (BPE over characters with U+2581
  * for the space). */
 #include <math.h>
-#include <stdio.h>
 
 #include "base/mem.h"
 #include "text/tok_impl.h"
@@ -63,6 +62,16 @@ static imp_status load_tokens(gg *g)
     return st;
 }
 
+static bool add_spaced(tok *t, meta_str s, int32_t id)
+{
+    strbuf b = {0};
+    for (size_t k = 0; k < s.n; k++)
+        sb_add(&b, s.s[k] == ' ' ? "\xE2\x96\x81" : s.s + k, s.s[k] == ' ' ? 3 : 1);
+    bool ok = !b.failed && tok_trie_add(&t->normed, b.s, b.n, id, 0);
+    sb_free(&b);
+    return ok;
+}
+
 /* Token types become attributes; everything but normal and byte tokens is matched as a whole in the text. */
 static imp_status load_types(gg *g, uint8_t *skip)
 {
@@ -80,19 +89,17 @@ static imp_status load_types(gg *g, uint8_t *skip)
         static const uint8_t attr[] = {0, 0, TOK_UNKNOWN | TOK_CONTROL, TOK_CONTROL, TOK_USER, TOK_UNUSED, TOK_BYTE};
         t->attr[i] = k >= 0 && k <= GG_BYTE ? attr[k] : 0;
         if (k == GG_UNKNOWN || k == GG_CONTROL || k == GG_USER) {
-            if (!tok_trie_add(&t->raw, s.s, s.n, i, 0))
+            /* SentencePiece matches user tokens after spaces became U+2581; the file has them with spaces again */
+            bool spaces = k == GG_USER && g->spaces && memchr(s.s ? s.s : "", ' ', s.n);
+            if (spaces ? !add_spaced(t, s, i) : !tok_trie_add(&t->raw, s.s, s.n, i, 0))
                 return err_oom(g->e, "the added tokens", (unsigned long long)t->raw.n);
-            skip[i] = g->bytes; /* in raw bytes its text could hide a normal token's */
         }
-        if (k == GG_UNUSED)
-            skip[i] = 1;
+        /* Out of the index: special texts must not be reached by merging, and in raw bytes an added token's text could
+         * hide a normal token's. */
+        skip[i] = k == GG_UNKNOWN || k == GG_CONTROL || k == GG_UNUSED || k == GG_BYTE || (k == GG_USER && g->bytes);
         if (k == GG_BYTE) {
             unsigned b;
-            char end;
-            char text[8] = {0};
-            if (s.n == 6)
-                memcpy(text, s.s, 6);
-            if (s.n != 6 || sscanf(text, "<0x%2x%c", &b, &end) != 2 || end != '>')
+            if (!tok_byte_token((tok_word){s.s, s.n}, &b))
                 return err_set(g->e, IMP_E_MODEL, "%s: token %d: a byte token must read <0xXX>, got '%.*s'", g->file, i,
                                (int)(s.n > 20 ? 20 : s.n), s.s);
             t->byte_id[b & 255] = i;
@@ -265,6 +272,7 @@ imp_status tok_load_gguf(tok *t, modelfile *mf, imp_err *e)
         return err_set(e, IMP_E_UNSUPPORTED, "%s: tokenizer.ggml.model: unknown tokenizer '%.*s', known: llama gpt2 gemma4", g.file,
                        (int)(model.n > 60 ? 60 : model.n), model.s);
     g.bytes = gpt2;
+    g.spaces = !gpt2;
     st = mf_get_str(mf, "tokenizer.ggml.pre", gemma4 ? (meta_str){"gemma4", 6} : (meta_str){"default", 7}, &pre, e);
     if (st == IMP_OK && gemma4)
         pre = (meta_str){"gemma4", 6};

@@ -95,6 +95,7 @@ struct tok {
     uint32_t wp_max_chars;
     int32_t *prefix, *suffix;            /* ids around a single text (post-processor) */
     uint32_t n_prefix, n_suffix;
+    tok_trie pieces;                     /* UNIGRAM: all of the vocabulary */
     tok_trie raw, normed;                /* added tokens that match before / after normalization */
     tok_norm norm[TOK_MAX_NORMS];
     uint32_t n_norm;
@@ -104,7 +105,10 @@ struct tok {
     bool lossy_bytes;    /* token bytes are cut anywhere: UTF-8 is put together across tokens (byte-level) */
     bool dec_fallback;   /* runs of BYTE tokens are UTF-8, else one U+FFFD a byte */
     bool strip_first;    /* one leading space of the whole text is dropped */
-    bool dec_wordpiece;  /* a space between words, clean-up */
+    bool dec_wordpiece;  /* a space between words */
+    bool dec_cleanup;    /* WordPiece: no space before punctuation and contractions */
+    const char *dec_prefix;    /* WordPiece: marks the rest of a word */
+    const char *dec_metaspace; /* in the first token this is dropped instead of becoming a space */
     bool dec_join_space; /* no decoder at all: tokens joined by spaces */
     const char *chat;
     size_t n_chat;
@@ -129,6 +133,7 @@ imp_status tok_bigrams_build(tok *t, const char *name, imp_err *e);
 bool tok_bigram_has(const tok *t, uint32_t a, uint32_t b);
 /* Output bytes for SentencePiece-like vocabularies: U+2581 becomes a space, <0xXX> its byte. */
 imp_status tok_out_spaces(tok *t, bool bytes, const char *name, imp_err *e);
+bool tok_byte_token(tok_word w, unsigned *byte); /* <0xXX> */
 size_t tok_alphabet_to_bytes(const char *s, size_t n, char *out); /* SIZE_MAX when a character is not in the alphabet */
 void tok_bytes_to_alphabet(const char *s, size_t n, strbuf *out);
 bool tok_trie_add(tok_trie *tr, const char *s, size_t n, int32_t id, unsigned flags);
@@ -167,6 +172,7 @@ typedef struct tok_enc {
     pcre2_jit_stack *jit;
 } tok_enc;
 
+void tok_enc_free(tok_enc *c);
 void tok_enc_oom(tok_enc *c, const char *what);
 void tok_emit(tok_enc *c, int32_t id);
 void tok_emit_unk(tok_enc *c);

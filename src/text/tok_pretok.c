@@ -22,6 +22,8 @@ static void re_free(void *p, void *user)
 
 #define SPACE_SET "\\p{Z}\\t-\\r\\x{85}" /* White_Space; PCRE2's own \s also takes U+180E */
 
+#define WORD_SET "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24B6}-\\x{24E9}" /* Unicode's word characters; PCRE2's \w has no marks */
+
 /* PCRE2 10.42 reads \p{Han} as script extensions; Oniguruma means the script itself. */
 static bool is_script(const char *s, size_t n)
 {
@@ -44,6 +46,10 @@ static bool translate(const char *p, size_t n, strbuf *out)
                 sb_str(out, depth ? SPACE_SET : "[" SPACE_SET "]");
             } else if (x == 'S' && !depth) {
                 sb_str(out, "[^" SPACE_SET "]");
+            } else if (x == 'w') {
+                sb_str(out, depth ? WORD_SET : "[" WORD_SET "]");
+            } else if (x == 'W' && !depth) {
+                sb_str(out, "[^" WORD_SET "]");
             } else if (x == 'h') {
                 sb_str(out, depth ? "0-9A-Fa-f" : "[0-9A-Fa-f]");
             } else if (x == 'u' && i + 4 < n) {

@@ -72,6 +72,42 @@ static size_t valid_prefix(const char *p, size_t n)
     return j;
 }
 
+/* Metaspace: in the first token the sign for a space stands for nothing. */
+static void push_first(tok_stream *s, int32_t id, strbuf *out)
+{
+    tok_word w = tok_text(s->t, id);
+    const char *sign = s->t->dec_metaspace, *p;
+    size_t k = strlen(sign);
+    s->started = true;
+    while ((p = memmem(w.s, w.n, sign, k)) != NULL) {
+        sb_add(out, w.s, (size_t)(p - w.s));
+        w.n -= (size_t)(p - w.s) + k;
+        w.s = p + k;
+    }
+    sb_add(out, w.s, w.n);
+}
+
+/* WordPiece: a space before every word but the first; with clean-up none before punctuation and contractions. */
+static void push_wordpiece(tok_stream *s, const char *p, size_t n, strbuf *out)
+{
+    static const char *const tight[] = {".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re"};
+    const tok *t = s->t;
+    size_t k = strlen(t->dec_prefix);
+    bool space = s->started;
+    if (s->started && n >= k && !memcmp(p, t->dec_prefix, k)) {
+        p += k;
+        n -= k;
+        space = false;
+    }
+    for (size_t i = 0; i < sizeof tight / sizeof *tight && space && t->dec_cleanup; i++)
+        if (n >= strlen(tight[i]) && !memcmp(p, tight[i], strlen(tight[i])))
+            space = false;
+    if (space)
+        sb_char(out, ' ');
+    sb_add(out, p, n);
+    s->started = true;
+}
+
 void tok_stream_push(tok_stream *s, int32_t id, strbuf *out)
 {
     const tok *t = s->t;
@@ -84,6 +120,21 @@ void tok_stream_push(tok_stream *s, int32_t id, strbuf *out)
         if (s->n_held >= TOK_RUN_MAX)
             run_end(s, true, out);
         s->held[s->n_held++] = p[0];
+        return;
+    }
+    if (t->dec_wordpiece) {
+        push_wordpiece(s, p, n, out);
+        return;
+    }
+    if (t->dec_join_space) {
+        if (s->started)
+            sb_char(out, ' ');
+        s->started = true;
+        sb_add(out, p, n);
+        return;
+    }
+    if (t->dec_metaspace && !s->started) {
+        push_first(s, id, out);
         return;
     }
     if (!t->lossy_bytes) {

@@ -249,6 +249,14 @@ static int hex(char c)
     return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
+bool tok_byte_token(tok_word w, unsigned *byte)
+{
+    if (w.n != 6 || memcmp(w.s, "<0x", 3) || w.s[5] != '>' || hex(w.s[3]) < 0 || hex(w.s[4]) < 0)
+        return false;
+    *byte = (unsigned)(hex(w.s[3]) << 4 | hex(w.s[4]));
+    return true;
+}
+
 imp_status tok_out_spaces(tok *t, bool bytes, const char *name, imp_err *e)
 {
     size_t total = t->text_off[t->n];
@@ -260,8 +268,9 @@ imp_status tok_out_spaces(tok *t, bool bytes, const char *name, imp_err *e)
     for (int32_t i = 0; i < t->n; i++) {
         off[i] = o;
         tok_word w = tok_text(t, i);
-        if (bytes && (t->attr[i] & TOK_BYTE) && w.n == 6) {
-            out[o++] = (char)(hex(w.s[3]) << 4 | hex(w.s[4]));
+        unsigned b;
+        if (bytes && (t->attr[i] & TOK_BYTE) && tok_byte_token(w, &b)) {
+            out[o++] = (char)b;
             continue;
         }
         for (size_t k = 0; k < w.n;) {
