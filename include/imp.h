@@ -206,6 +206,7 @@ typedef struct imp_request {
     bool echo_logits;         /* IMP_EVENT_LOGITS for every prompt token (f32 rows of the vocabulary) */
     bool last_logits;         /* ... for the last prompt token only */
     bool prompt_logprobs;     /* IMP_EVENT_PROMPT for every prompt token after the first */
+    uint32_t rows_from;       /* echo_logits and prompt_logprobs begin at this prompt position */
     imp_constraint_kind constraint_kind;
     const char *constraint;   /* schema, regex or grammar text */
     bool keep_special;        /* special tokens appear in the text */

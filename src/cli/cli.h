@@ -44,6 +44,7 @@ void cli_set_request(uint64_t id);                 /* what Ctrl-C cancels; 0 = n
 imp_status cli_read_prompt(cli *c, char **text, size_t *n, imp_err *e);
 imp_status cli_parse_ids(const char *text, int32_t **ids, size_t *n, imp_err *e); /* "1, 2,3" or "[1,2]"; imp_free */
 imp_status cli_sampling(const cli *c, imp_sampling *s, arena *mem, imp_err *e);   /* defaults, then options */
+bool cli_show_progress(void *user, const char *what, uint64_t done, uint64_t total); /* a bar on stderr, false after Ctrl-C */
 void cli_progress_end(void);
 /* env.c: the only getenv of the program */
 const char *cli_env(const char *name);
@@ -52,5 +53,8 @@ const char *cli_env(const char *name);
 int cmd_run(cli *c);
 int cmd_tokenize(cli *c);
 int cmd_logits(cli *c);
+int cmd_perplexity(cli *c);
+int cmd_bench(cli *c);
+int cmd_inspect(cli *c);
 
 #endif

@@ -37,7 +37,7 @@ void cli_progress_end(void)
     bar_shown = false;
 }
 
-static bool show_progress(void *user, const char *what, uint64_t done, uint64_t total)
+bool cli_show_progress(void *user, const char *what, uint64_t done, uint64_t total)
 {
     (void)user;
     if (cli_interrupted())
@@ -152,7 +152,7 @@ imp_status cli_load_engine(cli *c, uint32_t n_row, imp_err *e)
     p.kv = kv_of(&c->o);
     p.deterministic = c->o.deterministic;
     p.memory_budget = (uint64_t)c->o.memory_budget << 20;
-    p.progress = show_progress;
+    p.progress = cli_show_progress;
     p.log = show_log;
     p.log_user = c;
     s = imp_engine_new(c->model, &p, &c->engine, e);

@@ -12,13 +12,13 @@ const command cli_commands[] = {
     {"run", CMD_RUN, 0, cmd_run, "imp run -m MODEL [-p TEXT | -f FILE | stdin] [-n N]", "one prompt, the answer streamed to stdout"},
     {"chat", CMD_CHAT, 0, NULL, "imp chat -m MODEL", "interactive chat"},
     {"serve", CMD_SERVE, 0, NULL, "imp serve -m MODEL [--host 127.0.0.1] [--port 8080]", "the HTTP server"},
-    {"bench", CMD_BENCH, 0, NULL, "imp bench -m MODEL [-p 512] [-n 128] [-d 0] [-r 5] [-o md|csv|json|jsonl]", "measure speed"},
+    {"bench", CMD_BENCH, 0, cmd_bench, "imp bench -m MODEL [-p 512] [-n 128] [-d 0] [-r 5] [-o md|csv|json|jsonl]", "measure speed"},
     {"logits", CMD_LOGITS, 0, cmd_logits, "imp logits -m MODEL --ids \"1,2,3\" -o OUT.npy [--last]", "logits as a NumPy file"},
-    {"perplexity", CMD_PERPLEXITY, 0, NULL, "imp perplexity -m MODEL -f TEXT [-c 512]", "perplexity of a text"},
+    {"perplexity", CMD_PERPLEXITY, 0, cmd_perplexity, "imp perplexity -m MODEL -f TEXT [-c 512]", "perplexity of a text"},
     {"tokenize", CMD_TOKENIZE, 0, cmd_tokenize, "imp tokenize -m MODEL [-p TEXT | stdin] [--ids \"1,2\"] [--no-special]", "text to ids, ids to text"},
     {"template", CMD_TEMPLATE, 0, NULL, "imp template (-m MODEL | --template FILE) < REQUEST.json", "render a chat request"},
     {"constrain", CMD_CONSTRAIN, 0, NULL, "imp constrain (--schema FILE | --regex R | --grammar FILE) [-m MODEL] < LINES", "accept or reject texts"},
-    {"inspect", CMD_INSPECT, 1, NULL, "imp inspect MODEL [--plan] [--json]", "what is in a model, and what it needs"},
+    {"inspect", CMD_INSPECT, 1, cmd_inspect, "imp inspect MODEL [--plan] [--json]", "what is in a model, and what it needs"},
     {"quantize", CMD_QUANTIZE, 3, NULL, "imp quantize IN OUT TYPE [--imatrix FILE]", "write a GGUF in another format"},
     {"imatrix", CMD_IMATRIX, 0, NULL, "imp imatrix -m MODEL -f TEXT -o FILE", "importance matrix for quantize"},
     {"pull", CMD_PULL, 1, NULL, "imp pull REPO[:FILE]", "download a model"},
@@ -105,7 +105,7 @@ static int run_command(const command *cmd, int argc, char **argv)
     }
     mem_free(c.source);
     arena_free(&c.mem);
-    if (fflush(stdout) && rc == 0) {
+    if (fflush(stdout) && rc == 0 && !c.o.help) {
         fprintf(stderr, "imp: stdout: cannot write\n");
         rc = 1;
     }

@@ -106,7 +106,7 @@ static void add_tokens(engine *g, seq *s, uint32_t n)
         g->vis_end[t] = p + 1;
         g->cls[t] = (uint32_t)p < s->n_prompt ? BATCH_P : BATCH_D;
         bool last = (uint32_t)p + 1 == s->n_tok;
-        bool prompt_row = (uint32_t)p < s->n_prompt && (uint32_t)p >= s->n_row && (wants_rows(s) || (s->req->r.last_logits && last));
+        bool prompt_row = (uint32_t)p < s->n_prompt && (uint32_t)p >= s->n_row && (uint32_t)p >= s->req->r.rows_from && (wants_rows(s) || (s->req->r.last_logits && last));
         bool sample = last && !(s->req->r.last_logits || s->req->r.echo_logits);
         uint32_t want = (prompt_row ? (uint32_t)BATCH_LOGITS : 0) | (sample ? (uint32_t)BATCH_SAMPLE : 0);
         if (want)
@@ -121,10 +121,10 @@ static uint32_t chunk_of(engine *g, seq *s)
     uint32_t n = s->n_tok - s->n_kv, budget = g->n_batch - (uint32_t)g->b.n_tok;
     if (n > budget)
         n = budget;
-    if (wants_rows(s)) { /* every token may need a row */
-        uint32_t rows = g->n_row - (uint32_t)g->b.n_row;
-        if (n > rows)
-            n = rows;
+    if (wants_rows(s)) { /* every token from rows_from on needs a row */
+        uint32_t rows = g->n_row - (uint32_t)g->b.n_row, free = s->req->r.rows_from > s->n_kv ? s->req->r.rows_from - s->n_kv : 0;
+        if (n > free + rows)
+            n = free + rows;
     }
     return n;
 }
