@@ -20,10 +20,10 @@ int k3_scale(const uint8_t s[12], int g)
     return ((s[g & 7] >> 4 * (g >> 3) & 15) | (s[8 + (g & 3)] >> 2 * (g >> 2) & 3) << 4) - 32;
 }
 
-/* Where 2-bit fields lie: value i in byte 32*(i/128) + i%32 at bit 2*(i%128/32). */
-static int two_bits(const uint8_t qs[64], int i)
+/* The 2-bit fields of group g of 16: bytes from here on, at bit g & 6. */
+static const uint8_t *two_bits(const uint8_t qs[64], int g)
 {
-    return qs[i >> 7 << 5 | (i & 31)] >> (i >> 4 & 6) & 3;
+    return qs + 32 * (g >> 3) + 16 * (g & 1);
 }
 
 static void decode_q2_k(const void *src, float *dst, size_t n)
@@ -32,8 +32,9 @@ static void decode_q2_k(const void *src, float *dst, size_t n)
         float d = quant_f16_to_f32(b.d), dmin = quant_f16_to_f32(b.dmin);
         for (int g = 0; g < 16; g++) {
             float dl = d * (float)(b.scales[g] & 15), ml = dmin * (float)(b.scales[g] >> 4);
-            for (int i = 16 * g; i < 16 * g + 16; i++)
-                dst[i] = dl * (float)two_bits(b.qs, i) - ml;
+            const uint8_t *q = two_bits(b.qs, g);
+            for (int j = 0; j < 16; j++)
+                dst[16 * g + j] = dl * (float)(q[j] >> (g & 6) & 3) - ml;
         }
     }
 }
@@ -44,10 +45,9 @@ static void decode_q3_k(const void *src, float *dst, size_t n)
         float d = quant_f16_to_f32(b.d);
         for (int g = 0; g < 16; g++) {
             float dl = d * (float)k3_scale(b.scales, g);
-            for (int i = 16 * g; i < 16 * g + 16; i++) {
-                int high = b.hmask[i & 31] >> (i >> 5) & 1;
-                dst[i] = dl * (float)(two_bits(b.qs, i) + 4 * high - 4);
-            }
+            const uint8_t *low = two_bits(b.qs, g), *high = b.hmask + 16 * (g & 1);
+            for (int j = 0; j < 16; j++)
+                dst[16 * g + j] = dl * (float)((low[j] >> (g & 6) & 3) + 4 * (high[j] >> (g >> 1) & 1) - 4);
         }
     }
 }
@@ -88,10 +88,9 @@ static void decode_q6_k(const void *src, float *dst, size_t n)
         float d = quant_f16_to_f32(b.d);
         for (int g = 0; g < 16; g++) {
             float dl = d * (float)b.scales[g];
-            for (int i = 16 * g; i < 16 * g + 16; i++) {
-                int low = b.ql[i >> 7 << 6 | (i & 63)] >> (i >> 4 & 4) & 15;
-                dst[i] = dl * (float)((low | two_bits(b.qh, i) << 4) - 32);
-            }
+            const uint8_t *low = b.ql + 64 * (g >> 3) + 16 * (g & 3), *high = two_bits(b.qh, g);
+            for (int j = 0; j < 16; j++)
+                dst[16 * g + j] = dl * (float)(((low[j] >> (g & 4) & 15) | (high[j] >> (g & 6) & 3) << 4) - 32);
         }
     }
 }

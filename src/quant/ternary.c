@@ -28,8 +28,9 @@ static void decode_tq2_0(const void *src, float *dst, size_t n)
 {
     QUANT_FOR_BLOCKS(blk_tq2_0, b, N) {
         float d = quant_f16_to_f32(b.d);
-        for (int i = 0; i < N; i++)
-            dst[i] = d * (float)((b.qs[i >> 7 << 5 | (i & 31)] >> (i >> 4 & 6) & 3) - 1);
+        for (int g = 0; g < N / 32; g++)
+            for (int j = 0; j < 32; j++)
+                dst[32 * g + j] = d * (float)((b.qs[32 * (g >> 2) + j] >> 2 * (g & 3) & 3) - 1);
     }
 }
 
