@@ -193,12 +193,40 @@ static void read_merges(tj *j, jobj o)
     sb_free(&b);
 }
 
+static bool model_get(tj *j, const char *key, jobj *out)
+{
+    *out = (jobj){0};
+    for (size_t i = 0; i < j->n_model; i++)
+        if (jr_key_is(&j->model[i].key, key))
+            *out = j->model[i].v;
+    return j->st == IMP_OK && !jobj_isnull(*out);
+}
+
+static bool model_bool(tj *j, const char *key)
+{
+    jobj v;
+    return model_get(j, key, &v) && v.s[0] == 't';
+}
+
+static int64_t model_int(tj *j, const char *key, int64_t min, int64_t max, int64_t dflt)
+{
+    jobj v;
+    jr r;
+    if (!model_get(j, key, &v))
+        return dflt;
+    jr_init(&r, v.s, v.n, j->name, j->e);
+    if (!jr_int(&r, min, max, &dflt))
+        err_prefix(j->e, "model.%s", key);
+    json_failed(j, &r);
+    return dflt;
+}
+
 static void model_kind(tj *j)
 {
     jobj type, x;
     tok *t = j->t;
-    if (!jobj_get(j, j->model, "type", &type))
-        t->kind = jobj_get(j, j->model, "merges", &x) ? TOK_KIND_BPE : TOK_KIND_WORDPIECE;
+    if (!model_get(j, "type", &type))
+        t->kind = model_get(j, "merges", &x) ? TOK_KIND_BPE : TOK_KIND_WORDPIECE;
     else if (jobj_is(j, type, "BPE"))
         t->kind = TOK_KIND_BPE;
     else if (jobj_is(j, type, "Unigram"))
@@ -206,7 +234,7 @@ static void model_kind(tj *j)
     else if (jobj_is(j, type, "WordPiece"))
         t->kind = TOK_KIND_WORDPIECE;
     else
-        tj_refuse(j, "model", j->model);
+        tj_refuse(j, "model", type);
 }
 
 /* Everything of the model but its vocabulary and merges. */
@@ -217,20 +245,18 @@ static void model_options(tj *j)
     size_t n = 0;
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (size_t i = 0; i < 2 && t->kind == TOK_KIND_BPE; i++)
-        if (jobj_get(j, j->model, affixes[i], &x) && !jobj_is(j, x, ""))
+        if (model_get(j, affixes[i], &x) && !jobj_is(j, x, ""))
             tj_refuse(j, affixes[i], x);
-    t->fuse_unk = jobj_bool(j, j->model, "fuse_unk", false);
-    t->byte_fallback = jobj_bool(j, j->model, "byte_fallback", false);
-    t->ignore_merges = jobj_bool(j, j->model, "ignore_merges", false);
-    t->wp_max_chars = (uint32_t)jobj_int(j, j->model, "max_input_chars_per_word", 100);
+    t->fuse_unk = model_bool(j, "fuse_unk");
+    t->byte_fallback = model_bool(j, "byte_fallback");
+    t->ignore_merges = model_bool(j, "ignore_merges");
+    t->wp_max_chars = (uint32_t)model_int(j, "max_input_chars_per_word", 0, INT32_MAX, 100);
     t->wp_prefix = "##";
-    if (t->kind == TOK_KIND_WORDPIECE && jobj_get(j, j->model, "continuing_subword_prefix", &x))
+    if (t->kind == TOK_KIND_WORDPIECE && model_get(j, "continuing_subword_prefix", &x))
         t->wp_prefix = jobj_str(j, x, &n);
     if (t->kind == TOK_KIND_UNIGRAM) {
-        t->unk = (int32_t)jobj_int(j, j->model, "unk_id", -1);
-        if (t->unk < -1 || t->unk >= t->n)
-            j->st = err_set(j->e, IMP_E_PARSE, "%s: unk_id %d, but the vocabulary ends at %d", j->name, t->unk, t->n - 1);
-    } else if (jobj_get(j, j->model, "unk_token", &x)) {
+        t->unk = (int32_t)model_int(j, "unk_id", 0, t->n - 1, -1);
+    } else if (model_get(j, "unk_token", &x)) {
         char *s = jobj_str(j, x, &n);
         for (int32_t i = 0; s && n && i < t->n && t->unk < 0; i++) /* it is special, so not in the index */
             if (tok_text(t, i).n == n && !memcmp(tok_text(t, i).s, s, n))
@@ -330,8 +356,8 @@ static void build(tj *j)
     added_list l = {.w = &w};
     jobj x;
     model_kind(j);
-    if (j->st == IMP_OK && !jobj_get(j, j->model, "vocab", &x))
-        tj_refuse(j, "a model without a vocabulary", j->model);
+    if (j->st == IMP_OK && !model_get(j, "vocab", &x))
+        tj_refuse(j, "a model without a vocabulary", (jobj){0});
     if (j->st == IMP_OK)
         read_vocab(&w, x);
     if (j->st == IMP_OK && !jobj_isnull(j->added))
@@ -346,10 +372,10 @@ static void build(tj *j)
     if (j->st == IMP_OK)
         byte_ids(t);
     if (j->st == IMP_OK && t->kind == TOK_KIND_BPE) {
-        if (jobj_get(j, j->model, "merges", &x))
+        if (model_get(j, "merges", &x))
             read_merges(j, x);
         else if (j->st == IMP_OK)
-            tj_refuse(j, "a BPE model without merges", j->model);
+            tj_refuse(j, "a BPE model without merges", (jobj){0});
         if (j->st == IMP_OK && !t->byte_level)
             j->st = tok_bigrams_build(t, j->name, j->e);
     } else if (j->st == IMP_OK && t->kind == TOK_KIND_UNIGRAM) {
@@ -368,11 +394,37 @@ static void build(tj *j)
     mem_free(l.v);
 }
 
+static void trim(jobj *o)
+{
+    while (o->n && strchr(" \t\r\n", o->s[0])) {
+        o->s++;
+        o->n--;
+    }
+}
+
+static void read_model(tj *j, jr *r)
+{
+    jr_str k;
+    if (jr_enter_object(r))
+        while (jr_next_key(r, &k)) {
+            if (j->n_model == TJ_MODEL_KEYS) {
+                jr_fail(r, "a model with more than %d members", TJ_MODEL_KEYS);
+                return;
+            }
+            jobj v;
+            if (!jr_raw(r, &v.s, &v.n))
+                return;
+            trim(&v);
+            j->model[j->n_model].key = k;
+            j->model[j->n_model++].v = v;
+        }
+}
+
 imp_status tok_load_json(tok *t, const char *s, size_t n, const char *name, imp_err *e)
 {
     tj j = {.t = t, .name = name, .e = e};
     const struct { const char *key; jobj *out; } parts[] = {{"added_tokens", &j.added}, {"normalizer", &j.normalizer},
-        {"pre_tokenizer", &j.pre}, {"post_processor", &j.post}, {"decoder", &j.decoder}, {"model", &j.model}};
+        {"pre_tokenizer", &j.pre}, {"post_processor", &j.post}, {"decoder", &j.decoder}};
     jr r;
     jr_str k;
     jr_init(&r, s, n, name, e);
@@ -382,16 +434,16 @@ imp_status tok_load_json(tok *t, const char *s, size_t n, const char *name, imp_
             for (size_t i = 0; i < CK_COUNT(parts); i++)
                 if (jr_key_is(&k, parts[i].key))
                     out = parts[i].out;
-            if (!(out ? jr_raw(&r, &out->s, &out->n) : jr_skip(&r)))
+            if (jr_key_is(&k, "model"))
+                read_model(&j, &r);
+            else if (!(out ? jr_raw(&r, &out->s, &out->n) : jr_skip(&r)))
                 break;
-            while (out && out->n && strchr(" \t\r\n", out->s[0])) {
-                out->s++;
-                out->n--;
-            }
+            if (out)
+                trim(out);
         }
     jr_end(&r);
     json_failed(&j, &r);
-    if (j.st == IMP_OK && jobj_isnull(j.model))
+    if (j.st == IMP_OK && !j.n_model)
         j.st = err_set(e, IMP_E_PARSE, "%s: no model", name);
     if (j.st == IMP_OK)
         build(&j);

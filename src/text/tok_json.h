@@ -11,13 +11,15 @@ typedef struct jobj {
     size_t n;
 } jobj;
 
+#define TJ_MODEL_KEYS 32
 typedef struct tj {
     tok *t;
     const char *name; /* of the file, for messages */
     imp_err *e;
     imp_status st;    /* sticky */
-    bool has_byte_level, has_regular_decoder;
-    jobj added, normalizer, pre, post, decoder, model;
+    jobj added, normalizer, pre, post, decoder;
+    struct { jr_str key; jobj v; } model[TJ_MODEL_KEYS]; /* members of the model; it is too big to scan for each */
+    size_t n_model;
 } tj;
 
 bool jobj_get(tj *j, jobj o, const char *key, jobj *out); /* false when absent or null */

@@ -35,60 +35,115 @@ static bool is_script(const char *s, size_t n)
     return false;
 }
 
+typedef struct trans {
+    const char *p;
+    size_t n, i;
+    strbuf *out;
+    bool set;              /* inside [...] */
+    size_t atom;           /* where the last thing that a quantifier can follow begins in out */
+    size_t open[64];       /* same for groups not closed yet */
+    unsigned depth;
+} trans;
+
+/* \x at t->i; false when it is malformed. */
+static bool trans_escape(trans *t)
+{
+    const char *p = t->p;
+    strbuf *out = t->out;
+    char x = p[++t->i];
+    if (!t->set)
+        t->atom = out->n;
+    if (x == 's') {
+        sb_str(out, t->set ? SPACE_SET : "[" SPACE_SET "]");
+    } else if (x == 'S' && !t->set) {
+        sb_str(out, "[^" SPACE_SET "]");
+    } else if (x == 'w') {
+        sb_str(out, t->set ? WORD_SET : "[" WORD_SET "]");
+    } else if (x == 'W' && !t->set) {
+        sb_str(out, "[^" WORD_SET "]");
+    } else if (x == 'h') {
+        sb_str(out, t->set ? "0-9A-Fa-f" : "[0-9A-Fa-f]");
+    } else if (x == 'u' && t->i + 4 < t->n) {
+        sb_printf(out, "\\x{%.4s}", p + t->i + 1);
+        t->i += 4;
+    } else if ((x == 'p' || x == 'P') && t->i + 1 < t->n && p[t->i + 1] == '{') {
+        const char *end = memchr(p + t->i, '}', t->n - t->i), *b = p + t->i + 2;
+        if (!end)
+            return false;
+        bool neg = b < end && *b == '^';
+        b += neg;
+        size_t k = (size_t)(end - b);
+        sb_printf(out, "\\%c{%s%s%.*s}", x, neg ? "^" : "", is_script(b, k) ? "sc:" : "", (int)k, b);
+        t->i = (size_t)(end - p);
+    } else {
+        sb_char(out, '\\');
+        sb_char(out, x);
+    }
+    return true;
+}
+
+/* X{n,m}+ is a repetition of X{n,m} in Oniguruma and possessive in PCRE2. */
+static void trans_interval(trans *t)
+{
+    const char *end = memchr(t->p + t->i, '}', t->n - t->i);
+    size_t k = end ? (size_t)(end - (t->p + t->i)) + 1 : 1;
+    bool again = end && t->i + k < t->n && t->p[t->i + k] == '+' && t->i + 1 < t->n && t->p[t->i + 1] >= '0' && t->p[t->i + 1] <= '9';
+    if (again && t->atom <= t->out->n) {
+        strbuf tail = {0};
+        sb_add(&tail, t->out->s + t->atom, t->out->n - t->atom);
+        t->out->n = t->atom;
+        sb_str(t->out, "(?:");
+        sb_add(t->out, tail.s ? tail.s : "", tail.n);
+        t->out->failed |= tail.failed;
+        sb_free(&tail);
+    }
+    sb_add(t->out, t->p + t->i, k);
+    if (again)
+        sb_char(t->out, ')');
+    t->i += k - 1;
+}
+
 static bool translate(const char *p, size_t n, strbuf *out)
 {
-    int depth = 0; /* inside [...] */
-    for (size_t i = 0; i < n; i++) {
-        char ch = p[i];
-        if (ch == '\\' && i + 1 < n) {
-            char x = p[++i];
-            if (x == 's') {
-                sb_str(out, depth ? SPACE_SET : "[" SPACE_SET "]");
-            } else if (x == 'S' && !depth) {
-                sb_str(out, "[^" SPACE_SET "]");
-            } else if (x == 'w') {
-                sb_str(out, depth ? WORD_SET : "[" WORD_SET "]");
-            } else if (x == 'W' && !depth) {
-                sb_str(out, "[^" WORD_SET "]");
-            } else if (x == 'h') {
-                sb_str(out, depth ? "0-9A-Fa-f" : "[0-9A-Fa-f]");
-            } else if (x == 'u' && i + 4 < n) {
-                sb_printf(out, "\\x{%.4s}", p + i + 1);
-                i += 4;
-            } else if ((x == 'p' || x == 'P') && i + 1 < n && p[i + 1] == '{') {
-                const char *end = memchr(p + i, '}', n - i);
-                if (!end)
-                    return false;
-                const char *b = p + i + 2;
-                bool neg = b < end && *b == '^';
-                b += neg;
-                size_t k = (size_t)(end - b);
-                sb_printf(out, "\\%c{%s%s%.*s}", x, neg ? "^" : "", is_script(b, k) ? "sc:" : "", (int)k, b);
-                i = (size_t)(end - p);
-            } else {
-                sb_char(out, '\\');
-                sb_char(out, x);
-            }
+    trans t = {.p = p, .n = n, .out = out};
+    for (; t.i < n; t.i++) {
+        char ch = p[t.i], next = t.i + 1 < n ? p[t.i + 1] : 0;
+        if (ch == '\\' && next) {
+            if (!trans_escape(&t))
+                return false;
             continue;
         }
-        if (ch == '[') {
-            if (depth && !(i + 1 < n && p[i + 1] == ':'))
-                return false; /* nested sets are not PCRE2's */
-            depth = 1;
-            if (i + 1 < n && p[i + 1] == ':') { /* [:alpha:] */
-                const char *end = memmem(p + i, n - i, ":]", 2);
+        if (t.set) {
+            if (ch == '[' && next == ':') { /* [:alpha:] */
+                const char *end = memmem(p + t.i, n - t.i, ":]", 2);
                 if (!end)
                     return false;
-                sb_add(out, p + i, (size_t)(end + 2 - p) - i);
-                i = (size_t)(end + 1 - p);
+                sb_add(out, p + t.i, (size_t)(end + 2 - p) - t.i);
+                t.i = (size_t)(end + 1 - p);
                 continue;
             }
-        } else if (ch == ']') {
-            depth = 0;
-        } else if (ch == '&' && depth && i + 1 < n && p[i + 1] == '&') {
-            return false; /* set intersection */
+            if (ch == '[' || (ch == '&' && next == '&'))
+                return false; /* nested sets and intersections are not PCRE2's */
+            t.set = ch != ']';
+        } else if (ch == '{') {
+            trans_interval(&t);
+            continue;
+        } else if (ch == '(') {
+            if (t.depth < CK_COUNT(t.open))
+                t.open[t.depth] = out->n;
+            t.depth++;
+        } else if (ch == ')') {
+            if (t.depth && --t.depth < CK_COUNT(t.open))
+                t.atom = t.open[t.depth];
+        } else if (!strchr("*+?|", ch)) {
+            t.atom = out->n;
+            t.set = ch == '[';
         }
         sb_char(out, ch);
+        if (t.set && ch == '[' && (next == ']' || (next == '^' && t.i + 2 < n && p[t.i + 2] == ']'))) { /* a literal ] first */
+            sb_str(out, next == ']' ? "\\]" : "^\\]");
+            t.i += next == ']' ? 1 : 2;
+        }
     }
     return true;
 }
