@@ -176,12 +176,10 @@ static imp_status read_tensors(header *h, imp_err *e)
     jr_enter_object(&h->r);
     while (s == IMP_OK && jr_next_key(&h->r, &key)) {
         if (jr_key_is(&key, "__metadata__")) {
-            h->tensor = "__metadata__";
             if (remarks)
-                jr_fail(&h->r, "appears twice");
+                jr_fail(&h->r, "__metadata__ appears twice");
             remarks = true;
             read_remarks(h);
-            h->tensor = NULL;
             continue;
         }
         mf_tensor t = {.map = h->map};
