@@ -56,6 +56,20 @@ def json_seeds():
     yield "utf8", '["é", "漢字", "😀"]'.encode()
 
 
+def safetensors_seeds():
+    one = b'{"t": {"dtype": "BF16", "shape": [4, 8], "data_offsets": [0, 64]}, "__metadata__": {"format": "pt"}}'
+    two = (b'{"a": {"dtype": "F8_E4M3", "shape": [2, 16], "data_offsets": [0, 32]},'
+           b' "b": {"dtype": "F32", "shape": [], "data_offsets": [32, 36]}, "c": {"dtype": "I64", "shape": [0], "data_offsets": [36, 36]},'
+           b' "d": {"dtype": "U8", "shape": [1, 2, 1, 7, 2], "data_offsets": [36, 64]}}')
+    yield "file", b"\0" + struct.pack("<Q", len(one)) + one + b"\1" * 64
+    yield "header", b"\1" + one
+    yield "header2", b"\1" + two
+    yield "index", b'\2{"metadata": {"total_size": 16}, "weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}'
+    yield "config", (b'\3{"architectures": ["X"], "a": {"b": {"c": [1, 2.5, -3]}}, "l": [{"t": "x"}, [1], null, true, "s"],'
+                     b' "n": null, "f": 1e-05, "i": 18446744073709551615, "s": "\\u20ac", "lim": [0.0, Infinity]}')
+    yield "config_oom", b'\x83{"a": {"b": ["x", "y"]}, "c": [true, false], "d": [[1], [2]]}'
+
+
 def write(folder, seeds):
     (ROOT / folder).mkdir(parents=True, exist_ok=True)
     for name, data in seeds:
@@ -64,3 +78,4 @@ def write(folder, seeds):
 
 write("gguf", gguf_seeds())
 write("json", json_seeds())
+write("safetensors", safetensors_seeds())
