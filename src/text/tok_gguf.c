@@ -139,8 +139,7 @@ static imp_status load_merges(gg *g)
     imp_status st = get_array(g, "tokenizer.ggml.merges", META_STR, 0, true, &v);
     if (st == IMP_OK)
         st = tok_pairs_alloc(t, (size_t)v->arr.n, g->file, g->e);
-    char *buf = NULL;
-    size_t cap = 0;
+    tok_pair_batch batch = {0};
     for (uint64_t i = 0; i < (st == IMP_OK ? v->arr.n : 0); i++) {
         meta_str s = {0};
         mf_array_str(v, i, &s);
@@ -151,24 +150,14 @@ static imp_status load_merges(gg *g)
             break;
         }
         tok_word l = {s.s, (size_t)(sp - s.s)}, r = {sp + 1, s.n - l.n - 1};
-        if (g->bytes) {
-            if (s.n > cap) {
-                cap = s.n * 2 + 64;
-                mem_free(buf);
-                if (!(buf = mem_alloc(cap))) {
-                    st = err_oom(g->e, "merges", cap);
-                    break;
-                }
-            }
-            size_t a = tok_alphabet_to_bytes(l.s, l.n, buf), b = a == SIZE_MAX ? a : tok_alphabet_to_bytes(r.s, r.n, buf + a);
-            if (b == SIZE_MAX)
-                continue; /* halves that are no bytes can't occur */
-            l = (tok_word){buf, a};
-            r = (tok_word){buf + a, b};
+        if (!tok_pairs_push(t, &batch, l, r, (uint32_t)i)) {
+            st = err_oom(g->e, "merges", s.n);
+            break;
         }
-        tok_pair_add(t, l, r, (uint32_t)i); /* a merge of unknown tokens can never apply */
     }
-    mem_free(buf);
+    if (st == IMP_OK)
+        tok_pairs_end(t, &batch);
+    sb_free(&batch.text);
     return st;
 }
 

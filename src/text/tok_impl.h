@@ -126,8 +126,17 @@ imp_status tok_vocab_set(tok *t, const tok_word *w, size_t n, bool byte_level, c
 imp_status tok_vocab_index(tok *t, const uint8_t *skip, const char *name, imp_err *e);
 int32_t tok_lookup(const tok *t, const char *s, size_t n); /* -1 */
 imp_status tok_pairs_alloc(tok *t, size_t n, const char *name, imp_err *e);
-/* Records left + right -> their concatenation under rank; texts as in text[]. False when one of the three is unknown. */
-bool tok_pair_add(tok *t, tok_word left, tok_word right, uint32_t rank);
+/* Merges are recorded in batches, so that the cache misses of their look-ups overlap. Zero-initialise; push all; then
+ * tok_pairs_end. A merge whose halves or result are no tokens can never apply and is left out. Halves come as in the
+ * file; in a byte-level tok they are turned into bytes. */
+#define TOK_PAIR_BATCH 32
+typedef struct tok_pair_batch {
+    strbuf text;
+    struct { uint32_t off, left, all, rank, h[3]; } v[TOK_PAIR_BATCH];
+    uint32_t n;
+} tok_pair_batch;
+bool tok_pairs_push(tok *t, tok_pair_batch *b, tok_word left, tok_word right, uint32_t rank); /* false: out of memory */
+void tok_pairs_end(tok *t, tok_pair_batch *b);
 const tok_pair *tok_pair_find(const tok *t, int32_t left, int32_t right);
 imp_status tok_bigrams_build(tok *t, const char *name, imp_err *e);
 bool tok_bigram_has(const tok *t, uint32_t a, uint32_t b);

@@ -144,19 +144,11 @@ static bool merge_half(tj *j, jr *r, strbuf *b)
     return j->st == IMP_OK;
 }
 
-static bool to_bytes(tj *j, tok_word *w)
-{
-    if (!j->t->byte_level)
-        return true;
-    size_t n = w->n ? tok_alphabet_to_bytes(w->s, w->n, (char *)w->s) : 0; /* in place: bytes are never more */
-    w->n = n == SIZE_MAX ? 0 : n;
-    return w->n > 0;
-}
-
 static void read_merges(tj *j, jobj o)
 {
     jr r;
     strbuf a = {0}, b = {0};
+    tok_pair_batch batch = {0};
     size_t n = 0;
     for (size_t i = 0; i < o.n; i++) /* an upper bound: every merge ends in a comma or the bracket */
         n += o.s[i] == ',';
@@ -185,10 +177,13 @@ static void read_merges(tj *j, jobj o)
                 l = (tok_word){a.s, (size_t)(sp - a.s)};
                 x = (tok_word){sp + 1, a.n - l.n - 1};
             }
-            if (to_bytes(j, &l) && to_bytes(j, &x))
-                tok_pair_add(j->t, l, x, rank);
+            if (!tok_pairs_push(j->t, &batch, l, x, rank))
+                j->st = err_oom(j->e, "merges", rank);
         }
     json_failed(j, &r);
+    if (j->st == IMP_OK)
+        tok_pairs_end(j->t, &batch);
+    sb_free(&batch.text);
     sb_free(&a);
     sb_free(&b);
 }

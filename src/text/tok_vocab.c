@@ -57,6 +57,9 @@ size_t tok_alphabet_to_bytes(const char *s, size_t n, char *out)
         uint32_t cp = (unsigned char)s[i];
         if (cp < 0x80) {
             i++;
+        } else if (cp >= 0xC2 && cp <= 0xC5 && i + 1 < n && ((unsigned char)s[i + 1] & 0xC0) == 0x80) {
+            cp = (cp & 31) << 6 | ((unsigned char)s[i + 1] & 63);
+            i += 2;
         } else {
             bool ok;
             i += utf8_get(s + i, n - i, &cp, &ok);
@@ -119,11 +122,21 @@ imp_status tok_vocab_index(tok *t, const uint8_t *skip, const char *name, imp_er
         return err_oom(e, name, (unsigned long long)cap * sizeof(tok_slot));
     memset(t->slot, 0xFF, cap * sizeof(tok_slot));
     t->slot_mask = cap - 1;
-    for (int32_t i = 0; i < t->n; i++) {
-        tok_word w = tok_text(t, i);
-        if (!w.n || (skip && skip[i]))
+    uint32_t ahead[16] = {0}; /* hashes of the next texts: their slots are fetched before they are needed */
+    for (int32_t i = 0; i < t->n + 16; i++) {
+        int32_t done = i - 16;
+        uint32_t h = ahead[i & 15];
+        if (i < t->n) {
+            tok_word w = tok_text(t, i);
+            ahead[i & 15] = tok_hash(w.s, w.n);
+            __builtin_prefetch(&t->slot[ahead[i & 15] & t->slot_mask], 1);
+        }
+        if (done < 0)
             continue;
-        uint32_t h = tok_hash(w.s, w.n), k = h & t->slot_mask;
+        tok_word w = tok_text(t, done);
+        if (!w.n || (skip && skip[done]))
+            continue;
+        uint32_t k = h & t->slot_mask;
         for (; t->slot[k].id >= 0; k = (k + 1) & t->slot_mask) {
             if (t->slot[k].hash != h)
                 continue;
@@ -131,14 +144,13 @@ imp_status tok_vocab_index(tok *t, const uint8_t *skip, const char *name, imp_er
             if (o.n == w.n && !memcmp(o.s, w.s, w.n))
                 break;
         }
-        t->slot[k] = (tok_slot){h, i};
+        t->slot[k] = (tok_slot){h, done};
     }
     return IMP_OK;
 }
 
-int32_t tok_lookup(const tok *t, const char *s, size_t n)
+static int32_t lookup_hashed(const tok *t, uint32_t h, const char *s, size_t n)
 {
-    uint32_t h = tok_hash(s, n);
     for (uint32_t k = h & t->slot_mask; t->slot[k].id >= 0; k = (k + 1) & t->slot_mask) {
         if (t->slot[k].hash != h)
             continue;
@@ -148,6 +160,8 @@ int32_t tok_lookup(const tok *t, const char *s, size_t n)
     }
     return -1;
 }
+
+int32_t tok_lookup(const tok *t, const char *s, size_t n) { return lookup_hashed(t, tok_hash(s, n), s, n); }
 
 imp_status tok_pairs_alloc(tok *t, size_t n, const char *name, imp_err *e)
 {
@@ -172,29 +186,69 @@ static inline uint32_t pair_hash(int32_t l, int32_t r)
     return (uint32_t)((h * 0xD6E8FEB86659FD93u) >> 32);
 }
 
-bool tok_pair_add(tok *t, tok_word left, tok_word right, uint32_t rank)
+static void pairs_flush(tok *t, tok_pair_batch *b)
 {
-    char cat[256], *p = cat;
-    size_t n = left.n + right.n;
-    if (!left.n || !right.n)
+    int32_t id[TOK_PAIR_BATCH][3];
+    uint32_t slot[TOK_PAIR_BATCH];
+    for (uint32_t i = 0; i < b->n; i++) {
+        const char *s = b->text.s + b->v[i].off;
+        uint32_t l = b->v[i].left, all = b->v[i].all;
+        id[i][0] = lookup_hashed(t, b->v[i].h[0], s, l);
+        id[i][1] = lookup_hashed(t, b->v[i].h[1], s + l, all - l);
+        id[i][2] = lookup_hashed(t, b->v[i].h[2], s, all);
+        slot[i] = pair_hash(id[i][0], id[i][1]) & t->pair_mask;
+        __builtin_prefetch(&t->pair[slot[i]], 1);
+    }
+    for (uint32_t i = 0; i < b->n; i++) {
+        int32_t l = id[i][0], r = id[i][1];
+        if (l < 0 || r < 0 || id[i][2] < 0)
+            continue;
+        uint32_t k = slot[i];
+        while (t->pair[k].left >= 0 && (t->pair[k].left != l || t->pair[k].right != r))
+            k = (k + 1) & t->pair_mask;
+        t->pair[k] = (tok_pair){l, r, b->v[i].rank, id[i][2]};
+    }
+    b->n = 0;
+    b->text.n = 0;
+}
+
+static size_t half(tok *t, strbuf *b, tok_word w)
+{
+    size_t at = b->n;
+    sb_add(b, w.s, w.n);
+    if (b->failed || !t->byte_level)
+        return w.n;
+    size_t k = tok_alphabet_to_bytes(w.s, w.n, b->s + at);
+    b->n = at + (k == SIZE_MAX ? 0 : k);
+    return b->n - at;
+}
+
+bool tok_pairs_push(tok *t, tok_pair_batch *b, tok_word left, tok_word right, uint32_t rank)
+{
+    size_t off = b->text.n, l = half(t, &b->text, left), r = half(t, &b->text, right), all = l + r;
+    if (b->text.failed)
         return false;
-    int32_t l = tok_lookup(t, left.s, left.n), r = tok_lookup(t, right.s, right.n);
-    if (l < 0 || r < 0)
-        return false;
-    if (n > sizeof cat && !(p = mem_alloc(n)))
-        return false;
-    memcpy(p, left.s, left.n);
-    memcpy(p + left.n, right.s, right.n);
-    int32_t id = tok_lookup(t, p, n);
-    if (p != cat)
-        mem_free(p);
-    if (id < 0)
-        return false;
-    uint32_t k = pair_hash(l, r) & t->pair_mask;
-    while (t->pair[k].left >= 0 && (t->pair[k].left != l || t->pair[k].right != r))
-        k = (k + 1) & t->pair_mask;
-    t->pair[k] = (tok_pair){l, r, rank, id};
+    if (!l || !r || off > UINT32_MAX / 2 || all > UINT32_MAX / 4)
+        return true;
+    const char *s = b->text.s + off;
+    uint32_t h[3] = {tok_hash(s, l), tok_hash(s + l, r), tok_hash(s, all)};
+    for (int i = 0; i < 3; i++) {
+        __builtin_prefetch(&t->slot[h[i] & t->slot_mask]);
+        b->v[b->n].h[i] = h[i];
+    }
+    b->v[b->n].off = (uint32_t)off;
+    b->v[b->n].left = (uint32_t)l;
+    b->v[b->n].all = (uint32_t)all;
+    b->v[b->n++].rank = rank;
+    if (b->n == TOK_PAIR_BATCH)
+        pairs_flush(t, b);
     return true;
+}
+
+void tok_pairs_end(tok *t, tok_pair_batch *b)
+{
+    pairs_flush(t, b);
+    sb_free(&b->text);
 }
 
 const tok_pair *tok_pair_find(const tok *t, int32_t left, int32_t right)
