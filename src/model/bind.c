@@ -203,11 +203,19 @@ static const weight *missing(build *b, const char *role, const char *name, unsig
     return NULL;
 }
 
+/* Nothing failed so far; a plan that ran out of memory has registers of no width, so its shapes mean nothing. */
+static bool going_on(build *b)
+{
+    if (b->status == IMP_OK && (b->p->failed || b->p->mem.failed || b->mem->failed))
+        build_fail(b, IMP_E_NOMEM, "plan %s: out of memory", b->p->family);
+    return b->status == IMP_OK;
+}
+
 const weight *bind_rows(build *b, int32_t layer, const char *role, uint64_t total, uint64_t row, uint64_t n, uint64_t step,
                         uint64_t cols, unsigned flags)
 {
     char name[256];
-    if (b->status != IMP_OK)
+    if (!going_on(b))
         return NULL;
     if (!spell(b, layer, 0, role, name, sizeof name))
         return missing(b, role, NULL, flags, n, cols);
@@ -257,7 +265,7 @@ const weight *bind_vector(build *b, int32_t layer, const char *role, uint64_t n,
 const weight *bind_experts(build *b, int32_t layer, const char *role, uint32_t n_expert, uint64_t rows, uint64_t cols, unsigned flags)
 {
     char name[256];
-    if (b->status != IMP_OK)
+    if (!going_on(b))
         return NULL;
     if (!spell(b, layer, 0, role, name, sizeof name))
         return missing(b, role, NULL, flags, rows, cols);
