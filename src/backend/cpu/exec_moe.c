@@ -125,7 +125,7 @@ typedef struct tile {
 uint64_t cpu_expert_scratch(const bweight *w)
 {
     uint64_t k = w->w->cols;
-    return sizeof(tile) + 64 + (w->pack ? cpu_mm_scratch(k) + (k / 32 + 1) * CPU_TILE * (32 + sizeof(cpu_qmeta)) : 4 * (k + 16) * sizeof(float));
+    return sizeof(tile) + 64 + (w->pack ? cpu_mm_scratch(k) + (k / 32 + 1) * CPU_TILE * (CPU_QBLOCK + sizeof(cpu_qmeta)) : 4 * (k + 16) * sizeof(float));
 }
 
 static void flush(const bexec *x, const instr *in, long expert, long r0, long r1, tile *tl, uint8_t *work)
@@ -139,13 +139,13 @@ static void flush(const bexec *x, const instr *in, long expert, long r0, long r1
         return;
     }
     cpu_qact from = x_qact(x, in->in[0]), a = {.q = (int8_t *)work, .nb = nb, .n_tok = tl->n};
-    a.meta = (cpu_qmeta *)(a.q + (nb + 1) * CPU_TILE * 32);
+    a.meta = (cpu_qmeta *)(a.q + (nb + 1) * CPU_TILE * CPU_QBLOCK);
     uint8_t *scratch = (uint8_t *)(a.meta + (nb + 1) * CPU_TILE);
     scratch += -(uintptr_t)scratch & 63;
     for (int i = 0; i < tl->n; i++) {
         long step, at = qact_at(&from, tl->p[i].t, &step) + tl->p[i].col / 32 * step;
         for (long j = 0; j < nb; j++) {
-            memcpy(a.q + (j * tl->n + i) * 32, from.q + (at + j * step) * 32, 32);
+            memcpy(a.q + (j * tl->n + i) * CPU_QBLOCK, from.q + (at + j * step) * CPU_QBLOCK, CPU_QBLOCK);
             a.meta[j * tl->n + i] = from.meta[at + j * step];
         }
     }

@@ -6,21 +6,26 @@
 
 #include "plan/plan.h"
 
-/* What goes with one block of 32 quantised activations: x = d * q. */
+/* Activations as integers: a block of 32 values is x = d * n with n = 128 * hi + lo, |n| <= 16256, kept as two signed bytes.
+ * One byte would cost as much memory traffic where it matters (none: weights are what is read) and seven bits of accuracy,
+ * which adds up over layers to more than the weights' own error. Dots with weights are exact in 32 bits:
+ * 32 * 16256 * 255 < 2^31. */
 typedef struct cpu_qmeta {
-    float d;           /* absmax / 127; NaN or infinite when the block holds such a value */
-    float s[2], s_all; /* d * sum of q: of each half, of all */
+    float d;             /* absmax / 16256; NaN or infinite when the block holds such a value */
+    float s[2], s_all;   /* d * sum of n: of each half, of all */
     int32_t z[2], z_all; /* the integer sums */
     int32_t pad;
 } cpu_qmeta;
 
-/* Quantised activations of n tokens. Tokens come in tiles of 16 (the last one smaller): tile i starts at q + i*16*32*nb,
- * meta + i*16*nb; inside a tile of h tokens, block b of token t is at 32*(b*h + t), meta (b*h + t). A product over one
- * token thus reads straight on, and a tile is what a matrix unit wants. */
+enum { CPU_QBLOCK = 64 /* bytes of one block: 32 hi, 32 lo */ };
+
+/* Quantised activations of n tokens. Tokens come in tiles of 16 (the last one smaller): tile i starts at
+ * q + i*16*64*nb, meta + i*16*nb; inside a tile of h tokens, block b of token t is at 64*(b*h + t), meta (b*h + t). A
+ * product over one token thus reads straight on, and a tile is what a matrix unit wants. */
 typedef struct cpu_qact {
     int8_t *q;
     cpu_qmeta *meta;
-    long nb; /* blocks of 32 a token */
+    long nb; /* blocks a token */
     long n_tok;
 } cpu_qact;
 

@@ -187,21 +187,31 @@ static void quantise(const float *x, long n, long b0, long b1, int8_t *q, cpu_qm
             t[i].i = t[i].i > u[i].i ? t[i].i : u[i].i;
         for (int i = 0; i < 16; i++)
             max.i = max.i > t[i].i ? max.i : t[i].i;
-        float d = max.f / 127.0f, inv = max.f > 0 ? 127.0f / max.f : 0;
+        float d = max.f / 16256.0f, inv = max.f > 0 ? 16256.0f / max.f : 0;
         v16 magic = v_set(12582912.0f); /* rounds half to even in the low mantissa bits */
         a = v_add(v_mul(a, v_set(inv)), magic);
         c = v_add(v_mul(c, v_set(inv)), magic);
         v_store(&t[0].f, a);
         v_store(&u[0].f, c);
-        int8_t *o = q + b * step * 32;
+        int8_t *o = q + b * step * CPU_QBLOCK;
         int32_t z0 = 0, z1 = 0;
         for (int i = 0; i < 16; i++) {
-            o[i] = (int8_t)t[i].i;
-            z0 += o[i];
+            int32_t v = t[i].i - 0x4B400000, hi = (v + 64) >> 7;
+            o[i] = (int8_t)hi;
+            o[32 + i] = (int8_t)(v - hi * 128);
+            z0 += v;
         }
         for (int i = 0; i < 16; i++) {
-            o[16 + i] = (int8_t)u[i].i;
-            z1 += o[16 + i];
+            int32_t v = u[i].i - 0x4B400000, hi = (v + 64) >> 7;
+            o[16 + i] = (int8_t)hi;
+            o[48 + i] = (int8_t)(v - hi * 128);
+            z1 += v;
+        }
+        if (!(d < INFINITY)) { /* an infinity or NaN in the block: the factor carries it, the integers must only be defined */
+            memset(o, 0, CPU_QBLOCK);
+            o[0] = 1;
+            z0 = 1;
+            z1 = 0;
         }
         meta[b * step] = (cpu_qmeta){.d = d, .s = {d * (float)z0, d * (float)z1}, .s_all = d * (float)(z0 + z1),
                                      .z = {z0, z1}, .z_all = z0 + z1};

@@ -1,8 +1,215 @@
+/* Packing, one function a format. Source blocks are described in quant/blocks.h; what a panel holds of one super-block of
+ * sixteen rows is said above each function: "q" 64-byte lines (16 rows x 4 bytes), "s" arrays of sixteen. */
 #include "backend/cpu/pack.h"
 
 #include <stddef.h>
+#include <string.h>
 
-const cpu_pack cpu_pack_table[PACK_COUNT] = {[0] = {.id = QUANT_NONE}};
+#include "quant/blocks.h"
+
+/* n groups of four bytes of row r, one to each of n lines. */
+static inline void lines(uint8_t *q, int r, const uint8_t *src, int n)
+{
+    q += 4 * r;
+    for (int i = 0; i < n; i++)
+        memcpy(q + 64 * i, src + 4 * i, 4);
+}
+
+static inline void half(uint8_t *s, int r, const uint8_t *src) { memcpy(s + 2 * r, src, 2); }
+
+/* Bits 4k + i of h to bit k of byte i: the fifth bits of 32 values in the order of the lines. */
+static inline uint32_t spread_bits(uint32_t h)
+{
+    uint32_t o = 0;
+    for (int i = 0; i < 4; i++) {
+        uint32_t t = h >> i & 0x11111111u;
+        t = (t | t >> 3) & 0x03030303u;
+        t = (t | t >> 6) & 0x000F000Fu;
+        t = (t | t >> 12) & 0xFFu;
+        o |= t << (8 * i);
+    }
+    return o;
+}
+
+/* Runs the last argument for every super-block b and row r that exists, `in` being its bytes and q, s its places in the panel. */
+#define EACH_BLOCK(T, qb, sb, ...)                                         \
+    for (int r = 0; r < 16; r++) {                                         \
+        const uint8_t *in = row[r];                                        \
+        uint8_t *q = q0, *s = s0;                                          \
+        if (!in) /* rows past the end multiply by zero and are not stored */ \
+            continue;                                                      \
+        for (uint64_t b = 0; b < n; b++, in += sizeof(T), q += (qb), s += (sb)) { \
+            __VA_ARGS__                                                    \
+        }                                                                  \
+    }
+
+#define PACKER(name) static void name(const uint8_t *const row[16], uint64_t n, uint8_t *q0, uint8_t *s0)
+#define AT(T, field) (in + offsetof(T, field))
+
+/* q: 4 lines of nibbles (low: columns 0..15, high: 16..31); s: d */
+PACKER(pack_q4_0) { EACH_BLOCK(blk_q4_0, 256, 32, lines(q, r, AT(blk_q4_0, qs), 4); half(s, r, AT(blk_q4_0, d));) }
+PACKER(pack_iq4_nl) { EACH_BLOCK(blk_iq4_nl, 256, 32, lines(q, r, AT(blk_iq4_nl, qs), 4); half(s, r, AT(blk_iq4_nl, d));) }
+PACKER(pack_mxfp4) { EACH_BLOCK(blk_mxfp4, 256, 16, lines(q, r, AT(blk_mxfp4, qs), 4); s[r] = *AT(blk_mxfp4, e);) }
+
+/* the same; s: d, m */
+PACKER(pack_q4_1)
+{
+    EACH_BLOCK(blk_q4_1, 256, 64, lines(q, r, AT(blk_q4_1, qs), 4); half(s, r, AT(blk_q4_1, d)); half(s + 32, r, AT(blk_q4_1, m));)
+}
+
+/* q: 4 lines of nibbles, a line of fifth bits (bit k: columns 4k..4k+3); s: d (, m) */
+PACKER(pack_q5_0)
+{
+    EACH_BLOCK(blk_q5_0, 320, 32, {
+        uint32_t h;
+        lines(q, r, AT(blk_q5_0, qs), 4);
+        memcpy(&h, AT(blk_q5_0, qh), 4);
+        h = spread_bits(h);
+        lines(q + 256, r, (const uint8_t *)&h, 1);
+        half(s, r, AT(blk_q5_0, d));
+    })
+}
+PACKER(pack_q5_1)
+{
+    EACH_BLOCK(blk_q5_1, 320, 64, {
+        uint32_t h;
+        lines(q, r, AT(blk_q5_1, qs), 4);
+        memcpy(&h, AT(blk_q5_1, qh), 4);
+        h = spread_bits(h);
+        lines(q + 256, r, (const uint8_t *)&h, 1);
+        half(s, r, AT(blk_q5_1, d));
+        half(s + 32, r, AT(blk_q5_1, m));
+    })
+}
+
+/* q: 8 lines of q + 128; s: d */
+PACKER(pack_q8_0)
+{
+    EACH_BLOCK(blk_q8_0, 512, 32, {
+        uint32_t t[8];
+        memcpy(t, AT(blk_q8_0, qs), 32);
+        for (int i = 0; i < 8; i++)
+            t[i] ^= 0x80808080u;
+        lines(q, r, (const uint8_t *)t, 8);
+        half(s, r, AT(blk_q8_0, d));
+    })
+}
+
+/* q: 16 lines of bit pairs as in the file; s: d, dmin, 16 x (scale | min << 4) */
+PACKER(pack_q2_k)
+{
+    EACH_BLOCK(blk_q2_k, 1024, 320, {
+        lines(q, r, AT(blk_q2_k, qs), 16);
+        half(s, r, AT(blk_q2_k, d));
+        half(s + 32, r, AT(blk_q2_k, dmin));
+        for (int g = 0; g < 16; g++)
+            s[64 + 16 * g + r] = AT(blk_q2_k, scales)[g];
+    })
+}
+
+/* q: 16 lines of bit pairs, 8 lines of third bits; s: d, 16 signed scales */
+PACKER(pack_q3_k)
+{
+    EACH_BLOCK(blk_q3_k, 1536, 288, {
+        lines(q, r, AT(blk_q3_k, qs), 16);
+        lines(q + 1024, r, AT(blk_q3_k, hmask), 8);
+        half(s, r, AT(blk_q3_k, d));
+        const uint8_t *c = AT(blk_q3_k, scales);
+        for (int g = 0; g < 16; g++) {
+            int low = c[g % 8] >> (g < 8 ? 0 : 4) & 15, high = c[8 + g % 4] >> (2 * (g / 4)) & 3;
+            s[32 + 16 * g + r] = (uint8_t)((low | high << 4) - 32);
+        }
+    })
+}
+
+/* Scales and minima of q4_k and q5_k: 8 scales, then 8 minima, a byte each. */
+static inline void k_scales(uint8_t *s, int r, const uint8_t *c)
+{
+    for (int g = 0; g < 4; g++) {
+        s[16 * g + r] = c[g] & 63;
+        s[16 * (8 + g) + r] = c[g + 4] & 63;
+        s[16 * (4 + g) + r] = (uint8_t)((c[g + 8] & 15) | (c[g] >> 6) << 4);
+        s[16 * (12 + g) + r] = (uint8_t)((c[g + 8] >> 4) | (c[g + 4] >> 6) << 4);
+    }
+}
+
+/* q: 32 lines of nibbles as in the file; s: d, dmin, 8 scales, 8 minima */
+PACKER(pack_q4_k)
+{
+    EACH_BLOCK(blk_q4_k, 2048, 320, {
+        lines(q, r, AT(blk_q4_k, qs), 32);
+        half(s, r, AT(blk_q4_k, d));
+        half(s + 32, r, AT(blk_q4_k, dmin));
+        k_scales(s + 64, r, AT(blk_q4_k, scales));
+    })
+}
+
+/* the same and 8 lines of fifth bits */
+PACKER(pack_q5_k)
+{
+    EACH_BLOCK(blk_q5_k, 2560, 320, {
+        lines(q, r, AT(blk_q5_k, qs), 32);
+        lines(q + 2048, r, AT(blk_q5_k, qh), 8);
+        half(s, r, AT(blk_q5_k, d));
+        half(s + 32, r, AT(blk_q5_k, dmin));
+        k_scales(s + 64, r, AT(blk_q5_k, scales));
+    })
+}
+
+/* q: 32 lines of nibbles, 16 lines of bit pairs, as in the file; s: d, 16 signed scales */
+PACKER(pack_q6_k)
+{
+    EACH_BLOCK(blk_q6_k, 3072, 288, {
+        lines(q, r, AT(blk_q6_k, ql), 32);
+        lines(q + 2048, r, AT(blk_q6_k, qh), 16);
+        half(s, r, AT(blk_q6_k, d));
+        for (int g = 0; g < 16; g++)
+            s[32 + 16 * g + r] = AT(blk_q6_k, scales)[g];
+    })
+}
+
+/* q: 32 lines of nibbles, 4 a group as in q4_0; s: d, 8 signed scales */
+PACKER(pack_iq4_xs)
+{
+    EACH_BLOCK(blk_iq4_xs, 2048, 160, {
+        lines(q, r, AT(blk_iq4_xs, qs), 32);
+        half(s, r, AT(blk_iq4_xs, d));
+        const uint8_t *h = AT(blk_iq4_xs, scales_h), *l = AT(blk_iq4_xs, scales_l);
+        for (int g = 0; g < 8; g++) {
+            int low = l[g / 2] >> (4 * (g % 2)) & 15, high = h[g / 4] >> (2 * (g % 4)) & 3;
+            s[32 + 16 * g + r] = (uint8_t)((low | high << 4) - 32);
+        }
+    })
+}
+
+/* q: 8 lines of nibbles as in the file; s: 4 E4M3 scales */
+PACKER(pack_nvfp4)
+{
+    EACH_BLOCK(blk_nvfp4, 512, 64, {
+        lines(q, r, AT(blk_nvfp4, qs), 8);
+        for (int g = 0; g < 4; g++) {
+            uint8_t e = AT(blk_nvfp4, d)[g] & 0x7F;
+            s[16 * g + r] = e == 0x7F ? 0 : e;
+        }
+    })
+}
+
+const cpu_pack cpu_pack_table[PACK_COUNT] = {
+    [PACK_Q4_0] = {QUANT_Q4_0, 32, sizeof(blk_q4_0), 256, 32, pack_q4_0},
+    [PACK_Q4_1] = {QUANT_Q4_1, 32, sizeof(blk_q4_1), 256, 64, pack_q4_1},
+    [PACK_Q5_0] = {QUANT_Q5_0, 32, sizeof(blk_q5_0), 320, 32, pack_q5_0},
+    [PACK_Q5_1] = {QUANT_Q5_1, 32, sizeof(blk_q5_1), 320, 64, pack_q5_1},
+    [PACK_Q8_0] = {QUANT_Q8_0, 32, sizeof(blk_q8_0), 512, 32, pack_q8_0},
+    [PACK_Q2_K] = {QUANT_Q2_K, 256, sizeof(blk_q2_k), 1024, 320, pack_q2_k},
+    [PACK_Q3_K] = {QUANT_Q3_K, 256, sizeof(blk_q3_k), 1536, 288, pack_q3_k},
+    [PACK_Q4_K] = {QUANT_Q4_K, 256, sizeof(blk_q4_k), 2048, 320, pack_q4_k},
+    [PACK_Q5_K] = {QUANT_Q5_K, 256, sizeof(blk_q5_k), 2560, 320, pack_q5_k},
+    [PACK_Q6_K] = {QUANT_Q6_K, 256, sizeof(blk_q6_k), 3072, 288, pack_q6_k},
+    [PACK_IQ4_NL] = {QUANT_IQ4_NL, 32, sizeof(blk_iq4_nl), 256, 32, pack_iq4_nl},
+    [PACK_IQ4_XS] = {QUANT_IQ4_XS, 256, sizeof(blk_iq4_xs), 2048, 160, pack_iq4_xs},
+    [PACK_MXFP4] = {QUANT_MXFP4, 32, sizeof(blk_mxfp4), 256, 16, pack_mxfp4},
+    [PACK_NVFP4] = {QUANT_NVFP4, 64, sizeof(blk_nvfp4), 512, 64, pack_nvfp4},
+};
 
 const cpu_pack *cpu_pack_find(quant_id id)
 {
