@@ -79,7 +79,8 @@ jr_type jr_peek(jr *r)
             return JR_NUMBER;
         break;
     case '-':
-    case '0': case '1': case '2': case '3': case '4': case '5': case '6': case '7': case '8': case '9': return JR_NUMBER;
+    case '0': case '1': case '2': case '3': case '4':
+    case '5': case '6': case '7': case '8': case '9': return JR_NUMBER;
     default: break;
     }
     wanted(r, "a value");
@@ -145,7 +146,11 @@ static int hex4(const char *s)
     int v = 0;
     for (int i = 0; i < 4; i++) {
         char c = s[i];
-        int d = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int d = -1;
+        if (c >= '0' && c <= '9')
+            d = c - '0';
+        else if ((c | 0x20) >= 'a' && (c | 0x20) <= 'f')
+            d = (c | 0x20) - 'a' + 10;
         if (d < 0)
             return -1;
         v = v << 4 | d;
@@ -467,7 +472,8 @@ bool jr_int(jr *r, int64_t min, int64_t max, int64_t *out)
     if (k == 0)
         jr_fail(r, "wanted an integer, got %.*s", (int)(n < 40 ? n : 40), s);
     else if (k < 0 || v < min || v > max)
-        jr_fail(r, "wanted an integer from %lld to %lld, got %.*s", (long long)min, (long long)max, (int)(n < 40 ? n : 40), s);
+        jr_fail(r, "wanted an integer from %lld to %lld, got %.*s", (long long)min, (long long)max,
+                (int)(n < 40 ? n : 40), s);
     else
         *out = v;
     if (r->failed)

@@ -24,7 +24,9 @@
 
 #define JR_MAX_DEPTH 128 /* deeper than any real document; bounds the reader's bit stack */
 
-typedef enum jr_type { JR_ERROR, JR_OBJECT, JR_ARRAY, JR_STRING, JR_NUMBER, JR_TRUE, JR_FALSE, JR_NULL, JR_EOF } jr_type;
+typedef enum jr_type {
+    JR_ERROR, JR_OBJECT, JR_ARRAY, JR_STRING, JR_NUMBER, JR_TRUE, JR_FALSE, JR_NULL, JR_EOF
+} jr_type;
 
 typedef struct jr_str {
     const char *s; /* between the quotes, escapes not resolved; borrowed from the input */
@@ -41,7 +43,7 @@ typedef struct jr {
     unsigned char kind[JR_MAX_DEPTH + 1]; /* '{' or '[' a level */
     bool first[JR_MAX_DEPTH + 1];         /* no element seen yet at this level */
     bool failed;
-    bool nonfinite; /* set after jr_init: NaN, Infinity and -Infinity are numbers too (Python writes them into configs) */
+    bool nonfinite; /* set after jr_init: NaN, Infinity and -Infinity are numbers too (Python writes them) */
 } jr;
 
 void jr_init(jr *r, const char *s, size_t n, const char *name, imp_err *err); /* err may be NULL */
@@ -59,7 +61,8 @@ bool jr_null(jr *r);
 bool jr_skip(jr *r);                         /* any value */
 bool jr_raw(jr *r, const char **s, size_t *n); /* skips any value and gives its text */
 bool jr_end(jr *r);                          /* nothing but white space is left and nothing failed */
-imp_status jr_fail(jr *r, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* caller's own complaint, with the offset */
+/* The caller's own complaint, with the offset. */
+imp_status jr_fail(jr *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 bool jr_key_is(const jr_str *key, const char *name);       /* compares the decoded text */
 void jr_str_decode(const jr_str *v, strbuf *out);          /* appends the unescaped UTF-8 */

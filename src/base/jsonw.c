@@ -57,7 +57,8 @@ void json_quote(strbuf *out, const char *s, size_t n, bool ascii)
     sb_char(out, '"');
     for (size_t i = 0; i < n;) {
         size_t run = i;
-        while (run < n && (unsigned char)s[run] >= 0x20 && (unsigned char)s[run] < 0x7F && s[run] != '"' && s[run] != '\\')
+        while (run < n && (unsigned char)s[run] >= 0x20 && (unsigned char)s[run] < 0x7F && s[run] != '"' &&
+               s[run] != '\\')
             run++;
         sb_add(out, s + i, run - i);
         i = run;
@@ -91,7 +92,8 @@ void json_quote(strbuf *out, const char *s, size_t n, bool ascii)
             k = 2;
         }
         for (int j = 0; j < k; j++) {
-            char u[6] = {'\\', 'u', hex[unit[j] >> 12], hex[unit[j] >> 8 & 15], hex[unit[j] >> 4 & 15], hex[unit[j] & 15]};
+            char u[6] = {
+                '\\', 'u', hex[unit[j] >> 12], hex[unit[j] >> 8 & 15], hex[unit[j] >> 4 & 15], hex[unit[j] & 15]};
             sb_add(out, u, sizeof u);
         }
     }

@@ -22,7 +22,10 @@
 #define GGUF_MIN_KV (8 + 1 + 4 + 1) /* smallest key-value pair and tensor record: bounds for counts */
 #define GGUF_MIN_TENSOR (8 + 1 + 4 + 4 + 8)
 
-enum { GV_U8, GV_I8, GV_U16, GV_I16, GV_U32, GV_I32, GV_F32, GV_BOOL, GV_STR, GV_ARRAY, GV_U64, GV_I64, GV_F64, GV_COUNT };
+enum {
+    GV_U8, GV_I8, GV_U16, GV_I16, GV_U32, GV_I32, GV_F32, GV_BOOL, GV_STR, GV_ARRAY, GV_U64, GV_I64, GV_F64,
+    GV_COUNT
+};
 
 static const struct {
     uint8_t size; /* 0: not a scalar */
@@ -64,7 +67,7 @@ static void fail_oom(gguf *g, uint64_t n)
     fail(g, IMP_E_NOMEM, "out of memory (%" PRIu64 " bytes wanted)", n);
 }
 
-/* ---- cursor -------------------------------------------------------------------------------------------------------- */
+/* ---- cursor ------------------------------------------------------------------------------------------------------ */
 
 static uint64_t left(const gguf *g) { return g->map->size - g->pos; }
 
@@ -74,8 +77,9 @@ static const uint8_t *take(gguf *g, uint64_t n, const char *part)
     if (g->status != IMP_OK)
         return NULL;
     if (n > left(g)) {
-        fail(g, IMP_E_MODEL, "%s at byte %" PRIu64 " wants %" PRIu64 " bytes, the file has %" PRIu64 " left (is it truncated?)",
-             part, g->pos, n, left(g));
+        fail(g, IMP_E_MODEL,
+             "%s at byte %" PRIu64 " wants %" PRIu64 " bytes, the file has %" PRIu64 " left (is it truncated?)", part,
+             g->pos, n, left(g));
         return NULL;
     }
     const uint8_t *p = g->map->data + g->pos;
@@ -126,7 +130,7 @@ static const char *get_name(gguf *g, const char *kind, uint64_t number, size_t m
     return name;
 }
 
-/* ---- metadata values ----------------------------------------------------------------------------------------------- */
+/* ---- metadata values --------------------------------------------------------------------------------------------- */
 
 static void check_bool(gguf *g, const uint8_t *p, uint64_t n)
 {
@@ -177,7 +181,8 @@ static const meta_str *get_strings(gguf *g, uint64_t n)
         g->pos += 8 + len;
     }
     if (i < n) {
-        fail(g, IMP_E_MODEL, "string %" PRIu64 " of %" PRIu64 " at byte %" PRIu64 " runs past the end of the file (%" PRIu64 " bytes)",
+        fail(g, IMP_E_MODEL,
+             "string %" PRIu64 " of %" PRIu64 " at byte %" PRIu64 " runs past the end of the file (%" PRIu64 " bytes)",
              i + 1, n, g->pos, g->map->size);
         return NULL;
     }
@@ -231,7 +236,8 @@ static meta_value get_array(gguf *g, unsigned nest)
     } else if (type == GV_ARRAY) {
         v.arr.v = get_arrays(g, n, nest);
     } else if (!ck_mul(n, VALUE[type].size, &bytes) || bytes > left(g)) {
-        fail(g, IMP_E_MODEL, "array of %" PRIu64 " %s at byte %" PRIu64 " is larger than the rest of the file (%" PRIu64 " bytes)", n,
+        fail(g, IMP_E_MODEL,
+             "array of %" PRIu64 " %s at byte %" PRIu64 " is larger than the rest of the file (%" PRIu64 " bytes)", n,
              VALUE[type].name, g->pos, left(g));
     } else {
         v.arr.packed = take(g, bytes, "array");
@@ -270,7 +276,7 @@ static void get_metadata(gguf *g, meta_set *set)
     g->what[0] = 0;
 }
 
-/* ---- tensors ------------------------------------------------------------------------------------------------------- */
+/* ---- tensors ----------------------------------------------------------------------------------------------------- */
 
 /* Shape and type give the byte count; what they say is checked before the offset is looked at. */
 static void check_shape(gguf *g, mf_tensor *t, uint32_t code)
@@ -290,7 +296,8 @@ static void check_shape(gguf *g, mf_tensor *t, uint32_t code)
     }
     t->type = f->id;
     if (t->dim[0] % f->block)
-        fail(g, IMP_E_MODEL, "rows of %" PRIu64 " values; %s wants a multiple of %" PRIu32, t->dim[0], f->name, f->block);
+        fail(g, IMP_E_MODEL, "rows of %" PRIu64 " values; %s wants a multiple of %" PRIu32, t->dim[0], f->name,
+             f->block);
     else if (!quant_bytes(t->type, n, &t->n_bytes))
         fail(g, IMP_E_MODEL, "its size does not fit in 64 bits");
 }
@@ -323,7 +330,9 @@ static void place_tensors(gguf *g, size_t first, const uint64_t *offset)
     uint64_t start;
     g->what[0] = 0;
     if (!ck_align(g->pos, g->alignment, &start) || start > g->map->size) {
-        fail(g, IMP_E_MODEL, "the tensor data would start behind the end of the file (%" PRIu64 " bytes; is it truncated?)", g->map->size);
+        fail(g, IMP_E_MODEL,
+             "the tensor data would start behind the end of the file (%" PRIu64 " bytes; is it truncated?)",
+             g->map->size);
         return;
     }
     uint64_t size = g->map->size - start;
@@ -355,7 +364,7 @@ static void get_tensors(gguf *g)
     mem_free(offset);
 }
 
-/* ---- file ---------------------------------------------------------------------------------------------------------- */
+/* ---- file -------------------------------------------------------------------------------------------------------- */
 
 /* A file that is something else: says what it looks like, because the remedy differs. */
 static void refuse_magic(gguf *g)
@@ -374,14 +383,16 @@ static void refuse_magic(gguf *g)
     };
     const uint8_t *d = g->map->data;
     for (size_t i = 0; i < CK_COUNT(KNOWN); i++)
-        if (ck_range(KNOWN[i].at, KNOWN[i].n, g->map->size) && memcmp(d + KNOWN[i].at, KNOWN[i].bytes, KNOWN[i].n) == 0) {
+        if (ck_range(KNOWN[i].at, KNOWN[i].n, g->map->size) &&
+            memcmp(d + KNOWN[i].at, KNOWN[i].bytes, KNOWN[i].n) == 0) {
             fail(g, IMP_E_MODEL, "is %s", KNOWN[i].what);
             return;
         }
     if (g->map->size < 4)
         fail(g, IMP_E_MODEL, "is not a GGUF file (%" PRIu64 " bytes)", g->map->size);
     else
-        fail(g, IMP_E_MODEL, "is not a GGUF file: wanted the bytes 'GGUF' first, got %02x %02x %02x %02x", d[0], d[1], d[2], d[3]);
+        fail(g, IMP_E_MODEL, "is not a GGUF file: wanted the bytes 'GGUF' first, got %02x %02x %02x %02x", d[0], d[1],
+             d[2], d[3]);
 }
 
 static void get_header(gguf *g)
@@ -394,7 +405,8 @@ static void get_header(gguf *g)
     uint32_t version = get_u32(g, "version");
     if (g->status == IMP_OK && version != 2 && version != 3) {
         if (version && !(version & 0xFFFF))
-            fail(g, IMP_E_UNSUPPORTED, "is a big-endian GGUF file, which is not supported; convert it to little-endian");
+            fail(g, IMP_E_UNSUPPORTED,
+                 "is a big-endian GGUF file, which is not supported; convert it to little-endian");
         else
             fail(g, IMP_E_UNSUPPORTED, "GGUF version %" PRIu32 ", wanted 2 or 3", version);
     }
@@ -403,7 +415,8 @@ static void get_header(gguf *g)
     if (g->n_kv > left(g) / GGUF_MIN_KV)
         fail(g, IMP_E_MODEL, "%" PRIu64 " keys do not fit in the %" PRIu64 " bytes left of the file", g->n_kv, left(g));
     if (g->n_tensors > left(g) / GGUF_MIN_TENSOR)
-        fail(g, IMP_E_MODEL, "%" PRIu64 " tensors do not fit in the %" PRIu64 " bytes left of the file", g->n_tensors, left(g));
+        fail(g, IMP_E_MODEL, "%" PRIu64 " tensors do not fit in the %" PRIu64 " bytes left of the file", g->n_tensors,
+             left(g));
 }
 
 static imp_status load_part(modelfile *m, const char *path, meta_set *set, imp_err *e)
@@ -421,7 +434,7 @@ static imp_status load_part(modelfile *m, const char *path, meta_set *set, imp_e
     return g.status;
 }
 
-/* ---- split sets: NAME-00001-of-00003.gguf ... ------------------------------------------------------------------------ */
+/* ---- split sets: NAME-00001-of-00003.gguf ... -------------------------------------------------------------------- */
 
 #define SPLIT_MAX 99999 /* five digits in the name */
 
@@ -502,7 +515,8 @@ static imp_status load_other_part(modelfile *m, const char *path, int64_t no, in
     if (s == IMP_OK)
         s = split_int(&set, path, "split.no", -1, &got_no, e);
     if (s == IMP_OK && got_count != count)
-        s = err_set(e, IMP_E_MODEL, "%s: key 'split.count': wanted %" PRId64 " as in the first part, got %" PRId64, path, count, got_count);
+        s = err_set(e, IMP_E_MODEL, "%s: key 'split.count': wanted %" PRId64 " as in the first part, got %" PRId64,
+                    path, count, got_count);
     if (s == IMP_OK && got_no != no)
         s = err_set(e, IMP_E_MODEL, "%s: key 'split.no': wanted %" PRId64 ", got %" PRId64, path, no, got_no);
     if (s == IMP_OK)
@@ -527,21 +541,26 @@ imp_status gguf_load(modelfile *m, imp_err *e)
     if (s != IMP_OK || count <= 1)
         return s;
     if (count > SPLIT_MAX)
-        return err_set(e, IMP_E_MODEL, "%s: key 'split.count': wanted at most %d, got %" PRId64, m->path, SPLIT_MAX, count);
+        return err_set(e, IMP_E_MODEL, "%s: key 'split.count': wanted at most %d, got %" PRId64, m->path, SPLIT_MAX,
+                       count);
     if (no != 0)
-        return err_set(e, IMP_E_MODEL, "%s: is part %" PRId64 " of %" PRId64 "; name the first part (-00001-of-%05" PRId64 ".gguf)",
+        return err_set(e, IMP_E_MODEL,
+                       "%s: is part %" PRId64 " of %" PRId64 "; name the first part (-00001-of-%05" PRId64 ".gguf)",
                        m->path, no + 1, count, count);
     unsigned name_no, name_count;
     size_t stem = split_stem(m->path, &name_no, &name_count);
     if (!stem || name_no != 1 || name_count != count)
-        return err_set(e, IMP_E_MODEL, "%s: holds part 1 of %" PRId64 ", so its name should end in -00001-of-%05" PRId64 ".gguf", m->path,
-                       count, count);
+        return err_set(e, IMP_E_MODEL,
+                       "%s: holds part 1 of %" PRId64 ", so its name should end in -00001-of-%05" PRId64 ".gguf",
+                       m->path, count, count);
     for (int64_t i = 1; i < count && s == IMP_OK; i++) {
-        const char *path = arena_printf(&m->mem, "%.*s-%05" PRId64 "-of-%05" PRId64 ".gguf", (int)stem, m->path, i + 1, count);
+        const char *path =
+            arena_printf(&m->mem, "%.*s-%05" PRId64 "-of-%05" PRId64 ".gguf", (int)stem, m->path, i + 1, count);
         s = path ? load_other_part(m, path, i, count, e) : err_oom(e, m->path, stem);
     }
     if (s == IMP_OK && n_tensors >= 0 && (uint64_t)n_tensors != m->n_t)
-        s = err_set(e, IMP_E_MODEL, "%s: key 'split.tensors.count': wanted the %zu tensors of all %" PRId64 " parts, got %" PRId64, m->path,
-                    m->n_t, count, n_tensors);
+        s = err_set(e, IMP_E_MODEL,
+                    "%s: key 'split.tensors.count': wanted the %zu tensors of all %" PRId64 " parts, got %" PRId64,
+                    m->path, m->n_t, count, n_tensors);
     return s;
 }

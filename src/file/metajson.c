@@ -1,5 +1,5 @@
-/* metajson: config.json and its siblings as rows of the metadata table: nested keys joined with dots, homogeneous arrays
- * packed as GGUF's are. The recursion is limited here; the text's own nesting by the reader. */
+/* metajson: config.json and its siblings as rows of the metadata table: nested keys joined with dots, homogeneous
+ * arrays packed as GGUF's are. The recursion is limited here; the text's own nesting by the reader. */
 #include "file/metajson.h"
 
 #include <stdio.h>

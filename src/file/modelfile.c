@@ -13,7 +13,7 @@
 #include "base/mem.h"
 #include "base/utf8.h"
 
-/* ---- names --------------------------------------------------------------------------------------------------------- */
+/* ---- names ------------------------------------------------------------------------------------------------------- */
 
 static uint32_t name_hash(uint64_t seed, const char *s, size_t n)
 {
@@ -128,7 +128,7 @@ const char *mf_name_fault(const char *s, size_t n, size_t max)
     return utf8_valid(s, n) ? NULL : "is not valid UTF-8";
 }
 
-/* ---- building ------------------------------------------------------------------------------------------------------ */
+/* ---- building ---------------------------------------------------------------------------------------------------- */
 
 imp_status mf_add_map(modelfile *m, const char *path, const file_map **out, imp_err *e)
 {
@@ -197,7 +197,9 @@ static int by_place(const void *a, const void *b)
     const mf_tensor *const *x = a, *const *y = b;
     if ((*x)->data != (*y)->data)
         return (*x)->data < (*y)->data ? -1 : 1;
-    return (*x)->n_bytes < (*y)->n_bytes ? -1 : (*x)->n_bytes > (*y)->n_bytes; /* empty ones first: they overlap nothing */
+    if ((*x)->n_bytes != (*y)->n_bytes) /* empty ones first: they overlap nothing */
+        return (*x)->n_bytes < (*y)->n_bytes ? -1 : 1;
+    return 0;
 }
 
 imp_status mf_check_overlap(modelfile *m, size_t from, const char *where, imp_err *e)
@@ -217,7 +219,8 @@ imp_status mf_check_overlap(modelfile *m, size_t from, const char *where, imp_er
     for (size_t i = 1; i < n && s == IMP_OK; i++) {
         const mf_tensor *a = order[i - 1], *b = order[i];
         if ((uint64_t)(b->data - a->data) < a->n_bytes)
-            s = err_set(e, IMP_E_MODEL, "%s: tensor '%s': its data at byte %llu overlaps tensor '%s' (bytes %llu to %llu)", where,
+            s = err_set(e, IMP_E_MODEL,
+                        "%s: tensor '%s': its data at byte %llu overlaps tensor '%s' (bytes %llu to %llu)", where,
                         b->name, (unsigned long long)(b->data - b->map->data), a->name,
                         (unsigned long long)(a->data - a->map->data),
                         (unsigned long long)(a->data - a->map->data) + a->n_bytes);
@@ -242,7 +245,7 @@ char *mf_join(modelfile *m, const char *dir, const char *name)
     return arena_printf(&m->mem, "%s%s%s", dir, n && dir[n - 1] == '/' ? "" : "/", name);
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------------------- */
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 /* A folder that is not a SafeTensors model: says what was wanted, and names a GGUF file if one lies there. */
 static imp_status refuse_folder(const char *path, imp_err *e)
@@ -258,8 +261,10 @@ static imp_status refuse_folder(const char *path, imp_err *e)
     if (d)
         closedir(d);
     if (found[0])
-        return err_set(e, IMP_E_MODEL, "%s: holds no config.json; to use a GGUF file in it, name the file (%s)", path, found);
-    return err_set(e, IMP_E_MODEL, "%s: holds no config.json; wanted a GGUF file or a folder with config.json and SafeTensors", path);
+        return err_set(e, IMP_E_MODEL, "%s: holds no config.json; to use a GGUF file in it, name the file (%s)", path,
+                       found);
+    return err_set(e, IMP_E_MODEL,
+                   "%s: holds no config.json; wanted a GGUF file or a folder with config.json and SafeTensors", path);
 }
 
 imp_status mf_open(modelfile **out, const char *path, imp_err *e)
@@ -320,7 +325,7 @@ uint64_t mf_file_bytes(const modelfile *m)
     return n;
 }
 
-/* ---- metadata ------------------------------------------------------------------------------------------------------ */
+/* ---- metadata ---------------------------------------------------------------------------------------------------- */
 
 const meta_value *mf_meta(modelfile *m, const char *key)
 {
@@ -337,8 +342,9 @@ const meta_kv *mf_meta_at(const modelfile *m, size_t i) { return i < m->meta.n ?
 const char *meta_type_name(meta_type t)
 {
     static const char *const name[] = {
-        [META_BOOL] = "a boolean", [META_INT] = "an integer", [META_UINT] = "an integer past 2^63", [META_FLOAT] = "a number",
-        [META_STR] = "a string", [META_ARRAY] = "an array", [META_NULL] = "null",
+        [META_BOOL] = "a boolean", [META_INT] = "an integer", [META_UINT] = "an integer past 2^63",
+        [META_FLOAT] = "a number", [META_STR] = "a string",   [META_ARRAY] = "an array",
+        [META_NULL] = "null",
     };
     return (size_t)t < CK_COUNT(name) ? name[t] : "?";
 }
@@ -426,7 +432,7 @@ imp_status mf_get_str(modelfile *m, const char *key, meta_str dflt, meta_str *ou
     return !v || v->type == META_STR ? IMP_OK : wrong_type(m, key, "a string", v, e);
 }
 
-/* ---- array elements. The packed types are GGUF's value types; SafeTensors configs use three of them. ---------------- */
+/* ---- array elements. The packed types are GGUF's value types; SafeTensors configs use three of them. ------------- */
 
 static bool packed_at(const meta_value *v, uint64_t i, meta_value *out)
 {
@@ -502,7 +508,7 @@ bool mf_array_str(const meta_value *v, uint64_t i, meta_str *out)
     return true;
 }
 
-/* ---- tensors ------------------------------------------------------------------------------------------------------- */
+/* ---- tensors ----------------------------------------------------------------------------------------------------- */
 
 mf_tensor *mf_tensor_find(modelfile *m, const char *name)
 {
@@ -513,7 +519,7 @@ mf_tensor *mf_tensor_find(modelfile *m, const char *name)
 size_t mf_tensor_count(const modelfile *m) { return m->n_t; }
 mf_tensor *mf_tensor_at(modelfile *m, size_t i) { return i < m->n_t ? &m->t[i] : NULL; }
 
-/* ---- side files ---------------------------------------------------------------------------------------------------- */
+/* ---- side files -------------------------------------------------------------------------------------------------- */
 
 imp_status mf_side_file(modelfile *m, const char *name, const char **data, size_t *n, imp_err *e)
 {

@@ -10,7 +10,9 @@
 #include "base/status.h"
 #include "quant/quant.h"
 
-typedef enum meta_type { META_BOOL, META_INT /* i64 */, META_UINT /* u64 > INT64_MAX only */, META_FLOAT, META_STR, META_ARRAY, META_NULL } meta_type;
+typedef enum meta_type {
+    META_BOOL, META_INT /* i64 */, META_UINT /* u64 > INT64_MAX only */, META_FLOAT, META_STR, META_ARRAY, META_NULL
+} meta_type;
 
 typedef struct meta_str {
     const char *s; /* not NUL-terminated when borrowed from a GGUF map */
@@ -43,7 +45,7 @@ typedef struct meta_kv {
                       * generation_config.json and hf_quant_config.json begin with "generation_config." and
                       * "hf_quant_config.". An empty object leaves no trace; the raw text is mf_side_file's. */
     meta_value v;
-    bool used;       /* looked up by someone (null counts as absent, so it is born used); what is left unread is refused by name */
+    bool used;       /* looked up by someone; what is left unread is refused by name. Null says nothing: born used */
 } meta_kv;
 
 #define MF_MAX_DIMS 5 /* GGUF has up to 4; a 3-D patch embedding in SafeTensors has 5 */
@@ -89,8 +91,8 @@ mf_tensor *mf_tensor_find(modelfile *m, const char *name);           /* NULL whe
 size_t mf_tensor_count(const modelfile *m);
 mf_tensor *mf_tensor_at(modelfile *m, size_t i);                     /* file order */
 
-/* A file that belongs to the model (SafeTensors folders): tokenizer.json, chat_template.jinja, ... NULL data when absent
- * (IMP_OK), always for GGUF. Not NUL-terminated; borrowed until mf_close. Loading thread only. */
+/* A file that belongs to the model (SafeTensors folders): tokenizer.json, chat_template.jinja, ... NULL data when
+ * absent (IMP_OK), always for GGUF. Not NUL-terminated; borrowed until mf_close. Loading thread only. */
 imp_status mf_side_file(modelfile *m, const char *name, const char **data, size_t *n, imp_err *e);
 
 #endif

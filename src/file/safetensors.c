@@ -3,7 +3,7 @@
  *   u64 n | n bytes of JSON: {"name": {"dtype": "BF16", "shape": [rows, cols], "data_offsets": [begin, end]}, ...,
  *   "__metadata__": {"key": "text"}} | tensor data; offsets count from the end of the JSON.
  *
- * As in the format's own reader, the tensors must cover the data exactly: no overlap, no hole, nothing behind the end. */
+ * As in the format's own reader, the tensors must cover the data exactly: no overlap, no hole, nothing behind. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -117,7 +117,8 @@ static void check_extent(header *h, mf_tensor *t, const uint64_t range[2])
     else if (range[1] > h->size)
         jr_fail(&h->r, "its data ends at %" PRIu64 " of %" PRIu64 " bytes (is the file truncated?)", range[1], h->size);
     else if (range[1] - range[0] != t->n_bytes)
-        jr_fail(&h->r, "dtype and shape want %" PRIu64 " bytes, its offsets give %" PRIu64, t->n_bytes, range[1] - range[0]);
+        jr_fail(&h->r, "dtype and shape want %" PRIu64 " bytes, its offsets give %" PRIu64, t->n_bytes,
+                range[1] - range[0]);
     t->data = h->data + range[0];
 }
 
@@ -220,8 +221,10 @@ static imp_status load_file(modelfile *m, const char *path, const file_map **out
         return err_set(e, IMP_E_MODEL, "%s: %" PRIu64 " bytes are no SafeTensors file", path, size);
     memcpy(&n, h.map->data, 8);
     if (n > HEADER_MAX || n > size - 8)
-        return err_set(e, IMP_E_MODEL, "%s: its header claims %" PRIu64 " bytes, wanted at most %" PRIu64
-                       " (is this a SafeTensors file, and whole?)", path, n, size - 8 < HEADER_MAX ? size - 8 : HEADER_MAX);
+        return err_set(e, IMP_E_MODEL,
+                       "%s: its header claims %" PRIu64 " bytes, wanted at most %" PRIu64
+                       " (is this a SafeTensors file, and whole?)",
+                       path, n, size - 8 < HEADER_MAX ? size - 8 : HEADER_MAX);
     h.data = h.map->data + 8 + n;
     h.size = size - 8 - n;
     jr_init(&h.r, (const char *)h.map->data + 8, (size_t)n, h.map->path, &h.je);
@@ -231,11 +234,12 @@ static imp_status load_file(modelfile *m, const char *path, const file_map **out
     if (s == IMP_OK)
         s = mf_check_overlap(m, first, path, e);
     if (s == IMP_OK && h.covered != h.size)
-        s = err_set(e, IMP_E_MODEL, "%s: %" PRIu64 " bytes of data, but its tensors cover %" PRIu64, path, h.size, h.covered);
+        s = err_set(e, IMP_E_MODEL, "%s: %" PRIu64 " bytes of data, but its tensors cover %" PRIu64, path, h.size,
+                    h.covered);
     return s;
 }
 
-/* ---- shards: {"metadata": {...}, "weight_map": {"name": "model-00001-of-00002.safetensors", ...}} ---------------------- */
+/* ---- shards: {"metadata": {...}, "weight_map": {"name": "model-00001-of-00002.safetensors", ...}} ---------------- */
 
 typedef struct shard {
     const char *name;
@@ -369,7 +373,9 @@ imp_status safetensors_load(modelfile *m, imp_err *e)
     static const struct {
         const char *file, *prefix;
     } CONFIG[] = {
-        {"config.json", ""}, {"generation_config.json", "generation_config."}, {"hf_quant_config.json", "hf_quant_config."},
+        {"config.json", ""},
+        {"generation_config.json", "generation_config."},
+        {"hf_quant_config.json", "hf_quant_config."},
     };
     imp_status s = IMP_OK;
     for (size_t i = 0; i < CK_COUNT(CONFIG) && s == IMP_OK; i++)

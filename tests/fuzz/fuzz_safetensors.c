@@ -48,8 +48,8 @@ static void store_header(const char *name, const void *text, size_t n, size_t n_
 
 static void clean_up(void)
 {
-    static const char *const name[] = {"config.json", "model.safetensors", "model.safetensors.index.json", "1.safetensors",
-                                       "2.safetensors"};
+    static const char *const name[] = {"config.json", "model.safetensors", "model.safetensors.index.json",
+                                       "1.safetensors", "2.safetensors"};
     for (size_t i = 0; i < sizeof name / sizeof *name; i++)
         drop(name[i]);
     rmdir(dir);

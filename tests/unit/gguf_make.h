@@ -41,8 +41,8 @@ static inline void gm_kv_str(strbuf *b, const char *key, const char *v) { gm_key
 static inline void gm_array(strbuf *b, uint32_t type, uint64_t n) { gm_u32(b, type), gm_u64(b, n); }
 
 /* A tensor record with up to four dimensions, dim[0] first. */
-static inline void gm_tensor(strbuf *b, const char *name, uint32_t n_dims, uint64_t d0, uint64_t d1, uint64_t d2, uint64_t d3,
-                             uint32_t type, uint64_t offset)
+static inline void gm_tensor(strbuf *b, const char *name, uint32_t n_dims, uint64_t d0, uint64_t d1, uint64_t d2,
+                             uint64_t d3, uint32_t type, uint64_t offset)
 {
     const uint64_t dim[4] = {d0, d1, d2, d3};
     gm_str(b, name);

@@ -55,7 +55,7 @@ static int free_fd(void)
     return fd;
 }
 
-/* ---- good files ------------------------------------------------------------------------------------------------------ */
+/* ---- good files -------------------------------------------------------------------------------------------------- */
 
 /* One key of every type, nested arrays, and tensors of several types and ranks. */
 static void make_good(strbuf *b, uint32_t version, uint32_t alignment)
@@ -111,8 +111,8 @@ static void check_good(modelfile *m, uint64_t alignment)
     static const struct {
         const char *key;
         int64_t want;
-    } INTS[] = {{"k.u8", 200}, {"k.i8", -2}, {"k.u16", 65535}, {"k.i16", -3}, {"k.u32", 4000000000}, {"k.i32", -4}, {"k.u64", 5},
-                {"k.i64", INT64_MIN}};
+    } INTS[] = {{"k.u8", 200},         {"k.i8", -2},  {"k.u16", 65535}, {"k.i16", -3},
+                {"k.u32", 4000000000}, {"k.i32", -4}, {"k.u64", 5},     {"k.i64", INT64_MIN}};
     for (size_t k = 0; k < CK_COUNT(INTS); k++) {
         assert_int_equal(mf_get_int(m, INTS[k].key, INT64_MIN, INT64_MAX, 0, &i, &e), IMP_OK);
         assert_true(i == INTS[k].want);
@@ -123,7 +123,8 @@ static void check_good(modelfile *m, uint64_t alignment)
     assert_true(mf_get_float(m, "k.u64max", 0, &d, &e) == IMP_OK && d == 0x1p64);
     assert_true(mf_get_bool(m, "k.true", false, &f, &e) == IMP_OK && f);
     assert_true(mf_get_bool(m, "k.false", true, &f, &e) == IMP_OK && !f);
-    assert_true(mf_get_str(m, "general.architecture", (meta_str){0}, &s, &e) == IMP_OK && s.n == 5 && !memcmp(s.s, "llama", 5));
+    assert_true(mf_get_str(m, "general.architecture", (meta_str){0}, &s, &e) == IMP_OK && s.n == 5 &&
+                !memcmp(s.s, "llama", 5));
     assert_true(mf_get_str(m, "k.empty", (meta_str){"x", 1}, &s, &e) == IMP_OK && s.n == 0);
     /* absent: the default */
     assert_true(mf_get_int(m, "no", 0, 1, -7, &i, &e) == IMP_OK && i == -7);
@@ -240,7 +241,7 @@ static void test_getter_errors(void **state)
     mf_close(m);
 }
 
-/* ---- the catalogue ----------------------------------------------------------------------------------------------------
+/* ---- the catalogue ----------------------------------------------------------------------------------------------
  * name, part of the message, bytes. `b` is the buffer. H: header of version 3; A: the key general.architecture. */
 #define H(n_tensors, n_kv) gm_head(b, 3, n_tensors, n_kv)
 #define A gm_kv_str(b, "general.architecture", "llama")
@@ -274,15 +275,16 @@ static void test_getter_errors(void **state)
     X(tensor_count_sign, "9223372036854775808 tensors do not fit", H((uint64_t)1 << 63, 1), A) \
     X(key_missing, "key number 1: its name", H(0, 2), A) \
     X(key_name_empty, "key number 0: its name is empty", H(0, 1), gm_key(b, "", GM_U32), gm_u64(b, 1)) \
-    X(key_name_huge, "key number 0: its name at byte 32 wants 18446744073709551615 bytes", H(0, 1), gm_u64(b, UINT64_MAX), \
-      gm_u64(b, 0)) \
-    X(key_name_past_end, "key number 0: its name at byte 32 wants 100 bytes, the file has 8 left", H(0, 1), gm_u64(b, 100), \
-      gm_u64(b, 0)) \
-    X(key_name_too_long, "key number 0: its name is too long (65536 bytes)", H(0, 1), gm_u64(b, 65536), pad_to(b, 65536), \
-      gm_u32(b, GM_U8), gm_u8(b, 1)) \
-    X(key_name_nul, "key number 0: its name holds a control character", H(0, 1), gm_strn(b, "a\0b", 3), gm_u32(b, GM_U32), \
+    X(key_name_huge, "key number 0: its name at byte 32 wants 18446744073709551615 bytes", H(0, 1), \
+      gm_u64(b, UINT64_MAX), gm_u64(b, 0)) \
+    X(key_name_past_end, "key number 0: its name at byte 32 wants 100 bytes, the file has 8 left", H(0, 1), \
+      gm_u64(b, 100), gm_u64(b, 0)) \
+    X(key_name_too_long, "key number 0: its name is too long (65536 bytes)", H(0, 1), gm_u64(b, 65536), \
+      pad_to(b, 65536), gm_u32(b, GM_U8), gm_u8(b, 1)) \
+    X(key_name_nul, "key number 0: its name holds a control character", H(0, 1), gm_strn(b, "a\0b", 3), \
+      gm_u32(b, GM_U32), gm_u32(b, 1)) \
+    X(key_name_utf8, "key number 0: its name is not valid UTF-8", H(0, 1), gm_str(b, "a\xFF"), gm_u32(b, GM_U32), \
       gm_u32(b, 1)) \
-    X(key_name_utf8, "key number 0: its name is not valid UTF-8", H(0, 1), gm_str(b, "a\xFF"), gm_u32(b, GM_U32), gm_u32(b, 1)) \
     X(key_twice, "key 'k': appears twice", H(0, 3), gm_kv_u32(b, "k", 1), A, gm_kv_u32(b, "k", 1)) \
     X(value_type_cut, "key 'kkkk': value type at byte", H(0, 1), gm_str(b, "kkkk"), gm_u16(b, 0)) \
     X(value_type_13, "key 'k': unknown value type 13", H(0, 1), gm_key(b, "k", 13), gm_u64(b, 0)) \
@@ -292,13 +294,13 @@ static void test_getter_errors(void **state)
     X(value_f64_cut, "key 'k': f64 at byte 37 wants 8 bytes, the file has 4 left", H(0, 1), gm_key(b, "k", GM_F64), \
       gm_u32(b, 0)) \
     X(value_bool_2, "key 'k': wanted a boolean (0 or 1), got 2", H(0, 1), gm_key(b, "k", GM_BOOL), gm_u8(b, 2)) \
-    X(string_past_end, "key 'k': string at byte 45 wants 50 bytes, the file has 4 left", H(0, 1), gm_key(b, "k", GM_STR), \
-      gm_u64(b, 50), gm_u32(b, 0)) \
+    X(string_past_end, "key 'k': string at byte 45 wants 50 bytes, the file has 4 left", H(0, 1), \
+      gm_key(b, "k", GM_STR), gm_u64(b, 50), gm_u32(b, 0)) \
     X(string_huge, "key 'k': string at byte 45 wants 18446744073709551615 bytes", H(0, 1), gm_key(b, "k", GM_STR), \
       gm_u64(b, UINT64_MAX), gm_u32(b, 0)) \
     X(array_type_cut, "key 'kk': array type", H(0, 1), gm_key(b, "kk", GM_ARRAY), gm_u16(b, 4)) \
-    X(array_type_unknown, "key 'k': unknown array element type 77", H(0, 1), gm_key(b, "k", GM_ARRAY), gm_array(b, 77, 1), \
-      gm_u64(b, 0)) \
+    X(array_type_unknown, "key 'k': unknown array element type 77", H(0, 1), gm_key(b, "k", GM_ARRAY), \
+      gm_array(b, 77, 1), gm_u64(b, 0)) \
     X(array_length_cut, "key 'k': array length", H(0, 1), gm_key(b, "k", GM_ARRAY), gm_u32(b, GM_U32), gm_u32(b, 1)) \
     X(array_past_end, "key 'k': array of 3 u32 at byte 49 is larger than the rest of the file (8 bytes)", H(0, 1), \
       gm_key(b, "k", GM_ARRAY), gm_array(b, GM_U32, 3), gm_u64(b, 0)) \
@@ -306,14 +308,14 @@ static void test_getter_errors(void **state)
       gm_array(b, GM_U8, UINT64_MAX), gm_u64(b, 0)) \
     X(array_overflow, "key 'k': array of 4611686018427387905 f32", H(0, 1), gm_key(b, "k", GM_ARRAY), \
       gm_array(b, GM_F32, ((uint64_t)1 << 62) + 1), gm_u64(b, 0)) \
-    X(array_bool_7, "key 'k': wanted a boolean (0 or 1), got 7", H(0, 1), gm_key(b, "k", GM_ARRAY), gm_array(b, GM_BOOL, 2), \
-      gm_u8(b, 1), gm_u8(b, 7)) \
+    X(array_bool_7, "key 'k': wanted a boolean (0 or 1), got 7", H(0, 1), gm_key(b, "k", GM_ARRAY), \
+      gm_array(b, GM_BOOL, 2), gm_u8(b, 1), gm_u8(b, 7)) \
     X(strings_past_end, "key 'k': string 2 of 2 at byte 58 runs past the end", H(0, 1), gm_key(b, "k", GM_ARRAY), \
       gm_array(b, GM_STR, 2), gm_str(b, "a"), gm_u64(b, 9)) \
     X(strings_count_huge, "key 'k': string 2 of 1152921504606846976 at byte 58", H(0, 1), gm_key(b, "k", GM_ARRAY), \
       gm_array(b, GM_STR, (uint64_t)1 << 60), gm_str(b, "a")) \
-    X(strings_length_huge, "key 'k': string 1 of 1 at byte 49", H(0, 1), gm_key(b, "k", GM_ARRAY), gm_array(b, GM_STR, 1), \
-      gm_u64(b, UINT64_MAX - 7), gm_u64(b, 0)) \
+    X(strings_length_huge, "key 'k': string 1 of 1 at byte 49", H(0, 1), gm_key(b, "k", GM_ARRAY), \
+      gm_array(b, GM_STR, 1), gm_u64(b, UINT64_MAX - 7), gm_u64(b, 0)) \
     X(arrays_count_huge, "key 'k': 1152921504606846976 arrays do not fit in the 16 bytes left", H(0, 1), \
       gm_key(b, "k", GM_ARRAY), gm_array(b, GM_ARRAY, (uint64_t)1 << 60), gm_u64(b, 0), gm_u64(b, 0)) \
     X(arrays_inner_lie, "key 'k': array of 99 u8", H(0, 1), gm_key(b, "k", GM_ARRAY), gm_array(b, GM_ARRAY, 1), \
@@ -325,34 +327,35 @@ static void test_getter_errors(void **state)
       gm_kv_u32(b, "general.alignment", 1)) \
     X(alignment_48, "key 'general.alignment': wanted a power of two of at least 8, got 48", H(0, 1), \
       gm_kv_u32(b, "general.alignment", 48)) \
-    X(alignment_u64, "key 'general.alignment': wanted a u32, got u64", H(0, 1), gm_key(b, "general.alignment", GM_U64), \
-      gm_u64(b, 32)) \
+    X(alignment_u64, "key 'general.alignment': wanted a u32, got u64", H(0, 1), \
+      gm_key(b, "general.alignment", GM_U64), gm_u64(b, 32)) \
     X(alignment_string, "key 'general.alignment': wanted a u32, got string", H(0, 1), \
       gm_kv_str(b, "general.alignment", "32")) \
     X(alignment_array, "key 'general.alignment': wanted a u32, got an array", H(0, 1), \
       gm_key(b, "general.alignment", GM_ARRAY), gm_array(b, GM_U32, 1), gm_u32(b, 32)) \
-    X(alignment_past_end, "the tensor data would start behind the end", H(1, 1), gm_kv_u32(b, "general.alignment", 1u << 31), \
-      T1("t", 1, QUANT_F32, 0), gm_data(b, 4)) \
+    X(alignment_past_end, "the tensor data would start behind the end", H(1, 1), \
+      gm_kv_u32(b, "general.alignment", 1u << 31), T1("t", 1, QUANT_F32, 0), gm_data(b, 4)) \
     X(tensor_record_cut, "tensor 't0': number of dimensions", H(1, 1), A, gm_str(b, "t0"), gm_u16(b, 1), pad_front(b)) \
     X(tensor_name_empty, "tensor number 0: its name is empty", H(1, 1), A, T1("", 32, QUANT_F32, 0), gm_data(b, 128)) \
     X(tensor_name_huge, "tensor number 0: its name at byte", H(1, 0), gm_u64(b, UINT64_MAX - 3), gm_data(b, 64)) \
     X(tensor_name_long, "tensor number 0: its name is too long (600 bytes)", H(1, 0), gm_u64(b, 600), pad_to(b, 600), \
       gm_data(b, 128)) \
-    X(tensor_name_newline, "tensor number 0: its name holds a control character", H(1, 1), A, T1("a\nb", 32, QUANT_F32, 0), \
-      gm_data(b, 128)) \
+    X(tensor_name_newline, "tensor number 0: its name holds a control character", H(1, 1), A, \
+      T1("a\nb", 32, QUANT_F32, 0), gm_data(b, 128)) \
     X(tensor_name_utf8, "tensor number 0: its name is not valid UTF-8", H(1, 1), A, T1("a\xC3(", 32, QUANT_F32, 0), \
       gm_data(b, 128)) \
     X(tensor_twice, "tensor 't': appears twice", H(2, 1), A, T1("t", 32, QUANT_F32, 0), T1("t", 32, QUANT_F32, 128), \
       gm_data(b, 256)) \
-    X(dims_5, "tensor 't': 5 dimensions, wanted at most 4", H(1, 1), A, gm_tensor(b, "t", 5, 32, 1, 1, 1, QUANT_F32, 0), \
+    X(dims_5, "tensor 't': 5 dimensions, wanted at most 4", H(1, 1), A, \
+      gm_tensor(b, "t", 5, 32, 1, 1, 1, QUANT_F32, 0), gm_data(b, 128)) \
+    X(dims_huge, "tensor 't': 4294967295 dimensions", H(1, 1), A, gm_str(b, "t"), gm_u32(b, UINT32_MAX), \
       gm_data(b, 128)) \
-    X(dims_huge, "tensor 't': 4294967295 dimensions", H(1, 1), A, gm_str(b, "t"), gm_u32(b, UINT32_MAX), gm_data(b, 128)) \
     X(dims_cut, "tensor 't': dimension at byte", H(1, 0), gm_str(b, "t"), gm_u32(b, 4), gm_u64(b, 1), gm_u32(b, 1)) \
     X(dim_zero, "tensor 't': dimension 0 is 0", H(1, 1), A, T1("t", 0, QUANT_F32, 0), gm_data(b, 128)) \
     X(dim_zero_outer, "tensor 't': dimension 1 is 0", H(1, 1), A, gm_tensor(b, "t", 2, 32, 0, 1, 1, QUANT_F32, 0), \
       gm_data(b, 128)) \
-    X(dim_huge, "tensor 't': its dimensions multiply to more than 2^63", H(1, 1), A, T1("t", UINT64_MAX, QUANT_F32, 0), \
-      gm_data(b, 128)) \
+    X(dim_huge, "tensor 't': its dimensions multiply to more than 2^63", H(1, 1), A, \
+      T1("t", UINT64_MAX, QUANT_F32, 0), gm_data(b, 128)) \
     X(dim_product_wraps, "tensor 't': its dimensions multiply to more than 2^63", H(1, 1), A, \
       gm_tensor(b, "t", 2, (uint64_t)1 << 32, ((uint64_t)1 << 32) + 1, 1, 1, QUANT_F32, 0), gm_data(b, 128)) \
     X(dim_product_wraps_to_zero, "tensor 't': its dimensions multiply", H(1, 1), A, \
@@ -361,9 +364,11 @@ static void test_getter_errors(void **state)
       gm_tensor(b, "t", 2, (uint64_t)1 << 31, (uint64_t)1 << 31, 1, 1, QUANT_F32, 0), gm_data(b, 128)) \
     X(type_removed, "tensor 't': unknown tensor type 4", H(1, 1), A, T1("t", 32, 4, 0), gm_data(b, 128)) \
     X(type_future, "tensor 't': unknown tensor type 99", H(1, 1), A, T1("t", 32, 99, 0), gm_data(b, 128)) \
-    X(type_own_number, "tensor 't': unknown tensor type 200", H(1, 1), A, T1("t", 32, QUANT_F8_E4M3, 0), gm_data(b, 128)) \
+    X(type_own_number, "tensor 't': unknown tensor type 200", H(1, 1), A, T1("t", 32, QUANT_F8_E4M3, 0), \
+      gm_data(b, 128)) \
     X(type_none, "tensor 't': unknown tensor type 255", H(1, 1), A, T1("t", 32, QUANT_NONE, 0), gm_data(b, 128)) \
-    X(type_huge, "tensor 't': unknown tensor type 4294967294", H(1, 1), A, T1("t", 32, UINT32_MAX - 1, 0), gm_data(b, 128)) \
+    X(type_huge, "tensor 't': unknown tensor type 4294967294", H(1, 1), A, T1("t", 32, UINT32_MAX - 1, 0), \
+      gm_data(b, 128)) \
     X(row_half_a_block, "tensor 't': rows of 16 values; Q8_0 wants a multiple of 32", H(1, 1), A, \
       gm_tensor(b, "t", 2, 16, 2, 1, 1, QUANT_Q8_0, 0), gm_data(b, 128)) \
     X(row_not_256, "tensor 't': rows of 128 values; Q4_K wants a multiple of 256", H(1, 1), A, \
@@ -378,15 +383,15 @@ static void test_getter_errors(void **state)
       T1("t", 1, QUANT_F32, 1024), gm_data(b, 128)) \
     X(offset_wraps, "tensor 't': its 128 bytes at offset 18446744073709551584 run past the end", H(1, 1), A, \
       T1("t", 32, QUANT_F32, UINT64_MAX - 31), gm_data(b, 128)) \
-    X(data_cut, "tensor 'u': its 128 bytes at offset 128 run past the end of the file (255 bytes of tensor data", H(2, 1), A, \
-      T1("t", 32, QUANT_F32, 0), T1("u", 32, QUANT_F32, 128), gm_data(b, 255)) \
+    X(data_cut, "tensor 'u': its 128 bytes at offset 128 run past the end of the file (255 bytes of tensor data", \
+      H(2, 1), A, T1("t", 32, QUANT_F32, 0), T1("u", 32, QUANT_F32, 128), gm_data(b, 255)) \
     X(data_missing, "the tensor data would start behind the end", H(1, 1), A, T1("t", 32, QUANT_F32, 0)) \
     X(overlap_same, "tensor 'u': its data at byte 160 overlaps tensor 't'", H(2, 1), A, T1("t", 32, QUANT_F32, 0), \
       T1("u", 32, QUANT_F32, 0), gm_data(b, 256)) \
     X(overlap_part, "tensor 'u': its data at byte 256 overlaps tensor 't' (bytes 192 to 320)", H(2, 1), A, \
       T1("t", 32, QUANT_F32, 32), T1("u", 32, QUANT_F32, 96), gm_data(b, 256)) \
-    X(overlap_unordered, "tensor 'a': its data at byte 288 overlaps tensor 'c' (bytes 256 to 384)", H(3, 1), A, T1("a", 32, QUANT_F32, 96), \
-      T1("b", 16, QUANT_F32, 256), T1("c", 32, QUANT_F32, 64), gm_data(b, 512)) \
+    X(overlap_unordered, "tensor 'a': its data at byte 288 overlaps tensor 'c' (bytes 256 to 384)", H(3, 1), A, \
+      T1("a", 32, QUANT_F32, 96), T1("b", 16, QUANT_F32, 256), T1("c", 32, QUANT_F32, 64), gm_data(b, 512)) \
     X(split_count_float, "key 'split.count': wanted a count, got a number", H(0, 1), gm_key(b, "split.count", GM_F32), \
       gm_f32(b, 2)) \
     X(split_count_negative, "key 'split.count': wanted a count, got a negative number", H(0, 1), \
@@ -395,8 +400,8 @@ static void test_getter_errors(void **state)
       gm_kv_u32(b, "split.count", 4000000000u)) \
     X(split_no_string, "key 'split.no': wanted a count, got a string", H(0, 2), gm_kv_u16(b, "split.count", 2), \
       gm_kv_str(b, "split.no", "1")) \
-    X(split_second, "is part 2 of 3; name the first part (-00001-of-00003.gguf)", H(0, 2), gm_kv_u16(b, "split.count", 3), \
-      gm_kv_u16(b, "split.no", 1)) \
+    X(split_second, "is part 2 of 3; name the first part (-00001-of-00003.gguf)", H(0, 2), \
+      gm_kv_u16(b, "split.count", 3), gm_kv_u16(b, "split.no", 1)) \
     X(split_name, "holds part 1 of 3, so its name should end in -00001-of-00003.gguf", H(0, 2), \
       gm_kv_u16(b, "split.count", 3), gm_kv_u16(b, "split.no", 0))
 
@@ -594,7 +599,7 @@ static void test_ramp(void **state)
     mf_close(m);
 }
 
-/* ---- split sets -------------------------------------------------------------------------------------------------------- */
+/* ---- split sets -------------------------------------------------------------------------------------------------- */
 
 typedef struct part {
     uint16_t no, count;
@@ -605,7 +610,10 @@ typedef struct part {
     bool missing, no_keys;
 } part;
 
-static void part_path(char *out, size_t n, unsigned i, unsigned count) { snprintf(out, n, "%s/set-%05u-of-%05u.gguf", dir, i + 1, count); }
+static void part_path(char *out, size_t n, unsigned i, unsigned count)
+{
+    snprintf(out, n, "%s/set-%05u-of-%05u.gguf", dir, i + 1, count);
+}
 
 static void make_part(strbuf *b, const part *p)
 {
@@ -627,18 +635,45 @@ static const struct {
     unsigned count;
     part p[3];
 } SPLIT[] = {
-    {"good", NULL, 3, {{0, 3, "a", 3, "general.architecture", "llama", 0, 0}, {1, 3, "b", 3, 0, 0, 0, 0}, {2, 3, "c", 3, 0, 0, 0, 0}}},
+    {"good",
+     NULL,
+     3,
+     {{0, 3, "a", 3, "general.architecture", "llama", 0, 0}, {1, 3, "b", 3, 0, 0, 0, 0}, {2, 3, "c", 3, 0, 0, 0, 0}}},
     {"good_repeats", NULL, 2, {{0, 2, "a", 2, "k", "v", 0, 0}, {1, 2, "b", 2, "k", "v", 0, 0}}},
     {"good_own_general", NULL, 2, {{0, 2, "a", 2, 0, 0, 0, 0}, {1, 2, "b", 2, "general.name", "part two", 0, 0}}},
     {"missing_part", "set-00002-of-00002.gguf: No such file", 2, {{0, 2, "a", 2, 0, 0, 0, 0}, {.missing = true}}},
-    {"wrong_number", "set-00002-of-00002.gguf: key 'split.no': wanted 1, got 0", 2, {{0, 2, "a", 2, 0, 0, 0, 0}, {0, 2, "b", 2, 0, 0, 0, 0}}},
-    {"wrong_count", "key 'split.count': wanted 2 as in the first part, got 3", 2, {{0, 2, "a", 2, 0, 0, 0, 0}, {1, 3, "b", 2, 0, 0, 0, 0}}},
-    {"part_without_keys", "key 'split.count': wanted 2 as in the first part, got 0", 2, {{0, 2, "a", 2, 0, 0, 0, 0}, {1, 2, "b", -1, 0, 0, 0, 1}}},
-    {"name_disagrees", "holds part 1 of 3, so its name should end in -00001-of-00003.gguf", 2, {{0, 3, "a", 2, 0, 0, 0, 0}, {1, 3, "b", 2, 0, 0, 0, 0}}},
-    {"tensor_in_two_parts", "set-00002-of-00002.gguf: tensor 'a': appears twice", 2, {{0, 2, "a", 2, 0, 0, 0, 0}, {1, 2, "a", 2, 0, 0, 0, 0}}},
-    {"tensor_count", "key 'split.tensors.count': wanted the 2 tensors of all 2 parts, got 3", 2, {{0, 2, "a", 3, 0, 0, 0, 0}, {1, 2, "b", 3, 0, 0, 0, 0}}},
-    {"stray_key", "key 'llama.x': is missing in the first part", 2, {{0, 2, "a", 2, 0, 0, 0, 0}, {1, 2, "b", 2, "llama.x", "1", 0, 0}}},
-    {"differing_key", "key 'k': differs from the first part", 2, {{0, 2, "a", 2, "k", "v", 0, 0}, {1, 2, "b", 2, "k", "w", 0, 0}}},
+    {"wrong_number",
+     "set-00002-of-00002.gguf: key 'split.no': wanted 1, got 0",
+     2,
+     {{0, 2, "a", 2, 0, 0, 0, 0}, {0, 2, "b", 2, 0, 0, 0, 0}}},
+    {"wrong_count",
+     "key 'split.count': wanted 2 as in the first part, got 3",
+     2,
+     {{0, 2, "a", 2, 0, 0, 0, 0}, {1, 3, "b", 2, 0, 0, 0, 0}}},
+    {"part_without_keys",
+     "key 'split.count': wanted 2 as in the first part, got 0",
+     2,
+     {{0, 2, "a", 2, 0, 0, 0, 0}, {1, 2, "b", -1, 0, 0, 0, 1}}},
+    {"name_disagrees",
+     "holds part 1 of 3, so its name should end in -00001-of-00003.gguf",
+     2,
+     {{0, 3, "a", 2, 0, 0, 0, 0}, {1, 3, "b", 2, 0, 0, 0, 0}}},
+    {"tensor_in_two_parts",
+     "set-00002-of-00002.gguf: tensor 'a': appears twice",
+     2,
+     {{0, 2, "a", 2, 0, 0, 0, 0}, {1, 2, "a", 2, 0, 0, 0, 0}}},
+    {"tensor_count",
+     "key 'split.tensors.count': wanted the 2 tensors of all 2 parts, got 3",
+     2,
+     {{0, 2, "a", 3, 0, 0, 0, 0}, {1, 2, "b", 3, 0, 0, 0, 0}}},
+    {"stray_key",
+     "key 'llama.x': is missing in the first part",
+     2,
+     {{0, 2, "a", 2, 0, 0, 0, 0}, {1, 2, "b", 2, "llama.x", "1", 0, 0}}},
+    {"differing_key",
+     "key 'k': differs from the first part",
+     2,
+     {{0, 2, "a", 2, "k", "v", 0, 0}, {1, 2, "b", 2, "k", "w", 0, 0}}},
 };
 
 static void test_split(void **state)
@@ -659,7 +694,8 @@ static void test_split(void **state)
         imp_err e = {0};
         imp_status s = mf_open(&m, path[0], &e);
         if ((s == IMP_OK) != !SPLIT[i].message || (s != IMP_OK && !strstr(e.message, SPLIT[i].message)))
-            fail_msg("%s: wanted <%s>, got <%s>", SPLIT[i].name, SPLIT[i].message ? SPLIT[i].message : "success", e.message);
+            fail_msg("%s: wanted <%s>, got <%s>", SPLIT[i].name, SPLIT[i].message ? SPLIT[i].message : "success",
+                     e.message);
         if (s == IMP_OK) {
             assert_int_equal(mf_tensor_count(m), SPLIT[i].count);
             for (unsigned k = 0; k < SPLIT[i].count; k++) {

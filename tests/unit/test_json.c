@@ -1,4 +1,4 @@
-/* The JSON pull reader and writer: what is accepted, what is refused and where, and numbers that match Python's repr. */
+/* The JSON pull reader and writer: what is accepted, what is refused and where, numbers as Python's repr. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,7 +16,7 @@
 #include "base/jsonw.h"
 #include "base/mem.h"
 
-/* ---- documents that must be refused, with the part of the message that says why ------------------------------------- */
+/* ---- documents that must be refused, with the part of the message that says why ---------------------------------- */
 
 #define S(text) text, sizeof text - 1
 static const struct {
@@ -101,7 +101,8 @@ static void test_refused(void **state)
         jr r;
         jr_init(&r, BAD[i].text, BAD[i].n, "doc", &e);
         jr_skip(&r);
-        if (jr_end(&r) || e.status != IMP_E_PARSE || !strstr(e.message, BAD[i].message) || strncmp(e.message, "doc: offset ", 12))
+        if (jr_end(&r) || e.status != IMP_E_PARSE || !strstr(e.message, BAD[i].message) ||
+            strncmp(e.message, "doc: offset ", 12))
             fail_msg("document %zu <%s>: wanted <%s>, got <%s>", i, BAD[i].text, BAD[i].message, e.message);
         /* The failure is sticky. */
         jr_str s;
@@ -117,9 +118,25 @@ static void test_refused(void **state)
 }
 
 static const char *const GOOD[] = {
-    "{}", " [ ] ", "0", "-0", "-0.0", "1e5", "1E-05", "123.456e+7", "true", "false", "null", "\"\"", "\"\\u0000\"",
-    "\"\\ud83d\\ude00\"", "\"\xF0\x9F\x98\x80 \xE2\x82\xAC \x7F\"", "[1,2,[3,{\"a\":[]}],{}]",
-    "{\"a\":{\"b\":{\"c\":[null,true,false]}},\"\":0}", "\t\r\n {\"k\" : [ 1 , 2 ] } \n", "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"",
+    "{}",
+    " [ ] ",
+    "0",
+    "-0",
+    "-0.0",
+    "1e5",
+    "1E-05",
+    "123.456e+7",
+    "true",
+    "false",
+    "null",
+    "\"\"",
+    "\"\\u0000\"",
+    "\"\\ud83d\\ude00\"",
+    "\"\xF0\x9F\x98\x80 \xE2\x82\xAC \x7F\"",
+    "[1,2,[3,{\"a\":[]}],{}]",
+    "{\"a\":{\"b\":{\"c\":[null,true,false]}},\"\":0}",
+    "\t\r\n {\"k\" : [ 1 , 2 ] } \n",
+    "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"",
 };
 
 static void test_accepted(void **state)
@@ -141,7 +158,8 @@ static void test_accepted(void **state)
 static void test_truncated(void **state)
 {
     (void)state;
-    static const char doc[] = "{\"key\": [1.5e3, \"\\ud83d\\ude00 \xE2\x82\xAC\", true, null, {\"x\": -7}], \"t\": \"0123456789abcdef\"}";
+    static const char doc[] =
+        "{\"key\": [1.5e3, \"\\ud83d\\ude00 \xE2\x82\xAC\", true, null, {\"x\": -7}], \"t\": \"0123456789abcdef\"}";
     for (size_t n = 0; n < sizeof doc - 1; n++) {
         char *copy = mem_strndup(doc, n);
         char *tight = mem_alloc(n);
@@ -283,8 +301,9 @@ static void test_double(void **state)
 static void test_walk(void **state)
 {
     (void)state;
-    static const char doc[] = "{\"na\\u006de\":\"a\\\"\\\\\\/\\b\\f\\n\\r\\t\\u20ac\\ud83d\\ude00z\", \"skip\":[{\"x\":[1,{}]},2],"
-                              "\"flag\":true,\"none\":null,\"list\":[\"p\",\"q\"], \"raw\": {\"k\" : [ 1 ] } }";
+    static const char doc[] =
+        "{\"na\\u006de\":\"a\\\"\\\\\\/\\b\\f\\n\\r\\t\\u20ac\\ud83d\\ude00z\", \"skip\":[{\"x\":[1,{}]},2],"
+        "\"flag\":true,\"none\":null,\"list\":[\"p\",\"q\"], \"raw\": {\"k\" : [ 1 ] } }";
     imp_err e = {0};
     jr r;
     jr_str key, v;
@@ -336,21 +355,46 @@ static void test_walk(void **state)
     assert_false(jr_end(&r));
 }
 
-/* ---- writing -------------------------------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 /* Right column: Python's repr. */
 static const struct {
     double v;
     const char *text;
 } REPR[] = {
-    {0.0, "0.0"}, {-0.0, "-0.0"}, {1.0, "1.0"}, {0.1, "0.1"}, {-2.5, "-2.5"}, {5.0, "5.0"}, {123456789.0, "123456789.0"},
-    {1e15, "1000000000000000.0"}, {9999999999999998.0, "9999999999999998.0"}, {1e16, "1e+16"}, {1.5e16, "1.5e+16"},
-    {1e22, "1e+22"}, {1e23, "1e+23"}, {1e100, "1e+100"}, {0.0001, "0.0001"}, {0.00012, "0.00012"}, {0.00001, "1e-05"},
-    {1e-7, "1e-07"}, {1.25e-10, "1.25e-10"}, {0.30000000000000004, "0.30000000000000004"}, {1.0 / 3, "0.3333333333333333"},
-    {2.0 / 3, "0.6666666666666666"}, {100.0, "100.0"}, {5e-324, "5e-324"}, {1.5e-323, "1.5e-323"},
-    {2.2250738585072014e-308, "2.2250738585072014e-308"}, {1.7976931348623157e308, "1.7976931348623157e+308"},
-    {0x1p-44, "5.684341886080802e-14"}, {0x1p-1000, "9.332636185032189e-302"}, {9007199254740993.0, "9007199254740992.0"},
-    {4.35, "4.35"}, {0.6, "0.6"}, {(double)0.1f, "0.10000000149011612"},
+    {0.0, "0.0"},
+    {-0.0, "-0.0"},
+    {1.0, "1.0"},
+    {0.1, "0.1"},
+    {-2.5, "-2.5"},
+    {5.0, "5.0"},
+    {123456789.0, "123456789.0"},
+    {1e15, "1000000000000000.0"},
+    {9999999999999998.0, "9999999999999998.0"},
+    {1e16, "1e+16"},
+    {1.5e16, "1.5e+16"},
+    {1e22, "1e+22"},
+    {1e23, "1e+23"},
+    {1e100, "1e+100"},
+    {0.0001, "0.0001"},
+    {0.00012, "0.00012"},
+    {0.00001, "1e-05"},
+    {1e-7, "1e-07"},
+    {1.25e-10, "1.25e-10"},
+    {0.30000000000000004, "0.30000000000000004"},
+    {1.0 / 3, "0.3333333333333333"},
+    {2.0 / 3, "0.6666666666666666"},
+    {100.0, "100.0"},
+    {5e-324, "5e-324"},
+    {1.5e-323, "1.5e-323"},
+    {2.2250738585072014e-308, "2.2250738585072014e-308"},
+    {1.7976931348623157e308, "1.7976931348623157e+308"},
+    {0x1p-44, "5.684341886080802e-14"},
+    {0x1p-1000, "9.332636185032189e-302"},
+    {9007199254740993.0, "9007199254740992.0"},
+    {4.35, "4.35"},
+    {0.6, "0.6"},
+    {(double)0.1f, "0.10000000149011612"},
 };
 
 static void test_repr(void **state)
@@ -423,9 +467,10 @@ static void test_writer(void **state)
     jw_kint(&w, "last", 1);
     jw_end_object(&w);
     assert_false(b.failed);
-    assert_string_equal(b.s, "{\"s\":\"q\\\"\\\\\\n\\u0001\x7F\xE2\x82\xAC\xEF\xBF\xBDz\",\"n\":null,\"i\":-9223372036854775808,"
-                             "\"d\":0.1,\"nan\":null,\"b\":true,\"a\":[18446744073709551615,{},[],null,false,[1, 2],\"x\\u0000y\"],"
-                             "\"last\":1}");
+    assert_string_equal(
+        b.s, "{\"s\":\"q\\\"\\\\\\n\\u0001\x7F\xE2\x82\xAC\xEF\xBF\xBDz\",\"n\":null,\"i\":-9223372036854775808,"
+             "\"d\":0.1,\"nan\":null,\"b\":true,\"a\":[18446744073709551615,{},[],null,false,[1, 2],\"x\\u0000y\"],"
+             "\"last\":1}");
     jr r;
     jr_init(&r, b.s, b.n, "own", NULL);
     assert_true(jr_skip(&r) && jr_end(&r));

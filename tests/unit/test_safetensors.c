@@ -1,5 +1,6 @@
-/* SafeTensors folders: a good one is read whole (configs as dotted keys, tensors with their dimensions reversed, shards);
- * each of a catalogue of bad ones is refused with its sentence and without a leak; no failed allocation does harm. */
+/* SafeTensors folders: a good one is read whole (configs as dotted keys, tensors with their dimensions reversed,
+ * shards); each of a catalogue of bad ones is refused with its sentence and without a leak; no failed allocation does
+ * harm. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -84,17 +85,22 @@ static int free_fd(void)
     return fd;
 }
 
-/* ---- a good folder ---------------------------------------------------------------------------------------------------- */
+/* ---- a good folder ----------------------------------------------------------------------------------------------- */
 
-static const char good_config[] =
-    "{\"architectures\": [\"LlamaForCausalLM\"], \"hidden_size\": 4096, \"rms_norm_eps\": 1e-05, \"tie\": true, \"none\": null,\n"
-    " \"rope_scaling\": {\"factor\": 8.0, \"rope_type\": \"llama3\", \"deep\": {\"er\": -7}}, \"empty\": {}, \"huge\": 18446744073709551615,\n"
-    " \"beyond\": 1000000000000000019884624838656, \"least\": -9223372036854775808, \"esc\\u0061ped\": \"\\u20ac\\n\\\"\", \"name\": \"\",\n"
-    " \"ints\": [1, -2, 3], \"floats\": [0, 0.5, Infinity], \"flags\": [true, false], \"nothing\": [], \"mixed\": [1, \"a\", null, true],\n"
-    " \"nested\": [[1, 2], [], [\"x\"]], \"objects\": [{\"type\": \"a\"}, 5, {\"type\": \"b\", \"sub\": {\"n\": 2}}], \"integral\": 4e3}";
+static const char good_config[] = "{\"architectures\": [\"LlamaForCausalLM\"], \"hidden_size\": 4096, "
+                                  "\"rms_norm_eps\": 1e-05, \"tie\": true, \"none\": null,\n"
+                                  " \"rope_scaling\": {\"factor\": 8.0, \"rope_type\": \"llama3\", \"deep\": {\"er\": "
+                                  "-7}}, \"empty\": {}, \"huge\": 18446744073709551615,\n"
+                                  " \"beyond\": 1000000000000000019884624838656, \"least\": -9223372036854775808, "
+                                  "\"esc\\u0061ped\": \"\\u20ac\\n\\\"\", \"name\": \"\",\n"
+                                  " \"ints\": [1, -2, 3], \"floats\": [0, 0.5, Infinity], \"flags\": [true, false], "
+                                  "\"nothing\": [], \"mixed\": [1, \"a\", null, true],\n"
+                                  " \"nested\": [[1, 2], [], [\"x\"]], \"objects\": [{\"type\": \"a\"}, 5, {\"type\": "
+                                  "\"b\", \"sub\": {\"n\": 2}}], \"integral\": 4e3}";
 
 static const char good_header[] =
-    "{\"__metadata__\": {\"format\": \"pt\"}, \"m\": {\"dtype\": \"BF16\", \"shape\": [3, 2], \"data_offsets\": [0, 12]},\n"
+    "{\"__metadata__\": {\"format\": \"pt\"}, \"m\": {\"dtype\": \"BF16\", \"shape\": [3, 2], \"data_offsets\": [0, "
+    "12]},\n"
     " \"f8\": {\"shape\": [4], \"data_offsets\": [12, 16], \"dtype\": \"F8_E4M3\"},"
     " \"scalar\": {\"dtype\": \"F32\", \"shape\": [], \"data_offsets\": [16, 20]},"
     " \"conv\": {\"dtype\": \"F16\", \"shape\": [1, 2, 3, 4, 5], \"data_offsets\": [28, 268]},"
@@ -164,22 +170,26 @@ static void test_config(void **state)
     v = mf_meta(m, "generation_config.eos_token_id");
     assert_true(v->arr.elem == META_INT && v->arr.n == 2 && mf_array_int(v, 1, &i) && i == 7);
     v = mf_meta(m, "ints");
-    assert_true(v->arr.elem == META_INT && v->arr.packed && mf_array_int(v, 1, &i) && i == -2 && mf_array_float(v, 2, &d) && d == 3);
+    assert_true(v->arr.elem == META_INT && v->arr.packed && mf_array_int(v, 1, &i) && i == -2 &&
+                mf_array_float(v, 2, &d) && d == 3);
     v = mf_meta(m, "floats");
-    assert_true(v->arr.elem == META_FLOAT && mf_array_float(v, 1, &d) && d == 0.5 && mf_array_float(v, 2, &d) && isinf(d));
+    assert_true(v->arr.elem == META_FLOAT && mf_array_float(v, 1, &d) && d == 0.5 && mf_array_float(v, 2, &d) &&
+                isinf(d));
     assert_true(mf_array_int(v, 0, &i) && i == 0 && !mf_array_int(v, 1, &i) && !mf_array_int(v, 2, &i));
     v = mf_meta(m, "flags");
     assert_true(v->arr.elem == META_BOOL && mf_array_int(v, 0, &i) && i == 1 && mf_array_int(v, 1, &i) && i == 0);
     v = mf_meta(m, "nothing");
     assert_true(v->type == META_ARRAY && v->arr.n == 0 && !mf_array_int(v, 0, &i));
     v = mf_meta(m, "mixed");
-    assert_true(v->arr.elem == META_NULL && v->arr.n == 4 && mf_array_int(v, 0, &i) && i == 1 && mf_array_str(v, 1, &s));
+    assert_true(v->arr.elem == META_NULL && v->arr.n == 4 && mf_array_int(v, 0, &i) && i == 1 &&
+                mf_array_str(v, 1, &s));
     assert_true(v->arr.v[2].type == META_NULL && !mf_array_int(v, 2, &i) && mf_array_int(v, 3, &i) && i == 1);
     v = mf_meta(m, "nested");
     assert_true(v->arr.elem == META_ARRAY && v->arr.n == 3 && mf_array_int(&v->arr.v[0], 1, &i) && i == 2);
     assert_true(v->arr.v[1].arr.n == 0 && mf_array_str(&v->arr.v[2], 0, &s));
     v = mf_meta(m, "objects");
-    assert_true(v->arr.elem == META_NULL && v->arr.n == 3 && v->arr.v[0].type == META_NULL && mf_array_int(v, 1, &i) && i == 5);
+    assert_true(v->arr.elem == META_NULL && v->arr.n == 3 && v->arr.v[0].type == META_NULL && mf_array_int(v, 1, &i) &&
+                i == 5);
     assert_null(mf_meta(m, "format")); /* a file's remarks are not the model's metadata */
     for (size_t k = 0; k < mf_meta_count(m); k++) /* all were looked at; null needs no reader */
         assert_true(mf_meta_at(m, k)->used);
@@ -246,15 +256,21 @@ static void test_side_files(void **state)
     clear_dir();
 }
 
-/* ---- shards ----------------------------------------------------------------------------------------------------------- */
+/* ---- shards ------------------------------------------------------------------------------------------------------ */
 
 #define TENSOR(name) "{\"" name "\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [0, 8]}}"
 
 static const struct {
     const char *name, *index, *message; /* NULL: opens */
 } SHARDS[] = {
-    {"good", "{\"metadata\": {\"total_size\": 24}, \"weight_map\": {\"a\": \"1.safetensors\", \"b\": \"2.safetensors\", \"c\": \"3.safetensors\"}}", NULL},
-    {"map_first", "{\"weight_map\": {\"c\": \"3.safetensors\", \"a\": \"1.safetensors\", \"b\": \"2.safetensors\"}, \"metadata\": {}}", NULL},
+    {"good",
+     "{\"metadata\": {\"total_size\": 24}, \"weight_map\": {\"a\": \"1.safetensors\", \"b\": \"2.safetensors\", \"c\": "
+     "\"3.safetensors\"}}",
+     NULL},
+    {"map_first",
+     "{\"weight_map\": {\"c\": \"3.safetensors\", \"a\": \"1.safetensors\", \"b\": \"2.safetensors\"}, \"metadata\": "
+     "{}}",
+     NULL},
     {"not_an_object", "[1]", INDEX ": offset 0: wanted an object, got '['"},
     {"empty_text", "", INDEX ": offset 0: wanted an object, got the end"},
     {"no_map", "{\"metadata\": {}}", "weight_map is missing"},
@@ -263,15 +279,21 @@ static const struct {
     {"map_list", "{\"weight_map\": [\"a\"]}", "wanted an object, got '['"},
     {"file_is_number", "{\"weight_map\": {\"a\": 1}}", "wanted a string, got '1'"},
     {"file_missing", "{\"weight_map\": {\"a\": \"9.safetensors\"}}", "9.safetensors: No such file"},
-    {"file_elsewhere", "{\"weight_map\": {\"a\": \"../1.safetensors\"}}", "'../1.safetensors' is not the name of a SafeTensors file in the folder"},
+    {"file_elsewhere", "{\"weight_map\": {\"a\": \"../1.safetensors\"}}",
+     "'../1.safetensors' is not the name of a SafeTensors file in the folder"},
     {"file_absolute", "{\"weight_map\": {\"a\": \"/etc/1.safetensors\"}}", "is not the name of a SafeTensors file"},
-    {"file_of_other_kind", "{\"weight_map\": {\"a\": \"config.json\"}}", "'config.json' is not the name of a SafeTensors file"},
+    {"file_of_other_kind", "{\"weight_map\": {\"a\": \"config.json\"}}",
+     "'config.json' is not the name of a SafeTensors file"},
     {"file_empty_name", "{\"weight_map\": {\"a\": \"\"}}", "a file name is empty"},
     {"file_name_nul", "{\"weight_map\": {\"a\": \"\\u0000.safetensors\"}}", "a file name holds a control character"},
     {"tensor_empty_name", "{\"weight_map\": {\"\": \"1.safetensors\"}}", "a tensor's name is empty"},
-    {"tensor_missing", "{\"weight_map\": {\"a\": \"1.safetensors\", \"x\": \"2.safetensors\"}}", "tensor 'x' is not in 2.safetensors"},
-    {"tensor_in_other_file", "{\"weight_map\": {\"a\": \"1.safetensors\", \"b\": \"1.safetensors\", \"c\": \"2.safetensors\"}}", "tensor 'b' is not in 1.safetensors"},
-    {"tensor_twice", "{\"weight_map\": {\"a\": \"1.safetensors\", \"b\": \"again.safetensors\"}}", "again.safetensors: tensor 'a': appears twice"},
+    {"tensor_missing", "{\"weight_map\": {\"a\": \"1.safetensors\", \"x\": \"2.safetensors\"}}",
+     "tensor 'x' is not in 2.safetensors"},
+    {"tensor_in_other_file",
+     "{\"weight_map\": {\"a\": \"1.safetensors\", \"b\": \"1.safetensors\", \"c\": \"2.safetensors\"}}",
+     "tensor 'b' is not in 1.safetensors"},
+    {"tensor_twice", "{\"weight_map\": {\"a\": \"1.safetensors\", \"b\": \"again.safetensors\"}}",
+     "again.safetensors: tensor 'a': appears twice"},
     {"cut", "{\"weight_map\": {\"a\": \"1.safetensors\"", "wanted ',' or '}', got the end"},
     {"trailing", "{\"weight_map\": {\"a\": \"1.safetensors\"}} x", "wanted the end, got 'x'"},
 };
@@ -292,7 +314,8 @@ static void test_shards(void **state)
         store_text(INDEX, SHARDS[i].index);
         imp_status s = mf_open(&m, dir, &e);
         if ((s == IMP_OK) != !SHARDS[i].message || (s != IMP_OK && !strstr(e.message, SHARDS[i].message)))
-            fail_msg("%s: wanted <%s>, got <%s>", SHARDS[i].name, SHARDS[i].message ? SHARDS[i].message : "success", e.message);
+            fail_msg("%s: wanted <%s>, got <%s>", SHARDS[i].name, SHARDS[i].message ? SHARDS[i].message : "success",
+                     e.message);
         if (s == IMP_OK) {
             assert_int_equal(mf_tensor_count(m), 3);
             assert_non_null(strstr(mf_tensor_find(m, "b")->map->path, "/2.safetensors"));
@@ -302,7 +325,7 @@ static void test_shards(void **state)
     }
 }
 
-/* ---- the catalogue ---------------------------------------------------------------------------------------------------- */
+/* ---- the catalogue ----------------------------------------------------------------------------------------------- */
 
 #define E(rest) "{\"t\": {" rest "}}"
 #define LONG_NAME_16 "nnnnnnnnnnnnnnnn"
@@ -321,53 +344,87 @@ static const struct {
     {"empty_header", "", 0, "does not begin with '{'"},
     {"unclosed", "{\"t\": {\"dtype\": \"F32\"", 0, "tensor 't': offset"},
     {"trailing_text", "{} x", 0, "wanted the end, got 'x'"},
-    {"trailing_comma", "{\"t\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]},}", 4, "wanted a key in quotes"},
+    {"trailing_comma", "{\"t\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]},}", 4,
+     "wanted a key in quotes"},
     {"invalid_utf8", "{\"\xFF\": {}}", 0, "invalid UTF-8"},
-    {"name_empty", "{\"\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 4, "a tensor's name is empty"},
-    {"name_nul", "{\"a\\u0000b\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 4, "a tensor's name holds a control character"},
+    {"name_empty", "{\"\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 4,
+     "a tensor's name is empty"},
+    {"name_nul", "{\"a\\u0000b\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 4,
+     "a tensor's name holds a control character"},
     {"name_long", "{\"" LONG_NAME_640 "\": {}}", 0, "a tensor's name is too long"},
-    {"twice", "{\"t\": {\"dtype\": \"U8\", \"shape\": [1], \"data_offsets\": [0, 1]}, \"\\u0074\": {\"dtype\": \"U8\", \"shape\": [1], \"data_offsets\": [1, 2]}}", 2,
-     "tensor 't': appears twice"},
+    {"twice",
+     "{\"t\": {\"dtype\": \"U8\", \"shape\": [1], \"data_offsets\": [0, 1]}, \"\\u0074\": {\"dtype\": \"U8\", "
+     "\"shape\": [1], \"data_offsets\": [1, 2]}}",
+     2, "tensor 't': appears twice"},
     {"entry_is_list", "{\"t\": []}", 0, "tensor 't': offset 6: wanted an object, got '['"},
     {"entry_is_null", "{\"t\": null}", 0, "tensor 't': offset 6: wanted an object"},
     {"entry_empty", E(""), 0, "tensor 't': offset 8: dtype is missing"},
     {"no_dtype", E("\"shape\": [1], \"data_offsets\": [0, 4]"), 4, "dtype is missing"},
     {"no_shape", E("\"dtype\": \"F32\", \"data_offsets\": [0, 4]"), 4, "shape is missing"},
     {"no_offsets", E("\"dtype\": \"F32\", \"shape\": [1]"), 4, "data_offsets is missing"},
-    {"unknown_key", E("\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4], \"extra\": 1"), 4, "unknown key 'extra'"},
-    {"dtype_twice", E("\"dtype\": \"F32\", \"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]"), 4, "dtype appears twice"},
-    {"shape_twice", E("\"dtype\": \"F32\", \"shape\": [1], \"shape\": [1], \"data_offsets\": [0, 4]"), 4, "shape appears twice"},
-    {"dtype_unknown", E("\"dtype\": \"F7\", \"shape\": [1], \"data_offsets\": [0, 4]"), 4, "tensor 't': offset 20: unsupported dtype 'F7'"},
+    {"unknown_key", E("\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4], \"extra\": 1"), 4,
+     "unknown key 'extra'"},
+    {"dtype_twice", E("\"dtype\": \"F32\", \"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]"), 4,
+     "dtype appears twice"},
+    {"shape_twice", E("\"dtype\": \"F32\", \"shape\": [1], \"shape\": [1], \"data_offsets\": [0, 4]"), 4,
+     "shape appears twice"},
+    {"dtype_unknown", E("\"dtype\": \"F7\", \"shape\": [1], \"data_offsets\": [0, 4]"), 4,
+     "tensor 't': offset 20: unsupported dtype 'F7'"},
     {"dtype_lower", E("\"dtype\": \"f32\", \"shape\": [1], \"data_offsets\": [0, 4]"), 4, "unsupported dtype 'f32'"},
     {"dtype_number", E("\"dtype\": 32, \"shape\": [1], \"data_offsets\": [0, 4]"), 4, "wanted a string, got '3'"},
     {"shape_number", E("\"dtype\": \"F32\", \"shape\": 1, \"data_offsets\": [0, 4]"), 4, "wanted an array, got '1'"},
-    {"shape_negative", E("\"dtype\": \"F32\", \"shape\": [-1], \"data_offsets\": [0, 4]"), 4, "wanted an integer from 0 to"},
-    {"shape_fraction", E("\"dtype\": \"F32\", \"shape\": [1.5], \"data_offsets\": [0, 4]"), 4, "wanted an integer, got 1.5"},
+    {"shape_negative", E("\"dtype\": \"F32\", \"shape\": [-1], \"data_offsets\": [0, 4]"), 4,
+     "wanted an integer from 0 to"},
+    {"shape_fraction", E("\"dtype\": \"F32\", \"shape\": [1.5], \"data_offsets\": [0, 4]"), 4,
+     "wanted an integer, got 1.5"},
     {"shape_text", E("\"dtype\": \"F32\", \"shape\": [\"1\"], \"data_offsets\": [0, 4]"), 4, "wanted a number"},
     {"shape_deep", E("\"dtype\": \"F32\", \"shape\": [[1]], \"data_offsets\": [0, 4]"), 4, "wanted a number, got '['"},
-    {"shape_six_dims", E("\"dtype\": \"F32\", \"shape\": [1,1,1,1,1,1], \"data_offsets\": [0, 4]"), 4, "more than 5 dimensions"},
-    {"shape_huge", E("\"dtype\": \"F32\", \"shape\": [18446744073709551616], \"data_offsets\": [0, 4]"), 4, "wanted an integer from 0 to"},
-    {"shape_wraps", E("\"dtype\": \"F32\", \"shape\": [4294967296, 4294967297], \"data_offsets\": [0, 4]"), 4, "too many elements"},
-    {"shape_wraps_to_zero", E("\"dtype\": \"U8\", \"shape\": [4294967296, 4294967296], \"data_offsets\": [0, 0]"), 0, "too many elements"},
-    {"bytes_wrap", E("\"dtype\": \"F64\", \"shape\": [2305843009213693953], \"data_offsets\": [0, 8]"), 8, "too many elements"},
+    {"shape_six_dims", E("\"dtype\": \"F32\", \"shape\": [1,1,1,1,1,1], \"data_offsets\": [0, 4]"), 4,
+     "more than 5 dimensions"},
+    {"shape_huge", E("\"dtype\": \"F32\", \"shape\": [18446744073709551616], \"data_offsets\": [0, 4]"), 4,
+     "wanted an integer from 0 to"},
+    {"shape_wraps", E("\"dtype\": \"F32\", \"shape\": [4294967296, 4294967297], \"data_offsets\": [0, 4]"), 4,
+     "too many elements"},
+    {"shape_wraps_to_zero", E("\"dtype\": \"U8\", \"shape\": [4294967296, 4294967296], \"data_offsets\": [0, 0]"), 0,
+     "too many elements"},
+    {"bytes_wrap", E("\"dtype\": \"F64\", \"shape\": [2305843009213693953], \"data_offsets\": [0, 8]"), 8,
+     "too many elements"},
     {"offsets_number", E("\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": 4"), 4, "wanted an array"},
     {"offsets_one", E("\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0]"), 4, "wanted two numbers, got 1"},
     {"offsets_none", E("\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": []"), 4, "wanted two numbers, got 0"},
-    {"offsets_three", E("\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4, 8]"), 4, "wanted two numbers, got more"},
-    {"offsets_negative", E("\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [-4, 0]"), 4, "wanted an integer from 0 to"},
-    {"offsets_reversed", E("\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [4, 0]"), 4, "begins at 4 and ends before, at 0"},
-    {"offsets_past_end", E("\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [0, 8]"), 4, "ends at 8 of 4 bytes (is the file truncated?)"},
-    {"offsets_huge", E("\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [9223372036854775803, 9223372036854775807]"), 4, "of 4 bytes (is the file truncated?)"},
-    {"too_few_bytes", E("\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [0, 4]"), 4, "dtype and shape want 8 bytes, its offsets give 4"},
-    {"too_many_bytes", E("\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 8]"), 8, "dtype and shape want 4 bytes, its offsets give 8"},
-    {"half_a_byte", E("\"dtype\": \"F4\", \"shape\": [2, 3], \"data_offsets\": [0, 3]"), 3, "rows of 3 values; E2M1 wants a multiple of 2"},
-    {"empty_with_bytes", E("\"dtype\": \"F32\", \"shape\": [0], \"data_offsets\": [0, 4]"), 4, "dtype and shape want 0 bytes, its offsets give 4"},
-    {"overlap", "{\"a\": {\"dtype\": \"U8\", \"shape\": [4], \"data_offsets\": [0, 4]}, \"b\": {\"dtype\": \"U8\", \"shape\": [4], \"data_offsets\": [3, 7]}}", 7,
-     "tensor 'b': its data at byte"},
-    {"overlap_same", "{\"a\": {\"dtype\": \"U8\", \"shape\": [4], \"data_offsets\": [0, 4]}, \"b\": {\"dtype\": \"U8\", \"shape\": [4], \"data_offsets\": [0, 4]}}", 4, "overlaps tensor"},
-    {"hole", "{\"a\": {\"dtype\": \"U8\", \"shape\": [4], \"data_offsets\": [0, 4]}, \"b\": {\"dtype\": \"U8\", \"shape\": [4], \"data_offsets\": [5, 9]}}", 9,
-     "9 bytes of data, but its tensors cover 8"},
-    {"data_behind", E("\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]"), 5, "5 bytes of data, but its tensors cover 4"},
+    {"offsets_three", E("\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4, 8]"), 4,
+     "wanted two numbers, got more"},
+    {"offsets_negative", E("\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [-4, 0]"), 4,
+     "wanted an integer from 0 to"},
+    {"offsets_reversed", E("\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [4, 0]"), 4,
+     "begins at 4 and ends before, at 0"},
+    {"offsets_past_end", E("\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [0, 8]"), 4,
+     "ends at 8 of 4 bytes (is the file truncated?)"},
+    {"offsets_huge",
+     E("\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [9223372036854775803, 9223372036854775807]"), 4,
+     "of 4 bytes (is the file truncated?)"},
+    {"too_few_bytes", E("\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [0, 4]"), 4,
+     "dtype and shape want 8 bytes, its offsets give 4"},
+    {"too_many_bytes", E("\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 8]"), 8,
+     "dtype and shape want 4 bytes, its offsets give 8"},
+    {"half_a_byte", E("\"dtype\": \"F4\", \"shape\": [2, 3], \"data_offsets\": [0, 3]"), 3,
+     "rows of 3 values; E2M1 wants a multiple of 2"},
+    {"empty_with_bytes", E("\"dtype\": \"F32\", \"shape\": [0], \"data_offsets\": [0, 4]"), 4,
+     "dtype and shape want 0 bytes, its offsets give 4"},
+    {"overlap",
+     "{\"a\": {\"dtype\": \"U8\", \"shape\": [4], \"data_offsets\": [0, 4]}, \"b\": {\"dtype\": \"U8\", \"shape\": "
+     "[4], \"data_offsets\": [3, 7]}}",
+     7, "tensor 'b': its data at byte"},
+    {"overlap_same",
+     "{\"a\": {\"dtype\": \"U8\", \"shape\": [4], \"data_offsets\": [0, 4]}, \"b\": {\"dtype\": \"U8\", \"shape\": "
+     "[4], \"data_offsets\": [0, 4]}}",
+     4, "overlaps tensor"},
+    {"hole",
+     "{\"a\": {\"dtype\": \"U8\", \"shape\": [4], \"data_offsets\": [0, 4]}, \"b\": {\"dtype\": \"U8\", \"shape\": "
+     "[4], \"data_offsets\": [5, 9]}}",
+     9, "9 bytes of data, but its tensors cover 8"},
+    {"data_behind", E("\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]"), 5,
+     "5 bytes of data, but its tensors cover 4"},
     {"data_without_tensors", "{}", 4, "4 bytes of data, but its tensors cover 0"},
     {"remarks_number", "{\"__metadata__\": {\"a\": 1}}", 0, "offset 23: wanted a string, got '1'"},
     {"remarks_list", "{\"__metadata__\": []}", 0, "wanted an object"},
@@ -387,12 +444,16 @@ static const struct {
     {"empty_key", "{\"\": 1}", "a key is empty"},
     {"key_control", "{\"a\\nb\": 1}", "a key holds a control character"},
     {"key_long", "{\"" LONG_NAME_640 "\": 1}", "a key is too long"},
-    {"key_long_path", "{\"" LONG_NAME_128 "\": {\"" LONG_NAME_128 "\": {\"" LONG_NAME_128 "\": {\"" LONG_NAME_128 "\": {\"x\": 1}}}}}", "key longer than 512 bytes"},
+    {"key_long_path",
+     "{\"" LONG_NAME_128 "\": {\"" LONG_NAME_128 "\": {\"" LONG_NAME_128 "\": {\"" LONG_NAME_128 "\": {\"x\": 1}}}}}",
+     "key longer than 512 bytes"},
     {"number_range", "{\"a\": 1e999}", "key 'a': offset 6: number out of range: 1e999"},
     {"number_form", "{\"a\": 01}", "must not begin with 0"},
     {"lone_surrogate", "{\"a\": \"\\ud800\"}", "key 'a': offset 7: lone surrogate"},
     {"bad_word", "{\"a\": nope}", "key 'a': offset 6: wanted null"},
-    {"deep_objects", "{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{",
+    {"deep_objects",
+     "{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{"
+     "\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{",
      "nested deeper than 24 levels"},
     {"deep_arrays", "{\"a\":[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]}", "nested deeper than 24 levels"},
     {"trailing", "{} {}", "wanted the end, got '{'"},
@@ -507,8 +568,9 @@ static void test_ramp(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_config),    cmocka_unit_test(test_tensors),   cmocka_unit_test(test_side_files), cmocka_unit_test(test_shards),
-        cmocka_unit_test(test_catalogue), cmocka_unit_test(test_truncated), cmocka_unit_test(test_ramp),
+        cmocka_unit_test(test_config), cmocka_unit_test(test_tensors),   cmocka_unit_test(test_side_files),
+        cmocka_unit_test(test_shards), cmocka_unit_test(test_catalogue), cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_ramp),
     };
     return cmocka_run_group_tests_name("safetensors", tests, setup, teardown);
 }
