@@ -115,15 +115,18 @@ static void run_loop(jx *c, const jnode *n, jenv *env, jval iter, unsigned depth
     l->depth0 = depth0;
     l->items = filtered(c, n, env, jv_iter(c, iter));
     jval lv = {.t = J_LOOP, .u.p = l};
+    bool any = false; /* as in jinja2, an iteration cut short by break or continue does not count for `else` */
     for (; l->i < l->items->n; l->i++) {
         jx_step(c, 1);
         jenv *e = jenv_new(c, env);
         assign_to(c, n->a, e, l->items->v[l->i]);
         jx_assign(c, e, SYM_LOOP, lv);
-        if (body(c, n->c, e, out) == JF_BREAK)
+        jflow f = body(c, n->c, e, out);
+        any = any || f == JF_NEXT;
+        if (f == JF_BREAK)
             break;
     }
-    if (!l->items->n)
+    if (!any)
         body(c, n->list[1], jenv_new(c, env), out);
 }
 

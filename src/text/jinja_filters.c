@@ -168,14 +168,14 @@ static jval f_indent(jx *c, jcall *k)
 
 static jval f_truncate(jx *c, jcall *k)
 {
-    if (k->self.t == J_UNDEF)
-        jx_undefined(c, k->self);
-    const jstr *s = must_str(c, k), *end = given(k, 2) ? jv_to_str(c, k->p[2]) : js_lit(c, "...");
+    const jstr *s, *end = given(k, 2) ? jv_to_str(c, k->p[2]) : js_lit(c, "...");
     int64_t len = integer(c, k, 0, 255), leeway = given(k, 3) && k->p[3].t != J_NONE ? integer(c, k, 3, 5) : 5;
     if (len < (int64_t)end->n_cp || leeway < 0)
         jx_type_error(c, "truncate: expected length >= %zu and leeway >= 0", end->n_cp);
-    if ((int64_t)s->n_cp <= len || (int64_t)s->n_cp - len <= leeway)
+    int64_t n = (int64_t)jv_len(c, k->self); /* anything short enough passes as it is, strings or not */
+    if (n <= len || n - len <= leeway)
         return k->self;
+    s = must_str(c, k);
     size_t cut = js_offset(s, (size_t)len - end->n_cp);
     if (!flag(c, k, 1, false))
         for (size_t i = cut; i-- > 0;)

@@ -324,7 +324,7 @@ static jval f_attr(jx *c, jcall *k)
     const jstr *name = jv_to_str(c, k->p[0]);
     bool found;
     if (k->self.t == J_UNDEF)
-        return jv_undef_attr(c, k->self, name);
+        jx_undefined(c, k->self);
     jval v = jv_own_attr(c, k->self, name, &found);
     return found ? v : jv_undef_attr(c, k->self, name);
 }

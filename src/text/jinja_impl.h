@@ -257,6 +257,7 @@ typedef struct jcall { /* what a built-in function receives */
     jenv *env;
 } jcall;
 typedef jval (*jfn)(jx *c, jcall *k);
+#define JROW_UNSAFE (-2)   /* n_max of a method that would change its object: exists, but gives an undefined value */
 typedef struct jrow {      /* one built-in: filter, test, function or method */
     const char *name;
     jfn fn;

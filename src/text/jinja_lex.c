@@ -146,7 +146,8 @@ static void lex_raw(lex *l, size_t opened)
         end_match(l, end);
         return;
     }
-    lex_fail(l, opened, "missing end of raw block");
+    if (l->pos < l->n) /* right at the end it is forgiven, as in jinja2 */
+        lex_fail(l, opened, "missing end of raw block");
 }
 
 static void lex_comment(lex *l, size_t opened)
@@ -160,7 +161,8 @@ static void lex_comment(lex *l, size_t opened)
             return;
         }
     }
-    lex_fail(l, opened, "missing end of comment");
+    if (l->pos < l->n)
+        lex_fail(l, opened, "missing end of comment");
 }
 
 static unsigned hex_digits(const char *s, size_t n, size_t want, uint32_t *out)

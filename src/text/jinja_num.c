@@ -382,6 +382,32 @@ static jval int_pow(jx *c, jval a, jval b)
     return r;
 }
 
+/* a / b to the nearest double, by way of more decimal digits than a double has and one that says "and something". */
+static double big_quotient(jx *c, jval a, jval b)
+{
+    jbig x = load(c, a), y = load(c, b), q, r;
+    trim(&x);
+    trim(&y);
+    bool neg = x.neg != y.neg;
+    int shift = 0;
+    for (; x.n < y.n + 5 && shift < 60; shift++) { /* limbs of nine digits appended to x */
+        jbig t = big_new(c, (size_t)x.n + 1);
+        memcpy(t.limb + 1, x.limb, x.n * sizeof *t.limb);
+        x = t;
+    }
+    big_divmod(c, x, y, &q, &r);
+    q.neg = false;
+    size_t n;
+    char *digits = big_text(c, &q, &n), *t = jx_alloc(c, n + 32);
+    sprintf(t, "%s.%de-%d", digits, r.n ? 1 : 0, 9 * shift);
+    double d = strtod(t, NULL);
+    if (isinf(d))
+        jx_type_error(c, "integer division result too large for a float");
+    return neg ? -d : d;
+}
+
+static bool exact(int64_t i) { return i >= -(INT64_C(1) << 53) && i <= INT64_C(1) << 53; }
+
 static jval int_divide(jx *c, uint8_t op, jval a, jval b)
 {
     int64_t i, j;
@@ -389,7 +415,7 @@ static jval int_divide(jx *c, uint8_t op, jval a, jval b)
         jx_type_error(c, op == T_DIV ? "division by zero" : "integer division or modulo by zero");
     bool small = jn_to_i64(a, &i) & jn_to_i64(b, &j);
     if (op == T_DIV)
-        return jval_float(small ? (double)((long double)i / (long double)j) : jn_double(c, a) / jn_double(c, b));
+        return jval_float(small && exact(i) && exact(j) ? (double)i / (double)j : big_quotient(c, a, b));
     if (small && !(i == INT64_MIN && j == -1)) {
         int64_t q = i / j, r = i % j;
         if (r && (r < 0) != (j < 0)) {

@@ -48,14 +48,12 @@ static void repr_list(jbuf *b, const jlist *l)
     static const char *const open[] = {"[", "(", "", "dict_keys([", "dict_values([", "dict_items([", "<generator object"};
     static const char *const close[] = {"]", ")", "", "])", "])", "])", ">"};
     if (l->kind == JL_RANGE) {
-        int64_t step = l->n > 1 ? l->v[1].u.i - l->v[0].u.i : 1, first = l->n ? l->v[0].u.i : 0;
+        const jval *def = l->v + l->n; /* start, stop, step; a slice of a range has none, and is shown as its items */
         jb_lit(b, "range(");
-        jb_int(b, jval_int(first), 10);
-        jb_lit(b, ", ");
-        jb_int(b, jval_int(first + step * (int64_t)l->n), 10);
-        if (step != 1) {
-            jb_lit(b, ", ");
-            jb_int(b, jval_int(step), 10);
+        if (l->cap != l->n + 3) {
+            repr_items(b, l->v, l->n);
+        } else {
+            repr_items(b, def, def[2].u.i == 1 ? 2 : 3);
         }
         jb_lit(b, ")");
         return;

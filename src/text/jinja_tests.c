@@ -7,6 +7,13 @@
 
 static jval yes(bool b) { return jval_bool(b); }
 
+static bool named(jx *c, jval v)
+{
+    if (!jv_hashable(v))
+        jx_type_error(c, "unhashable type: '%s'", jv_type(v));
+    return v.t == J_STR;
+}
+
 #define TEST(name, expr)                        \
     static jval name(jx *c, jcall *k)           \
     {                                           \
@@ -33,8 +40,8 @@ TEST(t_callable, v.t == J_UNDEF || v.t == J_FUNC || v.t == J_METHOD || v.t == J_
 TEST(t_escaped, v.t == J_STR && v.u.s->markup)
 TEST(t_lower, js_all_case(c, jv_to_str(c, v), false))
 TEST(t_upper, js_all_case(c, jv_to_str(c, v), true))
-TEST(t_filter, v.t == J_STR && jinja_filter_find(v.u.s))
-TEST(t_test, v.t == J_STR && jrow_find(jinja_tests, v.u.s->s, v.u.s->n))
+TEST(t_filter, named(c, v) && jinja_filter_find(v.u.s))
+TEST(t_test, named(c, v) && jrow_find(jinja_tests, v.u.s->s, v.u.s->n))
 TEST(t_in, jv_contains(c, k->p[0], v))
 TEST(t_eq, jv_eq(c, v, k->p[0]))
 TEST(t_ne, !jv_eq(c, v, k->p[0]))
@@ -113,10 +120,13 @@ static jval g_range(jx *c, jcall *k)
     uint64_t by = step > 0 ? (uint64_t)step : 0 - (uint64_t)step, n = span / by + (span % by != 0);
     if (n > JINJA_MAX_RANGE)
         jx_fail(c, IMP_E_LIMIT, "range of more than %d items", JINJA_MAX_RANGE);
-    jlist *l = jl_new(c, JL_RANGE, (size_t)n);
+    jlist *l = jl_new(c, JL_RANGE, (size_t)n + 3);
     jx_step(c, (size_t)n / 4);
     for (uint64_t i = 0; i < n; i++)
         jl_push(c, l, jval_int((int64_t)((uint64_t)start + i * (uint64_t)step)));
+    l->v[n] = jval_int(start); /* for repr */
+    l->v[n + 1] = jval_int(stop);
+    l->v[n + 2] = jval_int(step);
     return jv_list(l);
 }
 

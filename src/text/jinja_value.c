@@ -69,7 +69,7 @@ bool jv_hashable(jval v)
                 return false;
         return true;
     }
-    return v.t != J_LIST && v.t != J_DICT;
+    return v.t == J_LIST ? v.u.l->kind == JL_RANGE : v.t != J_DICT;
 }
 
 static uint64_t mix(uint64_t h)
@@ -446,6 +446,10 @@ jval jv_own_attr(jx *c, jval obj, const jstr *name, bool *found)
             return y->v[y->i];
         }
         break;
+    case J_FLOAT:
+        if (js_is(name, "real") || js_is(name, "imag"))
+            return js_is(name, "real") ? obj : jval_float(0);
+        break;
     case J_BOOL: case J_INT: case J_BIG:
         if (js_is(name, "real") || js_is(name, "numerator"))
             return obj.t == J_BOOL ? jval_int(obj.u.b) : obj;
@@ -456,6 +460,8 @@ jval jv_own_attr(jx *c, jval obj, const jstr *name, bool *found)
     }
     const jrow *row = jinja_method_find(obj, name);
     *found = row != NULL;
+    if (row && row->n_max == JROW_UNSAFE)
+        return jv_undef(c, "access to this attribute is unsafe: it would change a value");
     return row ? method(c, obj, row) : jval_none();
 }
 
@@ -545,7 +551,7 @@ jval jv_slice(jx *c, jval obj, jval start, jval stop, jval step)
     if (obj.t == J_UNDEF)
         jx_undefined(c, obj);
     if (obj.t != J_STR && !(obj.t == J_LIST && obj.u.l->kind <= JL_RANGE))
-        return jv_undef(c, "this object cannot be sliced");
+        jx_type_error(c, "'%s' object cannot be sliced", jv_type(obj));
     int64_t n = (int64_t)jv_len(c, obj), st = step.t == J_NONE || step.t == J_MISSING ? 1 : slice_int(c, step);
     if (st == 0)
         jx_type_error(c, "slice step cannot be zero");
