@@ -111,7 +111,9 @@ int cmd_run(cli *c)
     answer a = {.c = c, .ids = c->o.ids, .json = c->o.json, .first = true};
     imp_request r;
     imp_request_init(&r);
-    imp_status s = cli_load_model(c, &e);
+    const char *unmet = c->o.schema ? "schema" : c->o.regex ? "regex" : c->o.grammar ? "grammar" : NULL;
+    /* An answer that only looks constrained would be worse than none. */
+    imp_status s = unmet ? err_set(&e, IMP_E_USAGE, "option --%s: not built yet", unmet) : cli_load_model(c, &e);
     if (s == IMP_OK)
         s = prompt_ids(c, &ids, &n, &e);
     if (s == IMP_OK)
