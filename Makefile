@@ -36,7 +36,7 @@ ISA_amx    := $(ISA_vnni) -mamx-tile -mamx-int8 -mamx-bf16
 isa_flags   = $(foreach i,avx2 avx512 vnni amx,$(if $(filter %_$(i).c,$(1)),$(ISA_$(i))))
 
 .DELETE_ON_ERROR:
-.PHONY: all lib test unit san tsan fuzz layers install clean help links
+.PHONY: all lib test unit unit-build san san-build tsan fuzz layers install clean help links
 .SECONDARY:
 
 all: $(BUILD)/imp links lib
@@ -85,16 +85,22 @@ $(BUILD)/unit/%: tests/unit/%.c $(BUILD)/libimp.a
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -Itests/unit $(filter-out -Wmissing-prototypes -Wconversion,$(CFLAGS)) $(LDFLAGS) -MMD -MP -o $@ $< $(BUILD)/libimp.a -lcmocka $(LDLIBS)
 
+unit-build: $(UNIT)
+
 unit: $(UNIT)
 	@fail=0; for t in $(UNIT); do echo "== $$t"; $$t || fail=1; done; exit $$fail
 
 test: all unit
 
 # The same sources under sanitizers, in folders of their own.
+SAN  := BUILD=$(BUILD)/san CUDA=0 OPT="-O1 -g" EXTRA_CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+TSAN := BUILD=$(BUILD)/tsan CUDA=0 OPT="-O1 -g" EXTRA_CFLAGS="-fsanitize=thread -fno-omit-frame-pointer"
+san-build:
+	$(MAKE) $(SAN) all unit-build
 san:
-	$(MAKE) BUILD=$(BUILD)/san CUDA=0 OPT="-O1 -g" EXTRA_CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" all unit
+	$(MAKE) $(SAN) all unit
 tsan:
-	$(MAKE) BUILD=$(BUILD)/tsan CUDA=0 OPT="-O1 -g" EXTRA_CFLAGS="-fsanitize=thread -fno-omit-frame-pointer" all unit
+	$(MAKE) $(TSAN) all unit
 
 # libFuzzer: `make fuzz-NAME` builds tests/fuzz/fuzz_NAME.c with clang and runs it for FUZZ_SECONDS on its corpus.
 FUZZ_SECONDS ?= 60
@@ -111,7 +117,7 @@ layers:
 	@python3 scripts/layers.py
 
 install: all $(BUILD)/libimp.so
-	@sh scripts/install.sh "$(BUILD)" "$(DESTDIR)$(PREFIX)"
+	@sh scripts/install.sh "$(BUILD)" "$(PREFIX)" "$(DESTDIR)"
 
 clean:
 	rm -rf $(BUILD)

@@ -91,7 +91,7 @@ e2e() {
     "") IMP_TEST_MODEL=$(python3 scripts/fetch_model.py) || echo "e2e: no model: the tests that need it are skipped" ;;
     esac
     export IMP_TEST_MODEL
-    IMP_BUILD=$BUILD "$BUILD/venv/bin/python" -m pytest -q -rs -p no:cacheprovider tests/e2e
+    IMP_BUILD=$BUILD "$BUILD/venv/bin/python" -m pytest -q -p no:cacheprovider tests/e2e
 }
 
 # shellcheck disable=SC2086
