@@ -1,0 +1,127 @@
+/* exec: a compiled plan: nodes (operations after fusion), registers in one workspace, tables of the step, graphs.
+ * Written by compile.c, run by run.c, driven by step.c. One thread at a time. */
+#ifndef IMP_CUDA_EXEC_H
+#define IMP_CUDA_EXEC_H
+
+#include "backend/cuda/cuda_impl.h"
+
+typedef enum node_kind { NODE_LINEAR, NODE_QKV, NODE_OP } node_kind;
+
+/* NODE_LINEAR: up to three products of one input; or act(gate) * up; or one product plus a residual. A norm that feeds
+ * nothing else is part of it. NODE_QKV: head norms, rotations and the KV store between projections and attention. */
+typedef struct node {
+    node_kind kind;
+    int32_t op;                       /* the operation it stands at */
+    int32_t n_lin, lin[GEMV_MAX_W];   /* LINEAR: operations */
+    int32_t norm, glu, add;           /* LINEAR: operations fused in, -1 = none */
+    int32_t q_norm, k_norm, v_norm, q_rope, k_rope, attend; /* QKV */
+    plan_reg q, k, v;                 /* QKV: sources */
+} node;
+
+typedef struct reg {
+    bool used, f16;
+    plan_reg alias;      /* shares the memory of that register, PLAN_NONE = its own */
+    plan_dim dim;
+    uint32_t width, ld;
+    int32_t first, last; /* nodes */
+    uint64_t bytes, off;
+} reg;
+
+typedef struct run_range { /* consecutive rows of one class */
+    int32_t begin, n;
+    bool prompt;
+} run_range;
+
+/* Tables of a step on the device. The small set serves steps that may be a graph, and lies in one piece. */
+typedef struct tables {
+    CUdeviceptr dev, tok, seq, row, save, table, ext;
+    uint64_t n_bytes;                 /* up to and with the block tables */
+    uint64_t off_tok, off_seq, off_row, off_save, off_table;
+    int32_t max_tok, max_seq, max_row, max_save, max_table;
+} tables;
+
+#define N_TICKET 4
+#define MAX_GRAPHS 96
+#define SMALL_STEP 64
+
+typedef struct ticket_slot {
+    int64_t id;
+    bool open, poisoned;
+    imp_status status;
+    CUevent done;
+    uint8_t *host;                    /* pinned: tables of the step */
+    uint64_t host_bytes;
+    int32_t *out_id;                  /* pinned [max_row] */
+    float *logits, *hidden;           /* pinned, when rows want them */
+    uint64_t logits_bytes, hidden_bytes;
+    sample_row_out *result;
+    imp_status *row_status;
+    const batch *bt;
+    int32_t n_row;
+    int32_t *host_row;                /* rows sampled on the host: index into the batch; n_host of them */
+    int32_t n_host;
+    int32_t *logit_at;                /* [max_row] place of a row in `logits`, -1 = not fetched */
+    void *work;
+    struct bexec *x;
+} ticket_slot;
+
+typedef struct graph_entry {
+    int32_t n_tok, n_row, n_seq, split;
+    bool host_rows;
+    CUgraphExec exec;
+    int64_t last_use;
+} graph_entry;
+
+struct bexec {
+    backend *b;
+    const plan *p;
+    kvcache *kv;
+    bweight **w;
+    plan_limits lim;
+    node *node;
+    int32_t n_node;
+    reg *reg;
+    int32_t *node_of_op;              /* [n_op]; -1 fused away */
+    const char **kernel;              /* [n_op] name for inspect */
+    CUdeviceptr ws;
+    uint64_t ws_bytes, total_bytes;
+    CUdeviceptr *constant;
+    /* scratch beside the registers */
+    CUdeviceptr xh;                   /* f16 input of a product whose register is f32 */
+    uint32_t xh_ld;
+    CUdeviceptr partial;              /* z partial sums of a rows kernel */
+    uint64_t partial_bytes;
+    CUdeviceptr part, counter;        /* attention splits */
+    uint32_t part_tokens, part_splits;
+    CUdeviceptr last, out_id, greedy_part, greedy_counter, ones;
+    tables small, large;
+    CUdeviceptr scratch[8];
+    uint64_t scratch_bytes[8];
+    int n_scratch;
+    /* the step in progress */
+    const tables *t;
+    int32_t n_tok, n_row, n_seq, n_host;
+    uint32_t split;
+    run_range *tok_run, *row_run;
+    int32_t n_tok_run, n_row_run;
+    ticket_slot slot[N_TICKET];
+    int64_t next_ticket;
+    graph_entry graph[MAX_GRAPHS];
+    int32_t n_graph;
+    bool no_graph;
+};
+
+static inline CUdeviceptr reg_ptr(const bexec *x, plan_reg r)
+{
+    while (x->reg[r].alias != PLAN_NONE)
+        r = x->reg[r].alias;
+    return x->ws + x->reg[r].off;
+}
+static inline uint64_t reg_row_bytes(const bexec *x, plan_reg r) { return (uint64_t)x->reg[r].ld * (x->reg[r].f16 ? 2 : 4); }
+
+imp_status exec_nodes(bexec *x, imp_err *e); /* launches the whole step on the backend's stream */
+bool exec_can_f16(plan_op_kind k);           /* kinds whose kernel can write f16 in ACT_POS order */
+const char *exec_op_kernel(const bexec *x, int32_t op);
+void exec_drop_graphs(bexec *x);
+
+#endif

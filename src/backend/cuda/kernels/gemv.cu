@@ -1,0 +1,199 @@
+/* gemv: y[M][N] f32 = x[M][K] W[N][K]^T for M <= 8 rows of class D: decoding. One kernel for all layouts; each warp asks
+ * for its tile's layout, so the matrices of a fused launch may differ (Q4_K_M keeps V in Q6_K).
+ * Work: item = a row tile (or a gate/up pair of them); seg warps of a block share an item, each a run of K, partial
+ * sums meet in shared memory in a fixed order. Each warp streams its own tiles through its own ring with bulk copies, so
+ * nothing but the sums needs a block-wide barrier, and copies of weights start before the previous kernel is done (PDL).
+ * The 8 columns of the mma are the M rows; columns past M repeat row 0 and are dropped.
+ * Bytes: N*K*bits/8 + small; memory bound. Floor and what was reached: docs/kernels.md.
+ * Numerics: f16 products, f32 sums; order = tiles of a segment, then segments in order (z groups apart), independent of M. */
+#include "decode.cuh"
+
+#define WARPS 8
+
+template <int L> DEV void tile_mma(const in_smem &src, u32 lane, const u32 *lut, u32 xaddr, float *acc)
+{
+    scales q;
+    tile_scales<L>(src, lane, q);
+#pragma unroll
+    for (int c = 0; c < 4; c++) {
+        u32 a[4][4], b[8];
+        ldmatrix4(b, xaddr + c * 128);
+        ldmatrix4(b + 4, xaddr + c * 128 + 64);
+        chunk<L>(src, lane, c, q, lut, a);
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            mma_f16(acc, a[j], b[2 * j], b[2 * j + 1]);
+    }
+}
+
+struct cursor { /* walks the tiles of one warp: items, then gate/up, then its segment */
+    u32 item, sub, kt;
+};
+
+/* Segments of one output in order, z groups of them apart; then scale and bias. part: [seg][256]. */
+DEV float total(const dweight &w, const float *part, u32 seg, u32 n)
+{
+    float v = 0;
+    for (u32 zi = 0; zi < w.z; zi++) {
+        float sum = 0;
+        for (u32 s = zi * seg / w.z; s < (zi + 1) * seg / w.z; s++)
+            sum += part[s * 256];
+        v += sum;
+    }
+    if (w.row_scale)
+        v *= ((const float *)w.row_scale)[n];
+    if (w.bias)
+        v += ((const float *)w.bias)[n];
+    return v;
+}
+
+KERNEL(256, 2) imp_gemv(const __grid_constant__ gemv_args p)
+{
+    extern __shared__ __align__(128) u8 smem[];
+    const u32 tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
+    const u32 seg = p.w[0].seg, groups = WARPS / seg, grp = warp / seg, my_seg = warp % seg;
+    const u32 n_sub = p.pair ? 2 : 1;
+    const u32 kpad = p.w[0].k_tiles * TILE_COLS, xstride = kpad * 2 + 16;
+    /* barriers 512 | norm scratch 64 | sums 2 x 8 x 2 x 512 | x | rings */
+    float *red = (float *)(smem + 576);
+    u8 *xs = smem + 576 + 16384;
+    const u32 ring = smem_addr(xs) + ((p.m * xstride + 127) & ~127u) + warp * p.n_stage * p.slot_bytes;
+    const u32 bars = smem_addr(smem) + warp * 64;
+    const u32 k0 = seg_begin(p.w[0], my_seg), k1 = seg_begin(p.w[0], my_seg + 1);
+    const u32 step = gridDim.x * groups;
+    const u64 pol = policy_evict_first();
+
+    if (lane == 0)
+        for (u32 i = 0; i < p.n_stage; i++)
+            mbar_init(bars + i * 8, 1);
+    mbar_init_fence();
+    __syncwarp();
+    pdl_launch();
+
+    u64 expert_off0 = 0, expert_off1 = 0;
+    const u32 row = blockIdx.y;       /* pairs of MoE and heads have one row a blockIdx.y */
+    u32 bias_off = 0;
+    if (p.ids) {
+        pdl_wait(); /* the choice of experts is the previous kernel's */
+        u32 e = (u32)((const i32 *)p.ids)[row];
+        expert_off0 = e * p.w[0].expert_stride;
+        expert_off1 = e * p.w[1].expert_stride;
+        bias_off = e * p.w[0].rows;
+    } else if (p.x_groups) {
+        expert_off0 = (row % p.x_groups) * p.w[0].expert_stride;
+        bias_off = (row % p.x_groups) * p.w[0].rows;
+    }
+
+    cursor in = {blockIdx.x * groups + grp, 0, k0}; /* next tile to ask for */
+    u32 slot_in = 0;
+    auto request = [&]() {
+        if (in.item >= p.n_item)
+            return;
+        if (lane == 0) {
+            u32 wi = in.sub, rt = in.item;
+            if (!p.pair) {
+                wi = p.n_w > 1 && rt >= p.item_begin[1] ? (p.n_w > 2 && rt >= p.item_begin[2] ? 2 : 1) : 0;
+                rt -= p.item_begin[wi];
+            }
+            const dweight &w = p.w[wi];
+            const u8 *src = (const u8 *)w.tiles + (wi && p.pair ? expert_off1 : expert_off0) +
+                            ((u64)rt * w.k_tiles + in.kt) * w.tile_bytes;
+            u32 bar = bars + slot_in * 8;
+            mbar_expect(bar, w.tile_bytes);
+            bulk_load(ring + slot_in * p.slot_bytes, src, w.tile_bytes, bar, pol);
+        }
+        slot_in = slot_in + 1 == p.n_stage ? 0 : slot_in + 1;
+        if (++in.kt == k1) {
+            in.kt = k0;
+            if (++in.sub == n_sub) {
+                in.sub = 0;
+                in.item += step;
+            }
+        }
+    };
+    for (u32 i = 0; i < p.n_stage; i++)
+        request();
+
+    if (!p.ids)
+        pdl_wait();
+    /* ---- x to shared memory as f16 in fragment order ---- */
+    const u32 xrow = p.ids ? (p.x_per_choice ? row : row / p.n_choice) : p.x_groups ? row / p.x_groups : 0;
+    const u32 xcol = p.x_groups ? (row % p.x_groups) * p.k : 0;
+    for (u32 m = 0; m < p.m; m++) {
+        u16 *dst = (u16 *)(xs + m * xstride);
+        if (p.x_kind == X_F16) {
+            const u16 *src = (const u16 *)p.x + (u64)(xrow + m) * p.ldx;
+            for (u32 i = tid * 8; i < kpad; i += 256 * 8)
+                *(uint4 *)(dst + i) = *(const uint4 *)(src + i);
+            continue;
+        }
+        const float *src = (const float *)p.x + (u64)(xrow + m) * p.ldx + xcol;
+        float scale = 1.0f;
+        if (p.x_kind == X_NORM) {
+            float s = 0;
+            for (u32 i = tid; i < p.k; i += 256)
+                s += src[i] * src[i];
+            scale = rsqrtf(block_sum(s, (float *)(smem + 512)) / (float)p.k + p.eps);
+        }
+        const float *nw = p.x_kind == X_NORM ? (const float *)p.norm_w : 0;
+        for (u32 i = tid; i < kpad; i += 256) {
+            float v = i < p.k ? src[i] : 0.0f;
+            if (p.x_kind == X_NORM && i < p.k)
+                v = v * scale * (nw ? nw[i] + p.plus_one : 1.0f);
+            dst[ACT_POS(i)] = f2h(v);
+        }
+    }
+    __syncthreads();
+
+    /* ldmatrix: lanes 8i .. 8i+7 point at the 8 columns of 16 bytes i */
+    const u32 xcolumn = lane & 7;
+    const u32 xbase = smem_addr(xs) + (xcolumn < p.m ? xcolumn : 0) * xstride + (lane >> 3) * 16;
+    u32 slot = 0, phase = 0, parity = 0;
+    for (u32 item = blockIdx.x * groups + grp; item < p.n_item; item += step, parity ^= 1) {
+        u32 wi = p.pair ? 0 : p.n_w > 1 && item >= p.item_begin[1] ? (p.n_w > 2 && item >= p.item_begin[2] ? 2 : 1) : 0;
+        for (u32 sub = 0; sub < n_sub; sub++) {
+            const dweight &w = p.w[p.pair ? sub : wi];
+            float acc[4] = {0, 0, 0, 0};
+            for (u32 kt = k0; kt < k1; kt++) {
+                mbar_wait(bars + slot * 8, phase);
+                in_smem src = {ring + slot * p.slot_bytes};
+                LAYOUT_SWITCH(w.layout, tile_mma<L>(src, lane, w.lut, xbase + kt * 512, acc);)
+                __syncwarp();
+                request();
+                if (++slot == p.n_stage) {
+                    slot = 0;
+                    phase ^= 1;
+                }
+            }
+            float *r = red + ((parity * WARPS + warp) * 2 + sub) * 128;
+            u32 g = lane >> 2, t = lane & 3;
+            if (2 * t < p.m) {
+                *(float2 *)(r + g * 8 + 2 * t) = make_float2(acc[0], acc[1]);
+                *(float2 *)(r + (g + 8) * 8 + 2 * t) = make_float2(acc[2], acc[3]);
+            }
+        }
+        if (seg > 1)
+            bar_sync(1 + grp, seg * 32);
+        else
+            __syncwarp();
+        const dweight &w = p.w[wi];
+        const u32 rt = item - (p.pair ? 0 : p.item_begin[wi]);
+        for (u32 i = my_seg * 32 + lane; i < 16 * p.m; i += seg * 32) {
+            u32 r = i & 15, m = i >> 4, n = rt * 16 + r;
+            if (n >= w.rows)
+                continue;
+            const float *q = red + (parity * WARPS + grp * seg) * 256 + r * 8 + m;
+            float y = total(w, q, seg, bias_off + n);
+            if (p.pair)
+                y = glu_apply(p.act, y, total(p.w[1], q + 128, seg, bias_off + n), p.limit, p.alpha);
+            u32 orow = row * p.m + m;
+            if (p.out_f16) {
+                ((u16 *)p.out[0])[(u64)orow * p.ldo[0] + ACT_POS(n)] = f2h(y);
+            } else {
+                if (p.residual)
+                    y = ((const float *)p.residual)[(u64)orow * p.ldr + n] + y;
+                ((float *)p.out[wi])[(u64)orow * p.ldo[wi] + n] = y;
+            }
+        }
+    }
+}

@@ -1,0 +1,481 @@
+/* ops: everything between the matrix products, one row or one head at a time. Bound by launches when decoding and by
+ * memory in prefill; plain code, fixed order of every sum. f16 outputs feed matrix products: ACT_POS order, padded with zeros. */
+#include "decode.cuh"
+
+DEV void put(const op_args &p, u32 row, u32 i, float v)
+{
+    if (p.out_f16)
+        ((u16 *)p.out)[(u64)row * p.ldo + ACT_POS(i)] = f2h(v);
+    else
+        ((float *)p.out)[(u64)row * p.ldo + i] = v;
+}
+DEV void put_pad(const op_args &p, u32 row, u32 first) /* zeros up to the padded width; by a thread */
+{
+    if (p.out_f16)
+        for (u32 i = first; i < p.ldo; i++)
+            ((u16 *)p.out)[(u64)row * p.ldo + ACT_POS(i)] = 0;
+}
+#define ROWS_LOOP                                                                   \
+    pdl_launch();                                                                   \
+    pdl_wait();                                                                     \
+    const u32 row = blockIdx.y;                                                     \
+    if (blockIdx.x == 0 && threadIdx.x == 0)                                        \
+        put_pad(p, row, p.width);                                                   \
+    for (u32 i = blockIdx.x * 1024 + threadIdx.x; i < p.width && i < blockIdx.x * 1024 + 1024; i += 256)
+
+KERNEL(256, 4) imp_embed(const __grid_constant__ embed_args p)
+{
+    /* a warp a tile; the row's 256 values fall out of the fragments of all 16 rows */
+    pdl_launch();
+    pdl_wait();
+    const u32 lane = threadIdx.x & 31, kt = blockIdx.x * 8 + (threadIdx.x >> 5), tok = blockIdx.y;
+    const tok_desc &d = ((const tok_desc *)p.tok)[tok];
+    if (kt >= p.w.k_tiles)
+        return;
+    float *out = (float *)p.out + (u64)tok * p.ldo;
+    i32 id = d.id;
+    if (id == -2) {
+        const float *src = (const float *)p.ext + (u64)d.ext * p.width;
+        for (u32 i = kt * 256 + lane; i < p.width && i < kt * 256 + 256; i += 32)
+            out[i] = src[i];
+        return;
+    }
+    if (id == -1)
+        id = ((const i32 *)p.last)[((const seq_desc *)p.seq)[d.seq].slot];
+    if (id < 0 || id >= (i32)p.w.rows)
+        id = 0;
+    in_gmem src = {(const u8 *)p.w.tiles + ((u64)(id / 16) * p.w.k_tiles + kt) * p.w.tile_bytes};
+    float rs = (p.w.row_scale ? ((const float *)p.w.row_scale)[id] : 1.0f) * p.scale;
+    const u32 g = lane >> 2, t = lane & 3;
+    const bool mine = (u32)(id & 7) == g;
+    const u32 half = id >> 3 & 1;
+    LAYOUT_SWITCH(p.w.layout, {
+        scales q;
+        tile_scales<L>(src, lane, q);
+        for (int c = 0; c < 4; c++) {
+            u32 a[4][4];
+            chunk<L>(src, lane, c, q, p.w.lut, a);
+            if (mine)
+                for (int j = 0; j < 4; j++)
+                    for (int h = 0; h < 2; h++) {
+                        u32 v = half ? a[j][2 * h + 1] : a[j][2 * h];
+                        u32 k = kt * 256 + c * 64 + t * 16 + j * 4 + h * 2;
+                        if (k < p.width)
+                            out[k] = h2f((u16)v) * rs;
+                        if (k + 1 < p.width)
+                            out[k + 1] = h2f((u16)(v >> 16)) * rs;
+                    }
+        }
+    })
+}
+
+/* a[row][lda] -> row's norm; block a row; the same sum as gemv's prologue */
+KERNEL(256, 4) imp_norm(const __grid_constant__ op_args p)
+{
+    __shared__ float red[8];
+    pdl_launch();
+    pdl_wait();
+    const u32 row = blockIdx.x, tid = threadIdx.x;
+    const float *src = (const float *)p.a + (u64)row * p.lda, *w = (const float *)p.w, *b = (const float *)p.bias;
+    float s = 0, mean = 0;
+    if (p.flag) { /* LayerNorm */
+        for (u32 i = tid; i < p.width; i += 256)
+            s += src[i];
+        mean = block_sum(s, red) / (float)p.width;
+        s = 0;
+        for (u32 i = tid; i < p.width; i += 256)
+            s += (src[i] - mean) * (src[i] - mean);
+    } else {
+        for (u32 i = tid; i < p.width; i += 256)
+            s += src[i] * src[i];
+    }
+    float scale = rsqrtf(block_sum(s, red) / (float)p.width + p.eps);
+    for (u32 i = tid; i < p.width; i += 256) {
+        float v = p.flag ? (src[i] - mean) * scale * (w ? w[i] + p.plus_one : 1.0f) + (b ? b[i] : 0.0f)
+                         : src[i] * scale * (w ? w[i] + p.plus_one : 1.0f);
+        put(p, row, i, v);
+    }
+    if (p.out_f16)
+        for (u32 i = p.width + tid; i < p.ldo; i += 256)
+            ((u16 *)p.out)[(u64)row * p.ldo + ACT_POS(i)] = 0;
+}
+
+/* norm of runs of `group` columns by a warp each; flag: w has the row's width; flag2: L2 norm (rsqrt of the sum, times scale) */
+KERNEL(256, 4) imp_norm_group(const __grid_constant__ op_args p)
+{
+    pdl_launch();
+    pdl_wait();
+    const u32 lane = threadIdx.x & 31, n = p.width / p.group, item = blockIdx.x * 8 + (threadIdx.x >> 5);
+    if (item >= n * p.n_row)
+        return;
+    const u32 row = item / n, gr = item % n;
+    const float *src = (const float *)p.a + (u64)row * p.lda + gr * p.group, *w = (const float *)p.w;
+    float s = 0;
+    for (u32 i = lane; i < p.group; i += 32)
+        s += src[i] * src[i];
+    s = warp_sum(s);
+    float scale = p.flag2 ? rsqrtf(s + p.eps) * p.scale : rsqrtf(s / (float)p.group + p.eps);
+    for (u32 i = lane; i < p.group; i += 32)
+        put(p, row, gr * p.group + i, src[i] * scale * (w ? w[p.flag ? gr * p.group + i : i] + p.plus_one : 1.0f));
+    if (gr == 0 && lane == 0)
+        put_pad(p, row, p.width);
+}
+
+KERNEL(256, 4) imp_add(const __grid_constant__ op_args p) /* a + b * scale */
+{
+    ROWS_LOOP put(p, row, i, ((const float *)p.a)[(u64)row * p.lda + i] + ((const float *)p.b)[(u64)row * p.ldb + i] * p.scale);
+}
+/* a * b; b_width 1: a scalar a row; b_width 0: vector or scalar weight (flag = its length) */
+KERNEL(256, 4) imp_mul(const __grid_constant__ op_args p)
+{
+    ROWS_LOOP
+    {
+        float b = p.b_width == 0 ? ((const float *)p.w)[p.flag > 1 ? i : 0]
+                                 : ((const float *)p.b)[(u64)row * p.ldb + (p.b_width == 1 ? 0 : i)];
+        put(p, row, i, ((const float *)p.a)[(u64)row * p.lda + i] * b);
+    }
+}
+/* flag 0: a * scale; 1: softcap; 2: activation; 3: copy (f32 to f16) */
+KERNEL(256, 4) imp_unary(const __grid_constant__ op_args p)
+{
+    ROWS_LOOP
+    {
+        float v = ((const float *)p.a)[(u64)row * p.lda + i];
+        v = p.flag == 0 ? v * p.scale : p.flag == 1 ? p.scale * tanhf(v / p.scale) : p.flag == 2 ? act_apply(p.act, v) : v;
+        put(p, row, i, v);
+    }
+}
+/* flag: both halves in a; flag2: interleaved */
+KERNEL(256, 4) imp_glu(const __grid_constant__ op_args p)
+{
+    ROWS_LOOP
+    {
+        const float *a = (const float *)p.a + (u64)row * p.lda, *b = (const float *)p.b + (u64)row * p.ldb;
+        float gate = p.flag ? a[p.flag2 ? 2 * i : i] : a[i], up = p.flag ? a[p.flag2 ? 2 * i + 1 : p.width + i] : b[i];
+        put(p, row, i, glu_apply(p.act, gate, up, p.limit, p.alpha));
+    }
+}
+KERNEL(256, 4) imp_gate(const __grid_constant__ op_args p) /* a * sigmoid(b[i / group]) */
+{
+    ROWS_LOOP
+    {
+        float g = ((const float *)p.b)[(u64)row * p.ldb + i / p.group];
+        put(p, row, i, ((const float *)p.a)[(u64)row * p.lda + i] / (1.0f + __expf(-g)));
+    }
+}
+KERNEL(256, 4) imp_slice(const __grid_constant__ op_args p)
+{
+    ROWS_LOOP put(p, row, i, ((const float *)p.a)[(u64)row * p.lda + i / p.group * p.stride + p.off + i % p.group]);
+}
+KERNEL(256, 4) imp_concat(const __grid_constant__ op_args p) /* a_w, b_w: widths a group; flag: b shared */
+{
+    ROWS_LOOP
+    {
+        u32 w = p.a_w + p.b_w, g = i / w, j = i % w;
+        float v = j < p.a_w ? ((const float *)p.a)[(u64)row * p.lda + g * p.a_w + j]
+                            : ((const float *)p.b)[(u64)row * p.ldb + (p.flag ? 0 : g * p.b_w) + j - p.a_w];
+        put(p, row, i, v);
+    }
+}
+KERNEL(256, 4) imp_gather(const __grid_constant__ op_args p) /* rows of a by row_desc.tok */
+{
+    ROWS_LOOP
+    {
+        i32 t = ((const row_desc *)p.b)[row].tok;
+        put(p, row, i, ((const float *)p.a)[(u64)t * p.lda + i]);
+    }
+}
+KERNEL(256, 4) imp_combine(const __grid_constant__ op_args p) /* sum over j of b[row][j] * a[row][j * width + i] */
+{
+    ROWS_LOOP
+    {
+        float s = 0;
+        for (u32 j = 0; j < p.k; j++)
+            s += ((const float *)p.b)[(u64)row * p.ldb + j] * ((const float *)p.a)[(u64)row * p.lda + j * p.width + i];
+        put(p, row, i, s);
+    }
+}
+KERNEL(256, 4) imp_decay(const __grid_constant__ op_args p) /* w: A_log, bias: dt_bias; flag: w is -exp(A_log) already */
+{
+    ROWS_LOOP
+    {
+        float a = ((const float *)p.w)[i], x = ((const float *)p.a)[(u64)row * p.lda + i] + ((const float *)p.bias)[i];
+        put(p, row, i, (p.flag ? a : -expf(a)) * (x > 20.0f ? x : log1pf(expf(x))));
+    }
+}
+
+/* ---- heads: norm and rotation by a warp a head, the head in shared memory ---- */
+DEV void head_norm(float *h, u32 n, const float *w, float eps, float plus, u32 lane)
+{
+    float s = 0;
+    for (u32 i = lane; i < n; i += 32)
+        s += h[i] * h[i];
+    float scale = rsqrtf(warp_sum(s) / (float)n + eps);
+    for (u32 i = lane; i < n; i += 32)
+        h[i] = h[i] * scale * (w ? w[i] + plus : 1.0f);
+    __syncwarp();
+}
+DEV void head_rope(float *h, const rope_args &r, const tok_desc &d, u32 lane)
+{
+    for (u32 i = lane; i < r.rot / 2; i += 32) {
+        u32 axis = 0;
+        if (r.section[0]) {
+            u32 e0 = r.section[0], e1 = e0 + r.section[1];
+            axis = i < e0 ? 0 : i < e1 ? 1 : 2;
+        }
+        float c, s;
+        sincosf((float)d.pos[axis] * ((const float *)r.freq)[i], &s, &c);
+        c *= r.mscale;
+        s *= r.mscale;
+        u32 x = r.rot_off + (r.interleaved ? 2 * i : i), y = r.interleaved ? x + 1 : x + r.rot / 2;
+        float a = h[x], b = h[y];
+        h[x] = a * c - b * s;
+        h[y] = a * s + b * c;
+    }
+    __syncwarp();
+}
+DEV u8 *kv_row(u64 kv, u64 block_bytes, const seq_desc &s, const i32 *table, u32 group, u32 block, u32 pos)
+{
+    i32 b = table[s.table[group] + (i32)(pos / block) - s.base[group]];
+    return (u8 *)kv + (u64)b * block_bytes;
+}
+
+#define HEAD_MAX 576
+/* Everything between the projections and the attention: q heads, k heads, then v heads; q in place, k and v into the cache. */
+KERNEL(128, 4) imp_qkv(const __grid_constant__ qkv_args p)
+{
+    __shared__ float heads[4][HEAD_MAX];
+    pdl_launch();
+    pdl_wait();
+    const u32 lane = threadIdx.x & 31, tok = blockIdx.y;
+    u32 h = blockIdx.x * 4 + (threadIdx.x >> 5);
+    float *v = heads[threadIdx.x >> 5];
+    const tok_desc &d = ((const tok_desc *)p.tok)[tok];
+    const u32 nq = p.rope_q.n_head;
+    if (h < nq) {
+        u32 n = p.rope_q.head_dim;
+        float *q = (float *)p.q + (u64)tok * p.ldq + h * n;
+        for (u32 i = lane; i < n; i += 32)
+            v[i] = q[i];
+        __syncwarp();
+        if (p.has_q_norm)
+            head_norm(v, n, (const float *)p.q_norm, p.q_eps, p.q_plus, lane);
+        if (p.has_rope_q)
+            head_rope(v, p.rope_q, d, lane);
+        for (u32 i = lane; i < n; i += 32)
+            q[i] = v[i];
+        return;
+    }
+    h -= nq;
+    const bool is_k = h < p.n_k_head;
+    if (!is_k && (h -= p.n_k_head) >= p.n_v_head)
+        return;
+    const seq_desc &s = ((const seq_desc *)p.seq)[d.seq];
+    u32 n = is_k ? p.k_head_dim : p.v_head_dim, in = (u32)d.kv_index % p.block_size;
+    const float *src = (is_k ? (const float *)p.k + (u64)tok * p.ldk : (const float *)p.v + (u64)tok * p.ldv) + h * n;
+    u8 *blk = kv_row(p.kv, p.block_bytes, s, (const i32 *)p.table, p.group, p.block_size, (u32)d.kv_index);
+    u16 *dst = (u16 *)(blk + (is_k ? p.k_off : p.v_off)) + (u64)in * (is_k ? p.k_width : p.v_width) + h * n;
+    for (u32 i = lane; i < n; i += 32)
+        v[i] = src[i];
+    __syncwarp();
+    if (is_k && p.has_k_norm)
+        head_norm(v, n, (const float *)p.k_norm, p.k_eps, p.k_plus, lane);
+    if (is_k && p.has_rope_k)
+        head_rope(v, p.rope_k, d, lane);
+    if (!is_k && p.has_v_norm)
+        head_norm(v, n, (const float *)p.v_norm, p.v_eps, p.v_plus, lane);
+    for (u32 i = lane; i < n; i += 32)
+        dst[i] = f2h(v[i]);
+}
+
+typedef struct rope_op { op_args o; rope_args r; } rope_op;
+KERNEL(128, 4) imp_rope(const __grid_constant__ rope_op p)
+{
+    __shared__ float heads[4][HEAD_MAX];
+    pdl_launch();
+    pdl_wait();
+    const u32 lane = threadIdx.x & 31, h = blockIdx.x * 4 + (threadIdx.x >> 5), row = blockIdx.y, n = p.r.head_dim;
+    if (h >= p.r.n_head)
+        return;
+    float *v = heads[threadIdx.x >> 5];
+    for (u32 i = lane; i < n; i += 32)
+        v[i] = ((const float *)p.o.a)[(u64)row * p.o.lda + h * n + i];
+    __syncwarp();
+    head_rope(v, p.r, ((const tok_desc *)p.o.tok)[row], lane);
+    for (u32 i = lane; i < n; i += 32)
+        put(p.o, row, h * n + i, v[i]);
+    if (h == 0 && lane == 0)
+        put_pad(p.o, row, p.o.width);
+}
+
+KERNEL(256, 4) imp_kv_store(const __grid_constant__ kvstore_args p)
+{
+    pdl_launch();
+    pdl_wait();
+    const u32 tok = blockIdx.y, i = blockIdx.x * 256 + threadIdx.x;
+    const tok_desc &d = ((const tok_desc *)p.tok)[tok];
+    const seq_desc &s = ((const seq_desc *)p.seq)[d.seq];
+    u8 *blk = kv_row(p.kv, p.block_bytes, s, (const i32 *)p.table, p.group, p.block_size, (u32)d.kv_index);
+    u32 in = (u32)d.kv_index % p.block_size;
+    if (i < p.k_width)
+        ((u16 *)(blk + p.k_off))[(u64)in * p.k_width + i] = f2h(((const float *)p.k)[(u64)tok * p.ldk + i]);
+    if (p.v && i < p.v_width)
+        ((u16 *)(blk + p.v_off))[(u64)in * p.v_width + i] = f2h(((const float *)p.v)[(u64)tok * p.ldv + i]);
+}
+
+/* ---- MoE routing: a warp a token, everything in shared memory ---- */
+#define ROUTE_MAX 512
+KERNEL(32, 8) imp_route(const __grid_constant__ route_args p)
+{
+    __shared__ float s[ROUTE_MAX], c[ROUTE_MAX], grp[64];
+    pdl_launch();
+    pdl_wait();
+    const u32 lane = threadIdx.x, tok = blockIdx.x, n = p.n_expert;
+    const float *x = (const float *)p.scores + (u64)tok * p.lds, *bias = (const float *)p.bias;
+    float max = -INFINITY;
+    for (u32 i = lane; i < n; i += 32)
+        max = fmaxf(max, x[i]);
+    max = warp_max(max);
+    float sum = 0;
+    for (u32 i = lane; i < n; i += 32) {
+        float v = p.score == 0 ? expf(x[i] - max) : p.score == 1 ? 1.0f / (1.0f + expf(-x[i])) : x[i];
+        s[i] = v;
+        sum += v;
+    }
+    sum = warp_sum(sum);
+    for (u32 i = lane; i < n; i += 32) {
+        if (p.score == 0)
+            s[i] /= sum;
+        c[i] = s[i] + (bias ? bias[i] : 0.0f);
+    }
+    __syncwarp();
+    if (p.n_group > 1) {
+        u32 per = n / p.n_group;
+        for (u32 g = lane; g < p.n_group; g += 32) {
+            float best = 0;
+            u32 taken0 = ~0u;
+            for (u32 r = 0; r < p.group_top; r++) {
+                float m = -INFINITY;
+                u32 at = 0;
+                for (u32 i = 0; i < per; i++)
+                    if (i != taken0 && c[g * per + i] > m)
+                        m = c[g * per + i], at = i;
+                taken0 = at;
+                best += m;
+            }
+            grp[g] = best;
+        }
+        __syncwarp();
+        if (lane == 0) { /* keep the topk_group best groups */
+            u64 keep = 0;
+            for (u32 r = 0; r < p.topk_group; r++) {
+                float m = -INFINITY;
+                u32 at = 0;
+                for (u32 g = 0; g < p.n_group; g++)
+                    if (!(keep >> g & 1) && grp[g] > m)
+                        m = grp[g], at = g;
+                keep |= 1ull << at;
+            }
+            for (u32 g = 0; g < p.n_group; g++)
+                grp[g] = keep >> g & 1 ? 1.0f : 0.0f;
+        }
+        __syncwarp();
+        for (u32 i = lane; i < n; i += 32)
+            if (grp[i / per] == 0.0f)
+                c[i] = -INFINITY;
+        __syncwarp();
+    }
+    float total = 0, top = 0;
+    float wj = 0; /* lane j keeps choice j (k <= 32) */
+    u32 ej = 0;
+    for (u32 j = 0; j < p.k; j++) {
+        float m = -INFINITY;
+        u32 at = ~0u;
+        for (u32 i = lane; i < n; i += 32)
+            if (c[i] > m)
+                m = c[i], at = i;
+#pragma unroll
+        for (int o = 16; o; o >>= 1) {
+            float om = __shfl_xor_sync(~0u, m, o);
+            u32 oa = __shfl_xor_sync(~0u, at, o);
+            if (om > m || (om == m && oa < at))
+                m = om, at = oa;
+        }
+        if (at >= n)
+            at = 0;
+        float v = s[at];
+        if (p.score == 2) {
+            if (j == 0)
+                top = v;
+            v = expf(v - top);
+        }
+        if (lane == j)
+            wj = v, ej = at;
+        total += v;
+        __syncwarp();
+        if (lane == 0)
+            c[at] = -INFINITY;
+        __syncwarp();
+    }
+    if (lane < p.k) {
+        if (p.score == 2)
+            wj /= total;
+        else if (p.renormalise)
+            wj /= total + p.renorm_eps;
+        ((i32 *)p.ids)[(u64)tok * p.k + lane] = (i32)ej;
+        ((float *)p.weights)[(u64)tok * p.k + lane] = wj * p.scale;
+    }
+}
+
+/* ---- greedy choice: blocks find the best of their part, the last one the best of all; ties to the lowest id ---- */
+KERNEL(256, 4) imp_greedy(const __grid_constant__ greedy_args p)
+{
+    __shared__ u64 red[8];
+    __shared__ u32 last_block;
+    pdl_launch();
+    pdl_wait();
+    const u32 row = blockIdx.y, tid = threadIdx.x;
+    const row_desc &rd = ((const row_desc *)p.row)[row];
+    if (!rd.greedy)
+        return;
+    const float *l = (const float *)p.logits + (u64)row * p.ldl;
+    u64 best = 0; /* ordered value above, ~id below */
+    for (u32 i = blockIdx.x * 256 + tid; i < p.n_vocab; i += gridDim.x * 256) {
+        float v = l[i];
+        if (!(v < INFINITY) || !(v > -INFINITY))
+            continue;
+        u32 u = __float_as_uint(v == 0.0f ? 0.0f : v);
+        u = u & 0x80000000u ? ~u : u | 0x80000000u;
+        u64 key = (u64)u << 32 | (0xFFFFFFFFu - i);
+        best = key > best ? key : best;
+    }
+#pragma unroll
+    for (int o = 16; o; o >>= 1) {
+        u64 v = __shfl_xor_sync(~0u, best, o);
+        best = v > best ? v : best;
+    }
+    if ((tid & 31) == 0)
+        red[tid >> 5] = best;
+    __syncthreads();
+    u64 *part = (u64 *)p.part + (u64)row * p.n_part;
+    if (tid == 0) {
+        for (u32 i = 1; i < 8; i++)
+            best = red[i] > best ? red[i] : best;
+        part[blockIdx.x] = best;
+        __threadfence();
+        last_block = atomicAdd((u32 *)p.counter + row, 1) == gridDim.x - 1;
+    }
+    __syncthreads();
+    if (!last_block || tid != 0)
+        return;
+    __threadfence();
+    best = 0;
+    for (u32 i = 0; i < gridDim.x; i++) {
+        u64 v = ((volatile u64 *)part)[i];
+        best = v > best ? v : best;
+    }
+    ((u32 *)p.counter)[row] = 0;
+    i32 id = best ? (i32)(0xFFFFFFFFu - (u32)best) : -1;
+    ((i32 *)p.out_id)[row] = id;
+    ((i32 *)p.last)[rd.slot] = id < 0 ? 0 : id;
+}

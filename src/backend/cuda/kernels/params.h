@@ -1,0 +1,192 @@
+/* params: what the host and the kernels say to each other: weight layouts and one argument struct a kernel. Compiled as
+ * C17 and as CUDA. Pointers travel as 64-bit integers. Layouts only, nothing that can fail.
+ *
+ * Weights are tiles of 16 rows x 256 columns (the last ones padded with zeros), row tile by row tile, so that a warp
+ * that computes 16 rows streams one run of bytes. Inside a tile the bytes lie in the order in which the lanes of
+ * mma.m16n8k16 want them: lane = 4 * g + t holds rows g and g + 8 ("half" 0 and 1) and, of each chunk c of 64 columns,
+ * columns 64c + 16t .. + 15; step j of a chunk multiplies columns 16t + 4j .. + 3 of every t.
+ *   F16  [c][half][q:2][lane] 16 B: values 8q .. 8q+7
+ *   I8   [c][half][lane] 16 B: q + 128               | f16 scale [half][g][t/2][c]
+ *   U4   [c][half][lane] 8 B: nibbles in order       | f16 scale [half][g][t/2][c]
+ *   NV4  as U4                                       | e4m3 scale [half][g][t][c]
+ *   Q4K  [c][half][lane] 8 B: pair p (values 2p, 2p+1) at bits 4p and 16+4p of its word, four pairs a word
+ *                                                    | {scale, min} bytes [half][g][t/2][c] | f16 {d, -dmin} [half][g]
+ *   Q5K  as Q4K | [lane] 16 B: word 2*half+c/2, pair p of chunk c at bits 8*(c&1)+p and 16+8*(c&1)+p | as Q4K
+ *   Q6K  as Q4K | [half][lane] 16 B: word c, pair p at bits 2p and 16+2p | scale + 128 [half][g][t][c] | f16 d [half][g]
+ *   F8   [c][half][lane] 16 B                        | f16 scale [half][g][c/2]
+ *
+ * f16 activations lie in the order of the same multiplication (ACT_POS): chunk of 64, then step j, then as the B
+ * fragment of the instruction; rows are padded with zeros to a multiple of 256. */
+#ifndef IMP_CUDA_PARAMS_H
+#define IMP_CUDA_PARAMS_H
+
+#include <stdint.h>
+
+enum { LAY_F16, LAY_I8, LAY_U4, LAY_NV4, LAY_Q4K, LAY_Q5K, LAY_Q6K, LAY_F8, LAY_COUNT };
+
+#define TILE_ROWS 16
+#define TILE_COLS 256
+#define TILE_BYTES_F16 8192
+#define TILE_BYTES_I8 4352
+#define TILE_BYTES_U4 2304
+#define TILE_BYTES_NV4 2304
+#define TILE_BYTES_Q4K 2368
+#define TILE_BYTES_Q5K 2880
+#define TILE_BYTES_Q6K 3360
+#define TILE_BYTES_F8 4160
+
+/* Where value k of a row lies in an f16 activation row. */
+#define ACT_POS(k) (((k) & ~63u) | ((k) >> 2 & 3) << 4 | ((k) >> 1 & 1) << 3 | ((k) >> 4 & 3) << 1 | ((k) & 1))
+
+typedef struct dweight {
+    uint64_t tiles;         /* [n_expert][row_tiles][k_tiles][tile_bytes] */
+    uint64_t row_scale;     /* f32 [n_expert * rows] or 0 */
+    uint64_t bias;          /* f32 [n_expert * rows] or 0 */
+    uint64_t expert_stride; /* bytes of tiles from an expert to the next */
+    uint32_t rows, cols, row_tiles, k_tiles;
+    uint32_t layout, tile_bytes;
+    uint32_t seg, z;        /* K is cut into seg runs of tiles; z groups of them are summed apart (see linear.cuh) */
+    uint32_t lut[4];        /* U4 and NV4: 16 values + 128 */
+} dweight;
+
+enum { X_F32, X_F16, X_NORM }; /* what a gemv finds as its input: f32 rows, f16 rows (ACT_POS), f32 rows to normalise */
+
+#define GEMV_MAX_W 3
+#define GEMV_MAX_M 8
+typedef struct gemv_args {
+    dweight w[GEMV_MAX_W];
+    uint64_t out[GEMV_MAX_W];      /* f32 [M][ldo] */
+    uint32_t ldo[GEMV_MAX_W];
+    uint32_t item_begin[GEMV_MAX_W + 1]; /* of row tiles; pair mode: w[0] alone counts */
+    uint32_t n_w, n_item, m, k;
+    uint32_t pair, act;            /* pair: out[0] = act(w[0] x) * (w[1] x) */
+    float limit, alpha;
+    uint64_t x;
+    uint32_t x_kind, ldx;
+    uint64_t norm_w;               /* f32 [k] or 0 */
+    float eps, plus_one;
+    uint64_t residual;             /* f32 [M][ldr] or 0: out[0] = residual + product */
+    uint32_t ldr;
+    uint32_t out_f16;              /* out[0] is f16 in ACT_POS order (padded to 256 with zeros by whoever made it) */
+    uint32_t slot_bytes, n_stage;
+    uint64_t ids;                  /* i32 [rows * n_choice] or 0: blockIdx.y is a (token, choice); m is 1 */
+    uint32_t n_choice, x_per_choice;
+    uint32_t x_groups;             /* HEAD_LINEAR: blockIdx.y is a (token, head), weights are experts; else 0 */
+} gemv_args;
+
+typedef struct rows_args {
+    dweight w;
+    uint64_t x;                    /* f16 [m][ldx], ACT_POS */
+    uint64_t out, residual, partial; /* f32 [m][ldo], f32 or 0, f32 [z][m][rows] when w.z > 1 */
+    uint32_t m, ldx, ldo, ldr, n_stage, slot_bytes;
+} rows_args;
+
+typedef struct sum_args {          /* adds the z partials of a rows kernel in order */
+    dweight w;
+    uint64_t partial, out, residual;
+    uint32_t m, ldo, ldr;
+} sum_args;
+
+typedef struct prefill_args {
+    dweight w;
+    uint64_t out, residual;
+    uint32_t m, row0, ldo, ldr, n_stage_x, n_stage_w;
+} prefill_args;
+
+typedef struct repack_args {
+    uint64_t src;                  /* raw rows */
+    uint64_t src_stride;           /* bytes a row */
+    uint64_t scale;                /* f32 scales (F8: [rows][n_scale]) or 0 */
+    dweight w;
+    uint64_t dst;                  /* tiles of the expert */
+    uint32_t format, row0, n_rows, cols, n_scale, gran_cols;
+} repack_args;
+
+/* ---- the step's tables, in device memory ------------------------------------------------------------------------- */
+typedef struct tok_desc {
+    int32_t id, seq, kv_index, vis_begin, vis_end, pos[3], cls, ext;
+} tok_desc;
+typedef struct seq_desc {
+    int32_t table[4], base[4]; /* offset into the table array; first block's number */
+    int32_t n_kv, slot, state_in, state_out, tok_begin, tok_end, save_begin, n_save;
+} seq_desc;
+
+typedef struct attend_args {
+    uint64_t q;            /* f32 [T][ldq] */
+    uint64_t out;          /* f32 [T][ldo], or f16 in ACT_POS order */
+    uint64_t kv;           /* first byte of the group's blocks */
+    uint64_t tok, seq, table;
+    uint64_t sinks;        /* f32 [n_head] or 0 */
+    uint64_t part, counter; /* split results: f32 [T][n_head][n_split][d_v + 2]; u32 [T][n_kv_head] */
+    uint64_t block_bytes, k_off, v_off; /* a block, and K and V of the slot inside it */
+    uint32_t ldq, ldo, out_f16, n_head, n_kv_head, d_k, d_v, k_width, v_width, block_size, group, window, n_split;
+    uint32_t tok0, n_tok, kv_f32;
+    float scale, softcap;
+} attend_args;
+
+typedef struct rope_args {
+    uint64_t freq;
+    uint32_t n_head, head_dim, rot, rot_off, interleaved, section[3];
+    float mscale;
+} rope_args;
+
+typedef struct qkv_args {  /* norm (optional), rope (optional) of q and k, then store k and v */
+    uint64_t q, k, v;      /* f32 [T][ld]; q is rewritten in place */
+    uint32_t ldq, ldk, ldv;
+    uint64_t q_norm, k_norm, v_norm; /* f32 [head_dim] or 0 */
+    uint32_t has_q_norm, has_k_norm, has_v_norm;
+    float q_eps, k_eps, v_eps, q_plus, k_plus, v_plus;
+    rope_args rope_q, rope_k;
+    uint32_t has_rope_q, has_rope_k, n_tok, k_head_dim, n_k_head, v_head_dim, n_v_head;
+    uint64_t kv, block_bytes, k_off, v_off, tok, seq, table;
+    uint32_t k_width, v_width, block_size, group, kv_f32;
+} qkv_args;
+
+/* One elementwise or row-wise operation; what the fields mean stands with the kernel. */
+typedef struct op_args {
+    uint64_t a, b, c, w, bias, out, out2, tok, seq, table;
+    uint32_t lda, ldb, ldo, ldo2;
+    uint32_t n_row, width;         /* of the output */
+    uint32_t b_width, group, groups, off, stride, a_w, b_w, flag, flag2, out_f16, k;
+    float scale, eps, plus_one, limit, alpha;
+    uint32_t act, row0;
+} op_args;
+
+typedef struct embed_args {
+    dweight w;
+    uint64_t tok, ext, last, out;  /* last: i32 [n_seq] token of each slot */
+    uint64_t seq;
+    uint32_t n_tok, width, ldo;
+    float scale;
+} embed_args;
+
+typedef struct route_args {
+    uint64_t scores, bias, ids, weights;
+    uint32_t lds, n_tok, n_expert, k, score, n_group, topk_group, group_top, renormalise;
+    float renorm_eps, scale;
+} route_args;
+
+typedef struct kvstore_args {
+    uint64_t k, v, kv, block_bytes, k_off, v_off, tok, seq, table;
+    uint32_t ldk, ldv, k_width, v_width, block_size, group, n_tok, kv_f32;
+} kvstore_args;
+
+typedef struct scan_args { /* CONV, GDN, MAMBA2: one sequence's tokens in order */
+    uint64_t x, q, k, v, g, beta, bmat, cmat, dt, w, bias, a_log, d, dt_bias, out;
+    uint64_t state, state_stride; /* f32; bytes from a state slot to the next; the op's own offset is in `state` */
+    uint64_t tok, seq, save;
+    uint32_t ldx, ldq, ldk, ldv, ldg, ldb, ldbm, ldcm, lddt, ldo;
+    uint32_t n_seq, width, taps, act, n_k_head, n_v_head, d_k, d_v, tiled, n_head, head_dim, n_group, d_state, negexp;
+} scan_args;
+
+/* ---- sampling ------------------------------------------------------------------------------------------------------ */
+typedef struct row_desc {
+    int32_t tok, slot, want, greedy;
+} row_desc;
+typedef struct greedy_args {
+    uint64_t logits, row, out_id, last, part; /* part: u64 [rows][n_part]; out_id i32 [rows] */
+    uint32_t ldl, n_vocab, n_part, n_row;
+    uint64_t counter;
+} greedy_args;
+
+#endif

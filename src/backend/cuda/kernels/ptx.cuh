@@ -1,0 +1,146 @@
+/* ptx: one instruction a function. Shared memory is addressed with 32-bit shared addresses. */
+#ifndef IMP_CUDA_PTX_CUH
+#define IMP_CUDA_PTX_CUH
+
+#include "params.h"
+
+typedef uint8_t u8;
+typedef uint16_t u16;
+typedef uint32_t u32;
+typedef uint64_t u64;
+typedef int32_t i32;
+#define DEV static __device__ __forceinline__
+#define KERNEL(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
+#if defined(__CUDA_ARCH_SPECIFIC__) && __CUDA_ARCH_SPECIFIC__ == 900
+#define HOPPER 1
+#endif
+
+DEV u32 smem_addr(const void *p) { return (u32)__cvta_generic_to_shared(p); }
+
+/* ---- loads ---- */
+DEV u32 lds32(u32 a) { u32 r; asm volatile("ld.shared.u32 %0,[%1];" : "=r"(r) : "r"(a)); return r; }
+DEV u32 lds16(u32 a) { u16 r; asm volatile("ld.shared.u16 %0,[%1];" : "=h"(r) : "r"(a)); return r; }
+DEV uint2 lds64(u32 a) { uint2 r; asm volatile("ld.shared.v2.u32 {%0,%1},[%2];" : "=r"(r.x), "=r"(r.y) : "r"(a)); return r; }
+DEV uint4 lds128(u32 a)
+{
+    uint4 r;
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3},[%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "r"(a));
+    return r;
+}
+DEV void ldmatrix4(u32 *r, u32 a)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3},[%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a));
+}
+DEV void ldmatrix4t(u32 *r, u32 a)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3},[%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a));
+}
+DEV uint4 ldg128(const void *p) /* read once: past L1 */
+{
+    uint4 r;
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3},[%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "l"(p));
+    return r;
+}
+DEV void cp_async16(u32 dst, const void *src, bool valid)
+{
+    u32 n = valid ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(dst), "l"(src), "r"(n) : "memory");
+}
+DEV void cp_async_commit(void) { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N> DEV void cp_async_wait(void) { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+
+/* ---- f16 pairs ---- */
+DEV u32 hfma2(u32 a, u32 b, u32 c) { u32 d; asm("fma.rn.f16x2 %0,%1,%2,%3;" : "=r"(d) : "r"(a), "r"(b), "r"(c)); return d; }
+DEV u32 hadd2(u32 a, u32 b) { u32 d; asm("add.rn.f16x2 %0,%1,%2;" : "=r"(d) : "r"(a), "r"(b)); return d; }
+DEV u32 hmul2(u32 a, u32 b) { u32 d; asm("mul.rn.f16x2 %0,%1,%2;" : "=r"(d) : "r"(a), "r"(b)); return d; }
+DEV u32 e4m3x2_f16x2(u32 a) { u32 d; u16 h = (u16)a; asm("cvt.rn.f16x2.e4m3x2 %0,%1;" : "=r"(d) : "h"(h)); return d; }
+DEV float h2f(u16 h) { float f; asm("cvt.f32.f16 %0,%1;" : "=f"(f) : "h"(h)); return f; }
+/* Saturates at the largest finite f16: an activation that large is wrong by a little, an infinity would poison the row. */
+DEV u16 f2h(float f)
+{
+    u16 h;
+    f = f > 65504.0f ? 65504.0f : f < -65504.0f ? -65504.0f : f;
+    asm("cvt.rn.f16.f32 %0,%1;" : "=h"(h) : "f"(f));
+    return h;
+}
+DEV u32 pack_h2(float lo, float hi) { return (u32)f2h(lo) | (u32)f2h(hi) << 16; }
+DEV u32 pack_h2_fast(float lo, float hi) { u32 d; asm("cvt.rn.f16x2.f32 %0,%1,%2;" : "=r"(d) : "f"(hi), "f"(lo)); return d; }
+DEV u32 prmt(u32 a, u32 b, u32 sel) { u32 d; asm("prmt.b32 %0,%1,%2,%3;" : "=r"(d) : "r"(a), "r"(b), "r"(sel)); return d; }
+DEV u32 and_or(u32 a, u32 b, u32 c) { u32 d; asm("lop3.b32 %0,%1,%2,%3,0xEA;" : "=r"(d) : "r"(a), "r"(b), "r"(c)); return d; }
+DEV float ex2(float x) { float y; asm("ex2.approx.ftz.f32 %0,%1;" : "=f"(y) : "f"(x)); return y; }
+
+/* ---- tensor cores ---- */
+DEV void mma_f16(float *c, const u32 *a, u32 b0, u32 b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* ---- asynchronous copies ---- */
+DEV void mbar_init(u32 m, u32 n) { asm volatile("mbarrier.init.shared::cta.b64 [%0],%1;" ::"r"(m), "r"(n) : "memory"); }
+DEV void mbar_init_fence(void) { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+DEV void mbar_expect(u32 m, u32 bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _,[%0],%1;" ::"r"(m), "r"(bytes) : "memory");
+}
+DEV void mbar_arrive(u32 m) { asm volatile("mbarrier.arrive.shared::cta.b64 _,[%0];" ::"r"(m) : "memory"); }
+DEV void mbar_wait(u32 m, u32 parity)
+{
+    asm volatile("{.reg .pred p; W_%=: mbarrier.try_wait.parity.shared::cta.b64 p,[%0],%1;"
+                 " @p bra D_%=; bra W_%=; D_%=: }" ::"r"(m), "r"(parity) : "memory");
+}
+DEV u64 policy_evict_first(void)
+{
+    u64 p;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0,1.0;" : "=l"(p));
+    return p;
+}
+DEV void bulk_load(u32 dst, const void *src, u32 bytes, u32 m, u64 pol)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0],[%1],%2,[%3],%4;"
+                 ::"r"(dst), "l"(src), "r"(bytes), "r"(m), "l"(pol) : "memory");
+}
+DEV void bulk_load_keep(u32 dst, const void *src, u32 bytes, u32 m)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0],[%1],%2,[%3];"
+                 ::"r"(dst), "l"(src), "r"(bytes), "r"(m) : "memory");
+}
+
+/* ---- programmatic dependent launch ---- */
+DEV void pdl_wait(void) { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+DEV void pdl_launch(void) { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+DEV void bar_sync(u32 id, u32 n) { asm volatile("bar.sync %0,%1;" ::"r"(id), "r"(n) : "memory"); }
+
+DEV float warp_sum(float v)
+{
+#pragma unroll
+    for (int o = 16; o; o >>= 1)
+        v += __shfl_xor_sync(~0u, v, o);
+    return v;
+}
+DEV float warp_max(float v)
+{
+#pragma unroll
+    for (int o = 16; o; o >>= 1)
+        v = fmaxf(v, __shfl_xor_sync(~0u, v, o));
+    return v;
+}
+/* Sum over a block of 256 threads, the same bits in every thread: lanes by a tree, warps in order. red: 8 floats. */
+DEV float block_sum(float v, float *red)
+{
+    v = warp_sum(v);
+    __syncthreads();
+    if ((threadIdx.x & 31) == 0)
+        red[threadIdx.x >> 5] = v;
+    __syncthreads();
+    float s = 0;
+    for (u32 i = 0; i < (blockDim.x + 31) / 32; i++)
+        s += red[i];
+    return s;
+}
+
+#endif

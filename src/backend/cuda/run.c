@@ -1,0 +1,483 @@
+/* Runs the nodes of a compiled plan: chooses a kernel by class and number of rows, fills its arguments, launches. */
+#include "backend/cuda/exec.h"
+
+#define SMEM_PAIR (113u << 10) /* what a block may take so that two share a multiprocessor of 228 KiB */
+
+typedef struct rows { /* the rows a launch is about */
+    int32_t r0, n;
+    bool prompt;
+} rows;
+
+static CUdeviceptr at_row(const bexec *x, plan_reg r, int32_t row) { return reg_ptr(x, r) + (uint64_t)row * reg_row_bytes(x, r); }
+static uint32_t reg_ld(const bexec *x, plan_reg r)
+{
+    while (x->reg[r].alias != PLAN_NONE)
+        r = x->reg[r].alias;
+    return x->reg[r].ld;
+}
+static int32_t dim_rows(const bexec *x, plan_reg r) { return x->reg[r].dim == DIM_R ? x->n_row : x->n_tok; }
+static CUdeviceptr vec(const bexec *x, int32_t w) { return w == PLAN_NONE ? 0 : x->w[w]->vec; }
+
+static imp_status go(bexec *x, kernel_id k, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t threads, uint32_t smem, const void *args, imp_err *e)
+{
+    return cuda_launch(x->b, x->b->stream, k, gx, gy, gz, threads, smem, true, args, e);
+}
+
+/* ---- products --------------------------------------------------------------------------------------------------- */
+static op_args norm_args(const bexec *x, const plan_op *o, CUdeviceptr in, uint32_t ld_in, CUdeviceptr out, uint32_t ld_out, bool f16)
+{
+    const plan *p = x->p;
+    return (op_args){.a = in, .lda = ld_in, .out = out, .ldo = ld_out, .out_f16 = f16, .width = p->reg[o->in[0]].width, .w = vec(x, o->weight[0]),
+                     .bias = o->weight[0] == PLAN_NONE ? 0 : o->weight[1] != PLAN_NONE ? vec(x, o->weight[1]) : x->w[o->weight[0]]->d.bias,
+                     .eps = o->attr.norm.eps, .plus_one = o->attr.norm.plus_one ? 1.0f : 0.0f, .flag = o->attr.norm.layer};
+}
+
+/* Stages of a gemv's rings and its shared memory; 0 when the rows do not fit. */
+static uint32_t gemv_fit(const bexec *x, const gemv_args *a, uint32_t m, uint32_t *smem)
+{
+    uint32_t fixed = 576 + 16384 + up_to(m * (a->w[0].k_tiles * TILE_COLS * 2 + 16), 128) + 128, per = 8 * a->slot_bytes;
+    uint32_t budget = fixed + 2 * per <= SMEM_PAIR ? SMEM_PAIR : (uint32_t)x->b->smem_max;
+    if (m > GEMV_MAX_M || fixed + 2 * per > budget)
+        return 0;
+    uint32_t n = (budget - fixed) / per;
+    n = n > 8 ? 8 : n;
+    *smem = fixed + n * per;
+    return n;
+}
+
+static imp_status run_gemv(bexec *x, gemv_args *a, uint32_t gy, uint32_t smem, imp_err *e)
+{
+    uint32_t groups = 8 / a->w[0].seg, blocks = div_up(a->n_item, groups), most = (uint32_t)x->b->n_sm * (smem <= SMEM_PAIR ? 2 : 1);
+    if (gy > 1)
+        most = most / gy ? most / gy : 1;
+    uint32_t per = div_up(blocks, most);
+    return go(x, K_gemv, div_up(blocks, per), gy, 1, 256, smem, a, e);
+}
+
+static void gemv_weights(const bexec *x, const node *n, gemv_args *a)
+{
+    const plan *p = x->p;
+    a->n_w = (uint32_t)n->n_lin;
+    a->pair = n->glu >= 0;
+    for (int32_t i = 0; i < n->n_lin; i++) {
+        const plan_op *l = &p->op[n->lin[i]];
+        a->w[i] = x->w[l->weight[0]]->d;
+        a->item_begin[i] = a->n_item;
+        a->n_item += a->pair && i ? 0 : a->w[i].row_tiles;
+        a->slot_bytes = a->w[i].tile_bytes > a->slot_bytes ? a->w[i].tile_bytes : a->slot_bytes;
+    }
+    for (int32_t i = n->n_lin; i <= GEMV_MAX_W; i++)
+        a->item_begin[i] = a->n_item;
+    a->k = a->w[0].cols;
+    if (n->glu >= 0) {
+        const plan_op *g = &p->op[n->glu];
+        a->act = (uint32_t)g->attr.act.act;
+        a->limit = g->attr.act.limit;
+        a->alpha = g->attr.act.alpha;
+    }
+}
+
+static plan_reg node_out(const plan *p, const node *n)
+{
+    return n->glu >= 0 ? p->op[n->glu].out[0] : n->add >= 0 ? p->op[n->add].out[0] : p->op[n->lin[0]].out[0];
+}
+static plan_reg node_residual(const plan *p, const node *n)
+{
+    if (n->add < 0)
+        return PLAN_NONE;
+    const plan_op *a = &p->op[n->add];
+    return a->in[0] == p->op[n->lin[0]].out[0] ? a->in[1] : a->in[0];
+}
+
+/* The product's input as f16 rows: already so, normalised now, or converted. */
+static imp_status f16_input(bexec *x, const node *n, rows r, CUdeviceptr *out, uint32_t *ld, imp_err *e)
+{
+    const plan *p = x->p;
+    plan_reg in = p->op[n->lin[0]].in[0];
+    if (n->norm >= 0) {
+        const plan_op *o = &p->op[n->norm];
+        op_args a = norm_args(x, o, at_row(x, o->in[0], r.r0), reg_ld(x, o->in[0]), at_row(x, in, r.r0), reg_ld(x, in), x->reg[in].f16);
+        imp_status s = go(x, K_norm, (uint32_t)r.n, 1, 1, 256, 0, &a, e);
+        if (s != IMP_OK)
+            return s;
+    }
+    if (x->reg[in].f16) {
+        *out = at_row(x, in, r.r0);
+        *ld = reg_ld(x, in);
+        return IMP_OK;
+    }
+    *out = x->xh;
+    *ld = up_to(x->reg[in].width, TILE_COLS);
+    op_args a = {.a = at_row(x, in, r.r0), .lda = reg_ld(x, in), .out = x->xh, .ldo = *ld, .out_f16 = 1, .width = x->reg[in].width, .flag = 3};
+    return go(x, K_unary, div_up(a.width, 1024), (uint32_t)r.n, 1, 256, 0, &a, e);
+}
+
+static imp_status product_rows(bexec *x, const dweight *w, CUdeviceptr xh, uint32_t ldx, CUdeviceptr out, uint32_t ldo, CUdeviceptr res, uint32_t ldr,
+                               uint32_t n, imp_err *e)
+{
+    kernel_id k = n <= 16 ? K_rows2 : n <= 32 ? K_rows4 : K_rows8;
+    uint32_t cols = n <= 16 ? 16 : n <= 32 ? 32 : 64, stage = cols * 528 + 8 * w->tile_bytes, most = n;
+    uint32_t n_stage = 128 + 2 * stage <= SMEM_PAIR ? (SMEM_PAIR - 128) / stage : ((uint32_t)x->b->smem_max - 128) / stage;
+    n_stage = n_stage > 4 ? 4 : n_stage;
+    if (w->z > 1 && (uint64_t)w->z * n * w->rows * 4 > x->partial_bytes)
+        most = (uint32_t)(x->partial_bytes / ((uint64_t)w->z * w->rows * 4));
+    imp_status s = n_stage && most ? IMP_OK : err_set(e, IMP_E_INTERNAL, "cuda: no tile fits for a product of %u x %u", w->rows, w->cols);
+    for (uint32_t m = 0; m < n && s == IMP_OK; m += most) {
+        uint32_t c = n - m < most ? n - m : most;
+        rows_args a = {.w = *w, .x = xh + (uint64_t)m * ldx * 2, .out = out + (uint64_t)m * ldo * 4, .residual = res ? res + (uint64_t)m * ldr * 4 : 0,
+                       .partial = x->partial, .m = c, .ldx = ldx, .ldo = ldo, .ldr = ldr, .n_stage = n_stage, .slot_bytes = w->tile_bytes};
+        s = go(x, k, div_up(w->row_tiles, 8), w->z, div_up(c, cols), 256, 128 + n_stage * stage, &a, e);
+        if (s == IMP_OK && w->z > 1) {
+            sum_args sa = {.w = *w, .partial = a.partial, .out = a.out, .residual = a.residual, .m = c, .ldo = ldo, .ldr = ldr};
+            s = go(x, K_rows_sum, div_up(w->rows, 256), c, 1, 256, 0, &sa, e);
+        }
+    }
+    return s;
+}
+
+static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
+{
+    const plan *p = x->p;
+    const plan_op *l0 = &p->op[n->lin[0]];
+    plan_reg in = l0->in[0], out = node_out(p, n), res = node_residual(p, n);
+    gemv_args a = {0};
+    uint32_t smem = 0;
+    gemv_weights(x, n, &a);
+    if (!r.prompt || x->b->deterministic)
+        a.n_stage = gemv_fit(x, &a, (uint32_t)r.n, &smem);
+    if (a.n_stage) {
+        a.m = (uint32_t)r.n;
+        a.x_kind = n->norm >= 0 ? X_NORM : x->reg[in].f16 ? X_F16 : X_F32;
+        plan_reg src = n->norm >= 0 ? p->op[n->norm].in[0] : in;
+        a.x = at_row(x, src, r.r0);
+        a.ldx = reg_ld(x, src);
+        if (n->norm >= 0) {
+            const plan_op *o = &p->op[n->norm];
+            a.norm_w = vec(x, o->weight[0]);
+            a.eps = o->attr.norm.eps;
+            a.plus_one = o->attr.norm.plus_one ? 1.0f : 0.0f;
+        }
+        for (int32_t i = 0; i < n->n_lin; i++) {
+            plan_reg o = n->glu >= 0 || n->add >= 0 ? out : p->op[n->lin[i]].out[0];
+            a.out[i] = at_row(x, o, r.r0);
+            a.ldo[i] = reg_ld(x, o);
+        }
+        a.out_f16 = x->reg[out].f16;
+        if (res != PLAN_NONE) {
+            a.residual = at_row(x, res, r.r0);
+            a.ldr = reg_ld(x, res);
+        }
+        return run_gemv(x, &a, 1, smem, e);
+    }
+    CUdeviceptr xh = 0;
+    uint32_t ldx = 0;
+    imp_status s = f16_input(x, n, r, &xh, &ldx, e);
+    for (int32_t i = 0; i < n->n_lin && s == IMP_OK; i++) {
+        plan_reg o = n->add >= 0 ? out : p->op[n->lin[i]].out[0];
+        s = product_rows(x, &a.w[i], xh, ldx, at_row(x, o, r.r0), reg_ld(x, o), res == PLAN_NONE ? 0 : at_row(x, res, r.r0),
+                         res == PLAN_NONE ? 0 : reg_ld(x, res), (uint32_t)r.n, e);
+    }
+    if (s == IMP_OK && n->glu >= 0) {
+        const plan_op *g = &p->op[n->glu];
+        op_args o = {.a = at_row(x, g->in[0], r.r0), .lda = reg_ld(x, g->in[0]), .b = at_row(x, g->in[1], r.r0), .ldb = reg_ld(x, g->in[1]),
+                     .out = at_row(x, out, r.r0), .ldo = reg_ld(x, out), .out_f16 = x->reg[out].f16, .width = x->reg[out].width, .act = a.act,
+                     .limit = a.limit, .alpha = a.alpha};
+        s = go(x, K_glu, div_up(o.width, 1024), (uint32_t)r.n, 1, 256, 0, &o, e);
+    }
+    return s;
+}
+
+/* A row of weights for each (token, choice) or (token, head). */
+static imp_status run_expert(bexec *x, const node *n, imp_err *e)
+{
+    const plan *p = x->p;
+    const plan_op *l = &p->op[n->lin[0]];
+    plan_reg in = l->in[0], out = node_out(p, n);
+    bool heads = l->kind == OP_HEAD_LINEAR;
+    uint32_t per = heads ? l->attr.head_linear.n_head : l->attr.expert.k, smem = 0;
+    gemv_args a = {.m = 1};
+    gemv_weights(x, n, &a);
+    a.n_stage = gemv_fit(x, &a, 1, &smem);
+    if (!a.n_stage)
+        return err_set(e, IMP_E_UNSUPPORTED, "cuda: layer %d %s: %u columns are too many for an expert's row", (int)l->layer, l->role, a.k);
+    a.x_kind = x->reg[in].f16 ? X_F16 : X_F32;
+    a.n_choice = per;
+    a.x_groups = heads ? per : 0;
+    a.x_per_choice = !heads && l->attr.expert.x_per_choice;
+    a.ldx = a.x_per_choice ? a.k : reg_ld(x, in);
+    a.ldo[0] = a.w[0].rows;
+    imp_status s = IMP_OK;
+    uint32_t step = 32768 / per;
+    for (uint32_t t = 0; t < (uint32_t)x->n_tok && s == IMP_OK; t += step) {
+        uint32_t c = (uint32_t)x->n_tok - t < step ? (uint32_t)x->n_tok - t : step;
+        a.x = at_row(x, in, (int32_t)t);
+        a.out[0] = at_row(x, out, (int32_t)t);
+        if (!heads)
+            a.ids = at_row(x, l->in[1], (int32_t)t);
+        s = run_gemv(x, &a, c * per, smem, e);
+    }
+    return s;
+}
+
+/* ---- attention -------------------------------------------------------------------------------------------------- */
+static imp_status run_qkv(bexec *x, const node *n, imp_err *e)
+{
+    const plan *p = x->p;
+    const plan_op *st = &p->op[n->op], *at = &p->op[n->attend];
+    const kv_group *g = &x->kv->group[st->attr.kv.group];
+    qkv_args a = {.q = reg_ptr(x, n->q), .k = reg_ptr(x, n->k), .ldq = reg_ld(x, n->q), .ldk = reg_ld(x, n->k), .n_tok = (uint32_t)x->n_tok,
+                  .kv = g->base, .block_bytes = g->block_bytes, .k_off = g->k_off[st->attr.kv.slot], .v_off = g->v_off[st->attr.kv.slot],
+                  .tok = x->t->tok, .seq = x->t->seq, .table = x->t->table, .k_width = g->k_width, .v_width = g->v_width,
+                  .block_size = (uint32_t)x->kv->block_size, .group = (uint32_t)st->attr.kv.group, .k_head_dim = at->attr.attend.d_k,
+                  .n_k_head = at->attr.attend.n_kv_head};
+    if (n->v != PLAN_NONE) {
+        a.v = reg_ptr(x, n->v);
+        a.ldv = reg_ld(x, n->v);
+        a.v_head_dim = at->attr.attend.d_v;
+        a.n_v_head = at->attr.attend.n_kv_head;
+    }
+#define NORM_OF(which)                                                               \
+    if (n->which##_norm >= 0) {                                                      \
+        const plan_op *o = &p->op[n->which##_norm];                                  \
+        a.has_##which##_norm = 1;                                                    \
+        a.which##_norm = vec(x, o->weight[0]);                                       \
+        a.which##_eps = o->attr.norm.eps;                                            \
+        a.which##_plus = o->attr.norm.plus_one ? 1.0f : 0.0f;                        \
+    }
+    NORM_OF(q)
+    NORM_OF(k)
+    NORM_OF(v)
+#undef NORM_OF
+#define ROPE_OF(which)                                                                                                                  \
+    if (n->which##_rope >= 0) {                                                                                                         \
+        const plan_rope *o = &p->op[n->which##_rope].attr.rope;                                                                         \
+        a.has_rope_##which = 1;                                                                                                         \
+        a.rope_##which = (rope_args){.freq = x->constant[o->freq], .rot = o->rot, .rot_off = o->rot_off, .interleaved = o->interleaved, \
+                                     .section = {o->section[0], o->section[1], o->section[2]}, .mscale = o->mscale};                    \
+    }
+    ROPE_OF(q)
+    ROPE_OF(k)
+#undef ROPE_OF
+    a.rope_q.n_head = at->attr.attend.n_head;
+    a.rope_q.head_dim = at->attr.attend.d_k;
+    return go(x, K_qkv, div_up(a.rope_q.n_head + a.n_k_head + a.n_v_head, 4), (uint32_t)x->n_tok, 1, 128, 0, &a, e);
+}
+
+/* Which decode kernel takes these heads; 0 = none of them. */
+static uint32_t attend_width(const bexec *x, const plan_attend *t)
+{
+    const kv_group *g = &x->kv->group[t->group];
+    uint32_t d = t->d_k > t->d_v ? t->d_k : t->d_v;
+    if (t->d_k % 8 || t->d_v % 8 || g->k_width % 8 || g->v_width % 8 || t->n_head / t->n_kv_head > 16 || d > 256)
+        return 0;
+    return d <= 64 ? 64 : d <= 128 ? 128 : 256;
+}
+
+static imp_status run_attend(bexec *x, const plan_op *o, imp_err *e)
+{
+    const plan_attend *t = &o->attr.attend;
+    const kv_group *g = &x->kv->group[t->group];
+    plan_reg out = o->out[0];
+    attend_args a = {.q = reg_ptr(x, o->in[0]), .ldq = reg_ld(x, o->in[0]), .out = reg_ptr(x, out), .ldo = reg_ld(x, out), .out_f16 = x->reg[out].f16,
+                     .kv = g->base, .block_bytes = g->block_bytes, .k_off = g->k_off[t->slot], .v_off = g->v_off[t->slot], .tok = x->t->tok,
+                     .seq = x->t->seq, .table = x->t->table, .sinks = vec(x, o->weight[0]), .part = x->part, .counter = x->counter,
+                     .n_head = t->n_head, .n_kv_head = t->n_kv_head, .d_k = t->d_k, .d_v = t->d_v, .k_width = g->k_width, .v_width = g->v_width,
+                     .block_size = (uint32_t)x->kv->block_size, .group = (uint32_t)t->group, .window = t->window, .n_split = x->part_splits,
+                     .scale = t->scale, .softcap = t->softcap};
+    uint32_t d = attend_width(x, t);
+    imp_status s = IMP_OK;
+    for (int32_t i = 0; i < x->n_tok_run && s == IMP_OK; i++) {
+        const run_range *r = &x->tok_run[i];
+        bool prompt = r->prompt && !x->b->deterministic;
+        if (!d) {
+            a.tok0 = (uint32_t)r->begin;
+            a.n_tok = (uint32_t)r->n;
+            s = go(x, K_attend_any, div_up(t->n_head, 4), (uint32_t)r->n, 1, 128, 4 * t->d_k * 4, &a, e);
+        } else if (prompt && x->b->fn[K_attend_p64]) {
+            a.tok0 = (uint32_t)r->begin;
+            a.n_tok = (uint32_t)r->n;
+            uint32_t per = 64 / (t->n_head / t->n_kv_head); /* tokens a block of 64 rows */
+            s = go(x, d == 64 ? K_attend_p64 : d == 128 ? K_attend_p128 : K_attend_p256, div_up((uint32_t)r->n, per), t->n_kv_head, 1, 128,
+                   64 * (d + 8) * 2 * 5, &a, e);
+        } else {
+            for (int32_t k = 0; k < r->n && s == IMP_OK; k += (int32_t)x->part_tokens) {
+                uint32_t c = (uint32_t)(r->n - k) < x->part_tokens ? (uint32_t)(r->n - k) : x->part_tokens;
+                a.tok0 = (uint32_t)(r->begin + k);
+                a.n_tok = c;
+                s = go(x, d == 64 ? K_attend_d64 : d == 128 ? K_attend_d128 : K_attend_d256, x->split, t->n_kv_head, c, 128, 4 * 16 * (d + 2) * 4, &a, e);
+            }
+        }
+    }
+    return s;
+}
+
+/* ---- the rest ---------------------------------------------------------------------------------------------------- */
+static imp_status run_scan(bexec *x, const plan_op *o, imp_err *e)
+{
+    scan_args a = {.tok = x->t->tok, .seq = x->t->seq, .save = x->t->save, .n_seq = (uint32_t)x->n_seq, .x = reg_ptr(x, o->in[0]), .ldx = reg_ld(x, o->in[0]),
+                   .out = reg_ptr(x, o->out[0]), .ldo = reg_ld(x, o->out[0]), .width = x->reg[o->out[0]].width, .state_stride = x->kv->state_bytes};
+    uint32_t n = (uint32_t)x->n_seq;
+    if (o->kind == OP_CONV) {
+        a.state = x->kv->state + x->kv->state_off[o->attr.conv.state];
+        a.taps = o->attr.conv.taps;
+        a.act = (uint32_t)o->attr.conv.act;
+        a.w = vec(x, o->weight[0]);
+        a.bias = o->weight[1] != PLAN_NONE ? vec(x, o->weight[1]) : x->w[o->weight[0]]->d.bias;
+        return go(x, K_conv, div_up(a.width, 128), n, 1, 128, 0, &a, e);
+    }
+#define IN(field, ld, i) a.field = reg_ptr(x, o->in[i]), a.ld = reg_ld(x, o->in[i])
+    if (o->kind == OP_GDN) {
+        IN(q, ldq, 0), IN(k, ldk, 1), IN(v, ldv, 2), IN(g, ldg, 3), IN(beta, ldb, 4);
+        a.state = x->kv->state + x->kv->state_off[o->attr.gdn.state];
+        a.n_k_head = o->attr.gdn.n_k_head, a.n_head = o->attr.gdn.n_v_head, a.d_k = o->attr.gdn.d_k, a.d_v = o->attr.gdn.d_v;
+        a.tiled = o->attr.gdn.tiled;
+        return go(x, K_gdn, div_up(a.d_v, 8), a.n_head, n, 256, 2 * a.d_k * 4, &a, e);
+    }
+    IN(bmat, ldbm, 1), IN(cmat, ldcm, 2), IN(dt, lddt, 3);
+#undef IN
+    a.state = x->kv->state + x->kv->state_off[o->attr.mamba2.state];
+    a.n_head = o->attr.mamba2.n_head, a.head_dim = o->attr.mamba2.head_dim, a.n_group = o->attr.mamba2.n_group, a.d_state = o->attr.mamba2.d_state;
+    a.a_log = vec(x, o->weight[0]), a.d = vec(x, o->weight[1]), a.dt_bias = vec(x, o->weight[2]), a.negexp = o->attr.mamba2.a_is_negexp;
+    return go(x, K_mamba2, div_up(a.head_dim, 8), a.n_head, n, 256, 0, &a, e);
+}
+
+static imp_status run_op(bexec *x, const plan_op *o, imp_err *e)
+{
+    const plan *p = x->p;
+    plan_reg out = o->out[0];
+    op_args a = {0};
+    if (o->in[0] != PLAN_NONE)
+        a.a = reg_ptr(x, o->in[0]), a.lda = reg_ld(x, o->in[0]);
+    if (o->in[1] != PLAN_NONE)
+        a.b = reg_ptr(x, o->in[1]), a.ldb = reg_ld(x, o->in[1]), a.b_width = x->reg[o->in[1]].width;
+    uint32_t n = 0;
+    if (out != PLAN_NONE) {
+        a.out = reg_ptr(x, out), a.ldo = reg_ld(x, out), a.out_f16 = x->reg[out].f16, a.width = x->reg[out].width;
+        a.n_row = n = (uint32_t)dim_rows(x, out);
+    }
+    a.tok = x->t->tok;
+    kernel_id k = K_unary;
+    switch (o->kind) {
+    case OP_EMBED: {
+        embed_args m = {.w = x->w[o->weight[0]]->d, .tok = x->t->tok, .seq = x->t->seq, .ext = x->t->ext, .last = x->last, .out = a.out,
+                        .n_tok = n, .width = a.width, .ldo = a.ldo, .scale = o->attr.scale};
+        return go(x, K_embed, div_up(m.w.k_tiles, 8), n, 1, 256, 0, &m, e);
+    }
+    case OP_NORM:
+        a = norm_args(x, o, a.a, a.lda, a.out, a.ldo, a.out_f16);
+        a.n_row = n;
+        if (o->attr.norm.group == 0 || o->attr.norm.group == a.width)
+            return go(x, K_norm, n, 1, 1, 256, 0, &a, e);
+        a.group = o->attr.norm.group;
+        a.flag = o->attr.norm.w_full;
+        return go(x, K_norm_group, div_up(a.width / a.group * n, 8), 1, 1, 256, 0, &a, e);
+    case OP_L2NORM:
+        a.group = o->attr.l2norm.group, a.eps = o->attr.l2norm.eps, a.scale = o->attr.l2norm.scale, a.flag2 = 1, a.plus_one = 0;
+        return go(x, K_norm_group, div_up(a.width / a.group * n, 8), 1, 1, 256, 0, &a, e);
+    case OP_ADD: k = K_add, a.scale = o->attr.scale; break;
+    case OP_MUL:
+        k = K_mul;
+        if (o->in[1] == PLAN_NONE)
+            a.b_width = 0, a.w = vec(x, o->weight[0]), a.flag = (uint32_t)x->w[o->weight[0]]->n_vec;
+        break;
+    case OP_SCALE: a.flag = 0, a.scale = o->attr.scale; break;
+    case OP_SOFTCAP: a.flag = 1, a.scale = o->attr.cap; break;
+    case OP_ACT: a.flag = 2, a.act = (uint32_t)o->attr.act.act; break;
+    case OP_GLU:
+        k = K_glu, a.act = (uint32_t)o->attr.act.act, a.limit = o->attr.act.limit, a.alpha = o->attr.act.alpha;
+        a.flag = o->in[1] == PLAN_NONE, a.flag2 = o->attr.act.interleaved;
+        break;
+    case OP_GATE: k = K_gate, a.group = a.width / a.b_width; break;
+    case OP_SLICE: k = K_slice, a.group = o->attr.slice.width, a.off = o->attr.slice.off, a.stride = o->attr.slice.stride; break;
+    case OP_CONCAT:
+        k = K_concat, a.a_w = x->reg[o->in[0]].width / o->attr.concat.groups, a.flag = o->attr.concat.b_shared;
+        a.b_w = a.flag ? a.b_width : a.b_width / o->attr.concat.groups;
+        break;
+    case OP_GATHER: k = K_gather, a.b = x->t->row; break;
+    case OP_COMBINE: k = K_combine, a.k = o->attr.expert.k; break;
+    case OP_DECAY: k = K_decay, a.w = vec(x, o->weight[0]), a.bias = vec(x, o->weight[1]), a.flag = o->attr.decay.a_is_negexp; break;
+    case OP_ROPE: {
+        const plan_rope *r = &o->attr.rope;
+        struct { op_args o; rope_args r; } m = {a, {.freq = x->constant[r->freq], .n_head = r->n_head, .head_dim = r->head_dim, .rot = r->rot,
+                                                    .rot_off = r->rot_off, .interleaved = r->interleaved,
+                                                    .section = {r->section[0], r->section[1], r->section[2]}, .mscale = r->mscale}};
+        return go(x, K_rope, div_up(r->n_head, 4), n, 1, 128, 0, &m, e);
+    }
+    case OP_KV_STORE: {
+        const kv_group *g = &x->kv->group[o->attr.kv.group];
+        kvstore_args m = {.k = a.a, .ldk = a.lda, .v = a.b, .ldv = a.ldb, .kv = g->base, .block_bytes = g->block_bytes, .k_off = g->k_off[o->attr.kv.slot],
+                          .v_off = g->v_off[o->attr.kv.slot], .tok = x->t->tok, .seq = x->t->seq, .table = x->t->table, .k_width = g->k_width,
+                          .v_width = g->v_width, .block_size = (uint32_t)x->kv->block_size, .group = (uint32_t)o->attr.kv.group, .n_tok = (uint32_t)x->n_tok};
+        uint32_t w = g->k_width > g->v_width ? g->k_width : g->v_width;
+        return go(x, K_kv_store, div_up(w, 256), (uint32_t)x->n_tok, 1, 256, 0, &m, e);
+    }
+    case OP_ATTEND: return run_attend(x, o, e);
+    case OP_ROUTE: {
+        const plan_route *r = &o->attr.route;
+        route_args m = {.scores = a.a, .lds = a.lda, .bias = vec(x, o->weight[0]), .ids = reg_ptr(x, o->out[0]), .weights = reg_ptr(x, o->out[1]), .n_tok = n,
+                        .n_expert = r->n_expert, .k = r->k, .score = (uint32_t)r->score, .n_group = r->n_group, .topk_group = r->topk_group,
+                        .group_top = r->group_top, .renormalise = r->renormalise, .renorm_eps = r->renorm_eps, .scale = r->scale};
+        return go(x, K_route, n, 1, 1, 32, 0, &m, e);
+    }
+    case OP_CONV: case OP_GDN: case OP_MAMBA2: return run_scan(x, o, e);
+    default: return err_set(e, IMP_E_UNSUPPORTED, "cuda: layer %d %s: %s has no kernel", (int)o->layer, o->role, plan_op_name(o->kind));
+    }
+    (void)p;
+    return go(x, k, div_up(a.width, 1024), n, 1, 256, 0, &a, e);
+}
+
+imp_status exec_nodes(bexec *x, imp_err *e)
+{
+    const plan *p = x->p;
+    imp_status s = IMP_OK;
+    for (int32_t i = 0; i < x->n_node && s == IMP_OK; i++) {
+        const node *n = &x->node[i];
+        if (n->kind == NODE_OP) {
+            s = run_op(x, &p->op[n->op], e);
+        } else if (n->kind == NODE_QKV) {
+            s = run_qkv(x, n, e);
+        } else if (p->op[n->lin[0]].kind != OP_LINEAR) {
+            s = run_expert(x, n, e);
+        } else {
+            bool by_row = x->reg[p->op[n->lin[0]].in[0]].dim == DIM_R;
+            int32_t n_run = by_row ? x->n_row_run : x->n_tok_run;
+            for (int32_t j = 0; j < n_run && s == IMP_OK; j++) {
+                const run_range *r = &(by_row ? x->row_run : x->tok_run)[j];
+                s = run_linear(x, n, (rows){r->begin, r->n, r->prompt}, e);
+            }
+        }
+        if (s == IMP_OK && x->n_row == 0 && i + 1 < x->n_node) { /* nothing was asked for: the head is not needed */
+            const plan_op *o = &p->op[x->node[i + 1].op];
+            if (o->kind == OP_GATHER)
+                break;
+        }
+    }
+    if (s == IMP_OK && x->n_row && p->logits != PLAN_NONE) {
+        greedy_args a = {.logits = reg_ptr(x, p->logits), .ldl = reg_ld(x, p->logits), .row = x->t->row, .out_id = x->out_id, .last = x->last,
+                         .part = x->greedy_part, .n_part = 64, .n_vocab = p->n_vocab, .n_row = (uint32_t)x->n_row, .counter = x->greedy_counter};
+        uint32_t parts = div_up(p->n_vocab, 2048);
+        s = go(x, K_greedy, parts > 64 ? 64 : parts, (uint32_t)x->n_row, 1, 256, 0, &a, e);
+    }
+    return s;
+}
+
+/* ---- what serves an operation, for inspect ------------------------------------------------------------------------ */
+const char *exec_op_kernel(const bexec *x, int32_t op)
+{
+    const node *n = &x->node[x->node_of_op[op]];
+    const plan_op *o = &x->p->op[n->op];
+    static const char *const kinds[OP_COUNT] = {
+        [OP_EMBED] = "embed", [OP_GATHER] = "gather", [OP_NORM] = "norm", [OP_L2NORM] = "norm_group", [OP_ADD] = "add", [OP_MUL] = "mul",
+        [OP_SCALE] = "unary", [OP_SOFTCAP] = "unary", [OP_ACT] = "unary", [OP_GLU] = "glu", [OP_GATE] = "gate", [OP_ROPE] = "rope",
+        [OP_SLICE] = "slice", [OP_CONCAT] = "concat", [OP_KV_STORE] = "kv_store", [OP_ROUTE] = "route", [OP_COMBINE] = "combine",
+        [OP_CONV] = "conv", [OP_GDN] = "gdn", [OP_MAMBA2] = "mamba2", [OP_DECAY] = "decay"};
+    static const char *const products[LAY_COUNT] = {"gemv/rows F16", "gemv/rows I8", "gemv/rows U4", "gemv/rows NV4", "gemv/rows Q4K", "gemv/rows Q5K",
+                                                    "gemv/rows Q6K", "gemv/rows F8"};
+    if (n->kind == NODE_LINEAR)
+        return products[x->w[x->p->op[n->lin[0]].weight[0]]->d.layout];
+    if (n->kind == NODE_QKV)
+        return "qkv (norm, rope, kv_store)";
+    if (o->kind == OP_ATTEND)
+        return attend_width(x, &o->attr.attend) ? "attend_d/attend_p" : "attend_any (generic)";
+    return kinds[o->kind] ? kinds[o->kind] : "?";
+}
