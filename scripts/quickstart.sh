@@ -22,8 +22,8 @@ done
 
 say "building (a minute or two; log: $BUILD/quickstart.log)"
 mkdir -p "$BUILD" || die "cannot write to $BUILD"
-if ! make -j"$(cores)" BUILD="$BUILD" >"$BUILD/quickstart.log" 2>&1; then
-    grep -E 'error|Error|\*\*\*' "$BUILD/quickstart.log" | head -n 5 >&2
+if ! make -s -j"$(cores)" BUILD="$BUILD" >"$BUILD/quickstart.log" 2>&1; then
+    tail -n 8 "$BUILD/quickstart.log" >&2
     die "the build failed; the whole log is $BUILD/quickstart.log"
 fi
 
