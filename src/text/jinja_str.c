@@ -15,7 +15,7 @@ static size_t count_cp(const char *s, size_t n)
 jstr *js_view(jx *c, const char *s, size_t n, bool tainted)
 {
     jstr *v = JX_NEW(c, jstr);
-    v->s = s;
+    v->s = s ? s : ""; /* an empty builder has no memory */
     v->n = n;
     v->n_cp = count_cp(s, n);
     v->tainted = tainted && n;

@@ -132,6 +132,7 @@ static void limits_hold(void **state)
     strcpy(deep, "{{ ");
     for (int i = 0; i < 600; i++)
         strcat(deep, "not ");
+    strcat(deep, "1 }}");
     char *s = quick(deep, "{}");
     assert_non_null(strstr(s, "levels deep"));
     mem_free(s);
