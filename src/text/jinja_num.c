@@ -410,7 +410,7 @@ static bool exact(int64_t i) { return i >= -(INT64_C(1) << 53) && i <= INT64_C(1
 
 static jval int_divide(jx *c, uint8_t op, jval a, jval b)
 {
-    int64_t i, j;
+    int64_t i = 0, j = 0;
     if (jn_is_zero(b))
         jx_type_error(c, op == T_DIV ? "division by zero" : "integer division or modulo by zero");
     bool small = jn_to_i64(a, &i) & jn_to_i64(b, &j);
