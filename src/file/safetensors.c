@@ -219,6 +219,8 @@ static imp_status load_file(modelfile *m, const char *path, const file_map **out
     uint64_t size = h.map->size;
     if (size < 8)
         return err_set(e, IMP_E_MODEL, "%s: %" PRIu64 " bytes are no SafeTensors file", path, size);
+    if (memcmp(h.map->data, "version ", 8) == 0) /* what `git clone` leaves without git-lfs */
+        return err_set(e, IMP_E_MODEL, "%s: is a Git LFS pointer, not the weights; fetch the file itself", path);
     memcpy(&n, h.map->data, 8);
     if (n > HEADER_MAX || n > size - 8)
         return err_set(e, IMP_E_MODEL,

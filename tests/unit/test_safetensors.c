@@ -493,6 +493,8 @@ static void test_catalogue(void **state)
     expect("length_past_end", "its header claims 3 bytes, wanted at most 2");
     store(ONE, "GGUF\3\0\0\0\0\0\0\0", 12);
     expect("a_gguf_file", "is this a SafeTensors file");
+    store_text(ONE, "version https://git-lfs.github.com/spec/v1\noid sha256:0\n");
+    expect("lfs_pointer", "is a Git LFS pointer");
     store_tensors(ONE, TENSOR("a"), 8);
     for (size_t i = 0; i < CK_COUNT(CONFIGS); i++) {
         store_text("config.json", CONFIGS[i].config);
