@@ -121,6 +121,20 @@ static inline uint64_t reg_row_bytes(const bexec *x, plan_reg r) { return (uint6
 
 imp_status exec_nodes(bexec *x, imp_err *e); /* launches the whole step on the backend's stream */
 bool exec_can_f16(plan_op_kind k);           /* kinds whose kernel can write f16 in ACT_POS order */
+imp_status exec_node(bexec *x, int32_t node, imp_err *e); /* one of them */
+
+/* Time by role: all layers' nodes of a role run back to back, so that weights are not found in a cache. */
+typedef struct exec_profile_row {
+    char name[48];
+    int32_t count;
+    double us; /* of all layers together, once */
+} exec_profile_row;
+typedef struct exec_profile {
+    int32_t n;
+    exec_profile_row row[64];
+} exec_profile;
+/* Repeats the step that was submitted last (results and KV of it are rewritten); call when no ticket is open. */
+imp_status exec_run_profile(bexec *x, int32_t reps, exec_profile *out, imp_err *e);
 const char *exec_op_kernel(const bexec *x, int32_t op);
 void exec_drop_graphs(bexec *x);
 

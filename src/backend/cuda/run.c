@@ -426,31 +426,34 @@ static imp_status run_op(bexec *x, const plan_op *o, imp_err *e)
     return go(x, k, div_up(a.width, 1024), n, 1, 256, 0, &a, e);
 }
 
+imp_status exec_node(bexec *x, int32_t i, imp_err *e)
+{
+    const plan *p = x->p;
+    const node *n = &x->node[i];
+    if (n->kind == NODE_OP)
+        return run_op(x, &p->op[n->op], e);
+    if (n->kind == NODE_QKV)
+        return run_qkv(x, n, e);
+    if (p->op[n->lin[0]].kind != OP_LINEAR)
+        return run_expert(x, n, e);
+    bool by_row = x->reg[p->op[n->lin[0]].in[0]].dim == DIM_R;
+    int32_t n_run = by_row ? x->n_row_run : x->n_tok_run;
+    imp_status s = IMP_OK;
+    for (int32_t j = 0; j < n_run && s == IMP_OK; j++) {
+        const run_range *r = &(by_row ? x->row_run : x->tok_run)[j];
+        s = run_linear(x, n, (rows){r->begin, r->n, r->prompt}, e);
+    }
+    return s;
+}
+
 imp_status exec_nodes(bexec *x, imp_err *e)
 {
     const plan *p = x->p;
     imp_status s = IMP_OK;
     for (int32_t i = 0; i < x->n_node && s == IMP_OK; i++) {
-        const node *n = &x->node[i];
-        if (n->kind == NODE_OP) {
-            s = run_op(x, &p->op[n->op], e);
-        } else if (n->kind == NODE_QKV) {
-            s = run_qkv(x, n, e);
-        } else if (p->op[n->lin[0]].kind != OP_LINEAR) {
-            s = run_expert(x, n, e);
-        } else {
-            bool by_row = x->reg[p->op[n->lin[0]].in[0]].dim == DIM_R;
-            int32_t n_run = by_row ? x->n_row_run : x->n_tok_run;
-            for (int32_t j = 0; j < n_run && s == IMP_OK; j++) {
-                const run_range *r = &(by_row ? x->row_run : x->tok_run)[j];
-                s = run_linear(x, n, (rows){r->begin, r->n, r->prompt}, e);
-            }
-        }
-        if (s == IMP_OK && x->n_row == 0 && i + 1 < x->n_node) { /* nothing was asked for: the head is not needed */
-            const plan_op *o = &p->op[x->node[i + 1].op];
-            if (o->kind == OP_GATHER)
-                break;
-        }
+        if (x->n_row == 0 && x->node[i].kind == NODE_OP && p->op[x->node[i].op].kind == OP_GATHER)
+            break; /* nothing was asked for: the head is not needed */
+        s = exec_node(x, i, e);
     }
     if (s == IMP_OK && x->n_row && p->logits != PLAN_NONE) {
         greedy_args a = {.logits = reg_ptr(x, p->logits), .ldl = reg_ld(x, p->logits), .row = x->t->row, .out_id = x->out_id, .last = x->last,

@@ -1,0 +1,56 @@
+/* Time by role, for `imp bench --profile` and the GPU test. */
+#include <stdio.h>
+#include <string.h>
+
+#include "backend/cuda/exec.h"
+
+static const char *role_of(const bexec *x, int32_t i)
+{
+    const node *n = &x->node[i];
+    return x->p->op[n->kind == NODE_LINEAR ? n->lin[0] : n->op].role;
+}
+
+imp_status exec_run_profile(bexec *x, int32_t reps, exec_profile *out, imp_err *e)
+{
+    cu_api *cu = &x->b->cu;
+    CUevent t0 = NULL, t1 = NULL;
+    imp_status s = cuda_enter(x->b, e);
+    if (s == IMP_OK)
+        s = cu_check(cu, cu->EventCreate(&t0, 0), e, "creating an event");
+    if (s == IMP_OK)
+        s = cu_check(cu, cu->EventCreate(&t1, 0), e, "creating an event");
+    out->n = 0;
+    for (int32_t i = 0; i < x->n_node && s == IMP_OK; i++) {
+        const char *role = role_of(x, i);
+        bool seen = false;
+        for (int32_t j = 0; j < i && !seen; j++)
+            seen = strcmp(role_of(x, j), role) == 0;
+        if (seen || out->n == 64 || (x->n_row == 0 && x->p->op[x->node[i].op].layer < 0))
+            continue;
+        exec_profile_row *r = &out->row[out->n++];
+        *r = (exec_profile_row){0};
+        snprintf(r->name, sizeof r->name, "%s: %s", role, exec_op_kernel(x, x->node[i].op));
+        float ms = 0;
+        for (int32_t k = 0; k <= reps && s == IMP_OK; k++) {
+            if (k == 1)
+                cu->EventRecord(t0, x->b->stream); /* the first round warms up */
+            r->count = 0;
+            for (int32_t j = i; j < x->n_node && s == IMP_OK; j++)
+                if (strcmp(role_of(x, j), role) == 0) {
+                    s = exec_node(x, j, e);
+                    r->count++;
+                }
+        }
+        cu->EventRecord(t1, x->b->stream);
+        if (s == IMP_OK)
+            s = cu_check(cu, cu->EventSynchronize(t1), e, "profiling %s", role);
+        if (s == IMP_OK)
+            cu->EventElapsedTime(&ms, t0, t1);
+        r->us = (double)ms * 1e3 / (reps ? reps : 1);
+    }
+    if (t0)
+        cu->EventDestroy(t0);
+    if (t1)
+        cu->EventDestroy(t1);
+    return s;
+}

@@ -1,0 +1,249 @@
+/* Parity: every operation and format on the GPU against double arithmetic or the CPU backend's scalar path, over odd
+ * shapes; and "same bytes": a row of class D alone and among others, a prompt whole and in chunks. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gpu_test.h"
+
+extern const backend_api backend_cpu;
+
+static int n_run, n_bad;
+
+static void verdict(jw *o, bool ok, const char *what, double err, double bound)
+{
+    n_run++;
+    n_bad += !ok;
+    if (!ok)
+        printf("FAIL %s: %.3e, bound %.1e\n", what, err, bound);
+    jw_object(o);
+    jw_kstr(o, "test", what);
+    jw_kdouble(o, "error", err);
+    jw_kdouble(o, "bound", bound);
+    jw_kbool(o, "ok", ok);
+    jw_end_object(o);
+}
+
+static double rel_l2(const float *a, const double *b, uint64_t n)
+{
+    double d = 0, r = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+        r += b[i] * b[i];
+    }
+    return r > 0 ? sqrt(d / r) : sqrt(d);
+}
+
+/* ---- products: y = x W^T against double -------------------------------------------------------------------------- */
+static void test_linear(jw *o, quant_id f, uint32_t rows, uint32_t cols, bool bias)
+{
+    enum { VOC = 80 };
+    static const int32_t counts[] = {1, 3, 8, 9, 17, 33, 70};
+    char what[160];
+    const quant_fmt *q = quant_get(f);
+    if (cols % q->block)
+        return;
+    imp_err e = {0};
+    plan p;
+    plan_init(&p, "linear");
+    p.n_vocab = rows, p.n_hidden = cols, p.n_layer = 1;
+    weight *te = make_weight("embd", QUANT_F32, 1, VOC, cols, 0), *w = make_weight("w", f, 1, rows, cols, 0);
+    float *tv = (float *)(uintptr_t)te->part[0].slices[0].data;
+    for (uint32_t i = 0; i < VOC * cols; i++)
+        tv[i] = quant_f16_to_f32(quant_f32_to_f16(tv[i] * 50));
+    if (bias)
+        add_bias(w);
+    plan_op em = plan_op_init(OP_EMBED, -1, "embd"), li = plan_op_init(OP_LINEAR, 0, "w"), ga = plan_op_init(OP_GATHER, -1, "g");
+    em.weight[0] = plan_add_weight(&p, te);
+    em.attr.scale = 1;
+    em.out[0] = plan_add_reg(&p, REG_WIDE, DIM_T, cols);
+    plan_add_op(&p, &em);
+    li.in[0] = em.out[0];
+    li.weight[0] = plan_add_weight(&p, w);
+    li.out[0] = plan_add_reg(&p, REG_ACT, DIM_T, rows);
+    plan_add_op(&p, &li);
+    ga.in[0] = li.out[0];
+    ga.out[0] = plan_add_reg(&p, REG_WIDE, DIM_R, rows);
+    plan_add_op(&p, &ga);
+    p.logits = ga.out[0];
+    rig r = {0};
+    imp_status s = plan_finish(&p, &e);
+    if (s == IMP_OK)
+        s = rig_open(&r, &backend_cuda, NULL, false, &p, 64, 16, (plan_limits){VOC, VOC, 2}, 1, &e);
+    float *wf = malloc((size_t)rows * cols * 4), *b = calloc(rows, 4), *y = malloc((size_t)VOC * rows * 4), *y1 = malloc((size_t)VOC * rows * 4);
+    double *ref = malloc((size_t)VOC * rows * sizeof *ref);
+    if (s == IMP_OK)
+        s = weight_decode(w, 0, rows, wf, &e);
+    weight_bias(w, b);
+    for (uint32_t t = 0; s == IMP_OK && t < VOC; t++)
+        for (uint32_t n = 0; n < rows; n++) {
+            double v = 0;
+            for (uint32_t k = 0; k < cols; k++)
+                v += (double)tv[t * cols + k] * (double)wf[(size_t)n * cols + k];
+            ref[(size_t)t * rows + n] = v + (double)b[n];
+        }
+    int32_t ids[VOC];
+    for (int i = 0; i < VOC; i++)
+        ids[i] = i;
+    for (int cls = 0; cls < 2 && s == IMP_OK; cls++) {
+        bool have = false;
+        for (size_t c = 0; c < sizeof counts / sizeof *counts && s == IMP_OK; c++) {
+            int32_t n = counts[c];
+            seq_step st = {.n = n, .ids = ids, .cls = (uint8_t)cls, .all_rows = true};
+            memset(y, 0xFF, (size_t)n * rows * 4);
+            s = run_step(&r, &st, 1, y, NULL, &e);
+            if (s != IMP_OK)
+                break;
+            double err = rel_l2(y, ref, (uint64_t)n * rows);
+            snprintf(what, sizeof what, "linear %s %ux%u%s class %c, %d rows", q->name, rows, cols, bias ? " bias" : "", cls ? 'D' : 'P', n);
+            verdict(o, err < 1e-3, what, err, 1e-3);
+            if (have) {
+                bool same = memcmp(y, y1, (size_t)rows * 4) == 0;
+                snprintf(what, sizeof what, "same bytes: %s %ux%u class %c, row 0 of %d", q->name, rows, cols, cls ? 'D' : 'P', n);
+                verdict(o, same, what, same ? 0 : 1, 0);
+            }
+            if (!have)
+                memcpy(y1, y, (size_t)n * rows * 4);
+            have = true;
+        }
+    }
+    if (s != IMP_OK) {
+        snprintf(what, sizeof what, "linear %s %ux%u: %s", q->name, rows, cols, e.message);
+        verdict(o, false, what, 1, 0);
+    }
+    rig_close(&r);
+    plan_free(&p);
+    free(wf), free(b), free(y), free(y1), free(ref);
+}
+
+/* ---- models: prompt in chunks, then decoding, against the CPU ------------------------------------------------------- */
+static double worst_row(const float *a, const float *b, uint64_t rows, uint64_t n)
+{
+    double worst = 0;
+    for (uint64_t r = 0; r < rows; r++) {
+        double d = 0, m = 0;
+        for (uint64_t i = 0; i < n; i++) {
+            double x = fabs((double)a[r * n + i] - (double)b[r * n + i]), y = fabs((double)b[r * n + i]);
+            d = x > d || x != x ? x : d;
+            m = y > m ? y : m;
+        }
+        double v = m > 0 ? d / m : d;
+        worst = v > worst || v != v ? v : worst;
+    }
+    return worst;
+}
+
+enum { PROMPT = 150, GEN = 6 };
+
+/* prompt in `chunk`s then GEN forced tokens one at a time; logits of every position */
+static imp_status play(rig *r, const int32_t *ids, int32_t prompt, int32_t chunk, int32_t first_block, int32_t slot, float *logits, imp_err *e)
+{
+    imp_status s = IMP_OK;
+    for (int32_t at = 0; at < prompt && s == IMP_OK; at += chunk) {
+        seq_step st = {.n_past = at, .n = prompt - at < chunk ? prompt - at : chunk, .first_block = first_block, .slot = slot, .ids = ids + at, .all_rows = true};
+        s = run_step(r, &st, 1, logits + (uint64_t)at * r->p->n_vocab, NULL, e);
+    }
+    for (int32_t i = 0; i < GEN && s == IMP_OK; i++) {
+        seq_step st = {.n_past = prompt + i, .n = 1, .first_block = first_block, .slot = slot, .ids = ids + prompt + i, .cls = 1};
+        s = run_step(r, &st, 1, logits + (uint64_t)(prompt + i) * r->p->n_vocab, NULL, e);
+    }
+    return s;
+}
+
+static void test_model(jw *o, const shape *sh, int32_t block)
+{
+    char what[200];
+    imp_err e = {0};
+    model m;
+    int32_t ids[1024 + GEN], prompt = block == 2 ? 61 : PROMPT, n = prompt + GEN;
+    for (int32_t i = 0; i < n; i++)
+        ids[i] = (int32_t)(rnd() % sh->vocab);
+    rig c = {0}, g = {0};
+    uint64_t v = sh->vocab;
+    float *lc = malloc((uint64_t)n * v * 4), *lg = malloc((uint64_t)n * v * 4), *l2 = malloc((uint64_t)n * v * 4), *l8 = malloc(16 * v * 4);
+    plan_limits lim = {256, 256, 16};
+    int64_t blocks = 16 * (256 / block + 2);
+    imp_status s = build_model(sh, &m, &e);
+    if (s == IMP_OK)
+        s = rig_open(&c, &backend_cpu, "scalar", false, &m.p, block, blocks, lim, 8, &e);
+    if (s == IMP_OK)
+        s = rig_open(&g, &backend_cuda, NULL, false, &m.p, block, blocks, lim, 1, &e);
+    if (s == IMP_OK)
+        s = play(&c, ids, prompt, prompt, 0, 0, lc, &e);
+    memset(lg, 0xFF, (uint64_t)n * v * 4);
+    if (s == IMP_OK)
+        s = play(&g, ids, prompt, prompt, 0, 0, lg, &e);
+    if (s == IMP_OK) {
+        double ep = worst_row(lg, lc, (uint64_t)prompt, v), ed = worst_row(lg + (uint64_t)prompt * v, lc + (uint64_t)prompt * v, GEN, v);
+        snprintf(what, sizeof what, "model %s block %d: prompt against CPU", sh->name, block);
+        verdict(o, ep < 2e-2, what, ep, 2e-2);
+        snprintf(what, sizeof what, "model %s block %d: decode against CPU", sh->name, block);
+        verdict(o, ed < 2e-2, what, ed, 2e-2);
+    }
+    int32_t per = 256 / block + 2;
+    per += per & 1;
+    if (s == IMP_OK)
+        s = play(&g, ids, prompt, 23, per, 3, l2, &e);
+    if (s == IMP_OK) {
+        bool same = memcmp(lg, l2, (uint64_t)n * v * 4) == 0;
+        uint64_t bad = 0;
+        for (; !same && bad < (uint64_t)n * v && lg[bad] == l2[bad]; bad++) {}
+        snprintf(what, sizeof what, "same bytes: model %s block %d, chunks of 23, other blocks and slot (first difference at row %d)", sh->name, block, same ? -1 : (int)(bad / v));
+        verdict(o, same, what, same ? 0 : 1, 0);
+    }
+    /* the last generated token again, among n_other sequences (each re-runs the same position) */
+    for (int32_t others = 3; others <= 11 && s == IMP_OK; others += 8) {
+        seq_step st[12];
+        for (int32_t i = 0; i <= others; i++) {
+            int32_t k = i == others ? 0 : 1; /* neighbours replay the second copy at various places */
+            st[i] = (seq_step){.n_past = k ? 4 + 3 * i : n - 1, .n = 1, .first_block = k ? per : 0, .slot = i, .ids = k ? ids + 4 + 3 * i : ids + n - 1, .cls = 1};
+        }
+        s = run_step(&g, st, others + 1, l8, NULL, &e);
+        bool same = s == IMP_OK && memcmp(l8 + (uint64_t)others * v, lg + (uint64_t)(n - 1) * v, v * 4) == 0;
+        snprintf(what, sizeof what, "same bytes: model %s block %d, decoding among %d others", sh->name, block, others);
+        verdict(o, same, what, same ? 0 : 1, 0);
+    }
+    if (s != IMP_OK) {
+        snprintf(what, sizeof what, "model %s block %d: %s", sh->name, block, e.message);
+        verdict(o, false, what, 1, 0);
+    }
+    rig_close(&c);
+    rig_close(&g);
+    plan_free(&m.p);
+    free(lc), free(lg), free(l2), free(l8);
+}
+
+int run_parity(jw *o, const char *only)
+{
+    static const quant_id formats[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q2_K, QUANT_Q3_K,
+                                       QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ4_NL, QUANT_IQ4_XS, QUANT_MXFP4, QUANT_NVFP4, QUANT_F8_E4M3};
+    static const uint32_t sizes[][2] = {{16, 256}, {48, 80}, {40, 96}, {130, 512}, {257, 1280}, {1000, 1024}, {333, 2560}, {64, 4352}};
+    rnd_seed(1);
+    jw_key(o, "parity");
+    jw_array(o);
+    for (size_t f = 0; f < sizeof formats / sizeof *formats && (!only || strstr("linear", only)); f++)
+        for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
+            test_linear(o, formats[f], sizes[k][0], sizes[k][1], k == 3);
+    static const shape models[] = {
+        {.name = "d64", .n_layer = 2, .hidden = 256, .n_head = 8, .n_kv_head = 2, .d = 64, .ff = 512, .vocab = 500, .fmt = QUANT_F16, .tied = true},
+        {.name = "d128 qk_norm Q8_0", .n_layer = 2, .hidden = 512, .n_head = 8, .n_kv_head = 2, .d = 128, .ff = 1024, .vocab = 777, .fmt = QUANT_Q8_0, .qk_norm = true},
+        {.name = "d128 Q4_K_M", .n_layer = 2, .hidden = 512, .n_head = 4, .n_kv_head = 1, .d = 128, .ff = 768, .vocab = 512, .fmt = QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K, .qk_norm = true},
+        {.name = "d80 bias BF16", .n_layer = 2, .hidden = 320, .n_head = 4, .n_kv_head = 4, .d = 80, .ff = 640, .vocab = 300, .fmt = QUANT_BF16, .bias = true},
+        {.name = "d96 window F16", .n_layer = 3, .hidden = 384, .n_head = 4, .n_kv_head = 2, .d = 96, .ff = 512, .vocab = 300, .fmt = QUANT_F16, .window = 24},
+        {.name = "d256 gemma-like", .n_layer = 2, .hidden = 640, .n_head = 4, .n_kv_head = 1, .d = 256, .ff = 2048, .vocab = 1000, .fmt = QUANT_Q8_0, .qk_norm = true, .post_norm = true, .softcap = 50, .final_softcap = 30, .act = ACT_GELU_TANH, .tied = true},
+        {.name = "d64 sinks G8", .n_layer = 2, .hidden = 512, .n_head = 16, .n_kv_head = 2, .d = 64, .ff = 512, .vocab = 400, .fmt = QUANT_F16, .sinks = true, .window = 40},
+        {.name = "MoE 8 of 2", .n_layer = 2, .hidden = 256, .n_head = 4, .n_kv_head = 2, .d = 64, .ff = 256, .vocab = 300, .fmt = QUANT_Q4_K, .fmt_down = QUANT_Q6_K, .n_expert = 8, .n_used = 2},
+        {.name = "NVFP4", .n_layer = 2, .hidden = 512, .n_head = 8, .n_kv_head = 2, .d = 64, .ff = 768, .vocab = 512, .fmt = QUANT_NVFP4},
+    };
+    for (size_t i = 0; i < sizeof models / sizeof *models && (!only || strstr("model", only)); i++) {
+        test_model(o, &models[i], 64);
+        if (i < 2 || i == 4)
+            test_model(o, &models[i], 2);
+    }
+    jw_end_array(o);
+    jw_kint(o, "parity_tests", n_run);
+    jw_kint(o, "parity_failures", n_bad);
+    printf("parity: %d tests, %d failures\n", n_run, n_bad);
+    return n_bad;
+}

@@ -1,0 +1,55 @@
+/* gpu_test: parity and timing of the CUDA backend in one program that needs libc and the driver alone.
+ * usage: gpu_test [parity|bench|all] [-o report.json] [filter] */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gpu_test.h"
+
+int main(int argc, char **argv)
+{
+    const char *what = "all", *file = NULL, *only = NULL;
+    for (int i = 1, k = 0; i < argc; i++) {
+        if (!strcmp(argv[i], "-o") && i + 1 < argc)
+            file = argv[++i];
+        else if (k++ == 0)
+            what = argv[i];
+        else
+            only = argv[i];
+    }
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    imp_err e = {0};
+    backend *b = NULL;
+    backend_options bo = {0};
+    if (backend_cuda.open(&bo, &b, &e) != IMP_OK) {
+        fprintf(stderr, "gpu_test: %s\n", e.message);
+        return 77;
+    }
+    char desc[200];
+    backend_cuda.describe(b, desc, sizeof desc);
+    backend_cuda.close(b);
+    strbuf sb = {0};
+    jw o;
+    jw_init(&o, &sb);
+    jw_object(&o);
+    jw_kstr(&o, "device", desc);
+    printf("%s\n", desc);
+#ifdef GPU_SOURCE_HASH
+    jw_kstr(&o, "source", GPU_SOURCE_HASH);
+#endif
+    int bad = 0;
+    if (strcmp(what, "bench"))
+        bad += run_parity(&o, only);
+    if (strcmp(what, "parity"))
+        bad += run_bench(&o, only);
+    jw_end_object(&o);
+    if (file) {
+        FILE *f = fopen(file, "w");
+        if (!f || fwrite(sb.s, 1, sb.n, f) != sb.n || fclose(f) != 0) {
+            fprintf(stderr, "gpu_test: cannot write %s\n", file);
+            return 1;
+        }
+    }
+    sb_free(&sb);
+    return bad ? 1 : 0;
+}

@@ -1,0 +1,66 @@
+/* gpu_test: what the parity and the timing half share: random weights of any format, small plans, steps. */
+#ifndef GPU_TEST_H
+#define GPU_TEST_H
+
+#include "backend/backend.h"
+#include "backend/cuda/exec.h"
+#include "base/jsonw.h"
+
+uint64_t rnd(void);
+float rnd_f(void);                       /* roughly normal, deviation 1 */
+void rnd_seed(uint64_t s);
+
+/* Random but valid blocks of a format, values of deviation about 0.02. */
+void fill_blocks(quant_id f, void *dst, uint64_t n_block);
+/* pool_bytes 0: every row its own bytes; else all rows come from a pool of that size (timing). */
+weight *make_weight(const char *name, quant_id f, uint32_t n_expert, uint64_t rows, uint64_t cols, uint64_t pool_bytes);
+weight *make_vector(const char *name, uint64_t n, float mean, float dev);
+void add_bias(weight *w);
+
+typedef struct shape {
+    const char *name;
+    uint32_t n_layer, hidden, n_head, n_kv_head, d, ff, vocab, n_expert, n_used, window;
+    bool qk_norm, tied, bias, post_norm, sinks;
+    float softcap, final_softcap;
+    plan_act act;
+    quant_id fmt, fmt_v, fmt_down, fmt_head, fmt_embd; /* attn_v and ffn_down of every other layer may differ (Q4_K_M) */
+    uint64_t pool;
+} shape;
+
+typedef struct model {
+    plan p;
+    double linear_bytes, linear_params; /* multiplied a token, without the embedding: bytes in the file; parameters without the head */
+} model;
+imp_status build_model(const shape *s, model *m, imp_err *e);
+
+/* One backend with everything a plan needs on it. */
+typedef struct rig {
+    const backend_api *api;
+    backend *b;
+    bweight **w;
+    kvcache *kv;
+    bexec *x;
+    plan *p;
+    int32_t block;
+    double upload_s;
+} rig;
+imp_status rig_open(rig *r, const backend_api *api, const char *cpu, bool deterministic, plan *p, int32_t block, int64_t n_block, plan_limits lim,
+                    int threads, imp_err *e);
+imp_status rig_reopen(rig *r, plan_limits lim, imp_err *e);
+void rig_close(rig *r);
+
+/* A sequence for steps: positions [n_past, n_past + n) with ids; its blocks are first_block, first_block + 1, ... */
+typedef struct seq_step {
+    int32_t n_past, n, first_block, slot;
+    const int32_t *ids;                  /* NULL: LAST */
+    uint8_t cls;
+    bool all_rows;                       /* a row for every token; else for the last */
+} seq_step;
+/* Runs one step; logits (may be NULL) get all rows' logits, sampled (may be NULL) the greedy tokens. */
+imp_status run_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, int32_t *sampled, imp_err *e);
+imp_status submit_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, int32_t bank, backend_ticket *t, imp_err *e);
+
+int run_parity(jw *out, const char *only);
+int run_bench(jw *out, const char *only);
+
+#endif
