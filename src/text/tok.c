@@ -1,6 +1,8 @@
 /* The tokenizer itself: making one, asking it, and encoding. Loaders are in tok_gguf.c and tok_json.c. */
 #include "text/tok.h"
 
+#include <utf8proc.h>
+
 #include "base/ck.h"
 #include "base/mem.h"
 #include "base/utf8.h"
@@ -153,7 +155,15 @@ static size_t char_before(const char *s, size_t at, uint32_t *cp)
     return b;
 }
 
-static bool is_word(uint32_t c) { return (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z') || c == '_' || c >= 0x80; }
+/* \w of Unicode: letters, marks, digits, connectors, joiners. */
+static bool is_word(uint32_t c)
+{
+    static const unsigned words = 1u << UTF8PROC_CATEGORY_LU | 1u << UTF8PROC_CATEGORY_LL | 1u << UTF8PROC_CATEGORY_LT |
+                                  1u << UTF8PROC_CATEGORY_LM | 1u << UTF8PROC_CATEGORY_LO | 1u << UTF8PROC_CATEGORY_MN |
+                                  1u << UTF8PROC_CATEGORY_MC | 1u << UTF8PROC_CATEGORY_ME | 1u << UTF8PROC_CATEGORY_ND |
+                                  1u << UTF8PROC_CATEGORY_NL | 1u << UTF8PROC_CATEGORY_PC;
+    return words >> utf8proc_category((utf8proc_int32_t)c) & 1 || c == 0x200C || c == 0x200D || (c >= 0x24B6 && c <= 0x24E9);
+}
 
 typedef void (*text_fn)(tok_enc *c, const char *s, size_t n, bool at_start);
 

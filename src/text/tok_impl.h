@@ -81,6 +81,7 @@ struct tok {
     const uint32_t *text_off, *out_off;  /* n + 1 each */
     uint8_t *attr;
     const float *score;                  /* SPM, UNIGRAM */
+    const double *score64;               /* UNIGRAM of tokenizer.json, whose sums are double; else NULL */
     tok_slot *slot;
     uint32_t slot_mask;
     tok_pair *pair;
@@ -89,7 +90,7 @@ struct tok {
     int32_t byte_id[256];                /* BYTE tokens, or single raw bytes when byte_level; -1 */
     int32_t unk, bos, eos;
     bool byte_level, byte_fallback, fuse_unk, ignore_merges, add_bos, add_eos;
-    float unk_score;                     /* UNIGRAM: min score - 10 */
+    double unk_score;                    /* UNIGRAM: min score - 10 */
     uint32_t max_len;                    /* UNIGRAM: longest token in bytes */
     const char *wp_prefix, *wp_suffix;   /* WORDPIECE continuing prefix; BPE end-of-word suffix */
     uint32_t wp_max_chars;

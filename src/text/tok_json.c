@@ -11,7 +11,7 @@
 typedef struct vocab_entry {
     uint32_t off, len; /* in the text buffer */
     bool set, in_model;
-    float score;
+    double score;
 } vocab_entry;
 
 typedef struct vocab {
@@ -21,7 +21,7 @@ typedef struct vocab {
     size_t n, cap; /* n: highest id + 1 */
 } vocab;
 
-static bool vocab_put(vocab *w, const jr_str *s, int64_t id, float score, bool in_model)
+static bool vocab_put(vocab *w, const jr_str *s, int64_t id, double score, bool in_model)
 {
     tj *j = w->j;
     if (id < 0 || id >= MAX_ID) {
@@ -77,7 +77,7 @@ static void read_vocab(vocab *w, jobj o)
                     jr_fail(&r, "a token of a Unigram vocabulary has two members");
                     break;
                 }
-                vocab_put(w, &s, id, (float)score, true);
+                vocab_put(w, &s, id, score, true);
             }
     } else if (jr_enter_object(&r)) {
         while (j->st == IMP_OK && jr_next_key(&r, &s))
@@ -262,8 +262,7 @@ static void model_options(tj *j)
 static void unigram_pieces(tj *j, const vocab *w)
 {
     tok *t = j->t;
-    float *score = ARENA_ARRAY(&t->a, float, (size_t)t->n);
-    float low = 0;
+    double *score = ARENA_ARRAY(&t->a, double, (size_t)t->n), low = 0;
     bool any = false;
     for (int32_t i = 0; score && i < t->n; i++) {
         tok_word k = tok_text(t, i);
@@ -272,18 +271,28 @@ static void unigram_pieces(tj *j, const vocab *w)
             continue;
         low = !any || score[i] < low ? score[i] : low;
         any = true;
-        if (!tok_trie_add(&t->pieces, k.s, k.n, i, 0)) {
+        if (!tok_trie_add(&t->pieces, k.s, k.n, i, 0))
             score = NULL;
-            break;
-        }
     }
     if (!score)
         j->st = err_oom(j->e, "the pieces", (unsigned long long)t->n);
-    t->score = score;
-    t->unk_score = low - 10.0f;
+    t->score64 = score;
+    t->unk_score = low - 10.0;
 }
 
-/* normalized tokens are looked for in normalized text, so their own text is normalized first */
+static void override_text(tj *j, int32_t id, const char *s, size_t n)
+{
+    if (!j->shown)
+        j->shown = ARENA_ARRAY(&j->t->a, tok_word, (size_t)j->t->n);
+    char *copy = j->shown ? arena_strndup(&j->t->a, s, n) : NULL;
+    if (copy)
+        j->shown[id] = (tok_word){copy, n};
+    else
+        j->st = err_oom(j->e, "added tokens", n);
+}
+
+/* Added tokens marked `normalized` are looked for in normalized text, so their own text is normalized first; Hugging
+ * Face then shows that text when decoding, too. */
 static void add_tokens(tj *j, const added_list *l, const vocab *w)
 {
     tok *t = j->t;
@@ -296,6 +305,8 @@ static void add_tokens(tj *j, const added_list *l, const vocab *w)
         t->attr[a->id] = a->special ? TOK_CONTROL : TOK_USER;
         if (a->normalized && !tok_normalize(&c, s, n, true, &s, &n))
             j->st = c.st;
+        else if (a->normalized && (n != w->v[a->id].len || memcmp(s, w->text.s + w->v[a->id].off, n)))
+            override_text(j, a->id, s, n);
         if (j->st == IMP_OK && !tok_trie_add(a->normalized ? &t->normed : &t->raw, s, n, a->id, a->flags))
             j->st = err_oom(j->e, "added tokens", i);
     }

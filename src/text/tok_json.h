@@ -20,6 +20,7 @@ typedef struct tj {
     jobj added, normalizer, pre, post, decoder;
     struct { jr_str key; jobj v; } model[TJ_MODEL_KEYS]; /* members of the model; it is too big to scan for each */
     size_t n_model;
+    tok_word *shown; /* by id: texts that replace a token's own when decoding; NULL when there are none */
 } tj;
 
 bool jobj_get(tj *j, jobj o, const char *key, jobj *out); /* false when absent or null */

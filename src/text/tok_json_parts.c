@@ -569,7 +569,7 @@ void tj_decoder(tj *j, jobj v)
         j->st = err_set(j->e, IMP_E_UNSUPPORTED, "%s: decoder: ByteLevel together with others is not supported", j->name);
         return;
     }
-    if (!d.n_rep && !t->dec_fallback)
+    if (!d.n_rep && !t->dec_fallback && !j->shown)
         return;
     strbuf all = {0}, one = {0}, tmp = {0};
     uint32_t *off = ARENA_ARRAY(&t->a, uint32_t, (size_t)t->n + 1);
@@ -582,7 +582,14 @@ void tj_decoder(tj *j, jobj v)
             sb_char(&all, (char)b);
             continue;
         }
-        out_text(&d, w.s, w.n, &one, &tmp);
+        bool other = j->shown && j->shown[i].s;
+        out_text(&d, other ? j->shown[i].s : w.s, other ? j->shown[i].n : w.n, &one, &tmp);
+        if (other && t->byte_level && !one.failed && one.s) {
+            size_t k = tok_alphabet_to_bytes(j->shown[i].s, j->shown[i].n, one.s);
+            one.n = k == SIZE_MAX ? one.n : k;
+            if (k == SIZE_MAX)
+                memcpy(one.s, j->shown[i].s, one.n);
+        }
         sb_add(&all, one.s ? one.s : "", one.n);
     }
     char *out = off && !all.failed && all.n < UINT32_MAX ? arena_strndup(&t->a, all.s ? all.s : "", all.n) : NULL;

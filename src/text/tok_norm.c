@@ -202,7 +202,7 @@ static bool is_control(uint32_t c)
     if (c == '\t' || c == '\n' || c == '\r')
         return false;
     utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
-    return k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CN || k == UTF8PROC_CATEGORY_CO;
+    return k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CO;
 }
 
 static bool bert(unsigned f, const char *s, size_t n, strbuf *out)
@@ -265,6 +265,14 @@ static void spm_spaces(const char *s, size_t n, strbuf *out)
         pending = false;
         any = true;
         sb_char(out, s[i]);
+    }
+    for (;;) { /* it strips the end after escaping, so a literal U+2581 goes, too */
+        if (out->n && out->s[out->n - 1] == ' ')
+            out->n--;
+        else if (out->n >= 3 && !memcmp(out->s + out->n - 3, "\xE2\x96\x81", 3))
+            out->n -= 3;
+        else
+            break;
     }
 }
 

@@ -152,7 +152,7 @@ imp_status tok_re_compile(pcre2_code **out, const char *pat, size_t n, const cha
 {
     strbuf b = {0};
     *out = NULL;
-    if (!translate(pat, n, &b)) {
+    if (!translate(pat, n, &b) && !b.failed) {
         sb_free(&b);
         return err_set(e, IMP_E_UNSUPPORTED, "%s: tokenizer: pattern uses set operations that are not supported: %.*s", name, (int)(n > 200 ? 200 : n), pat);
     }
@@ -166,7 +166,9 @@ imp_status tok_re_compile(pcre2_code **out, const char *pat, size_t n, const cha
     } else {
         pcre2_set_compile_extra_options(cc, 0);
         *out = pcre2_compile((PCRE2_SPTR)(b.s ? b.s : ""), b.n, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &code, &off, cc);
-        if (!*out) {
+        if (!*out && code == PCRE2_ERROR_HEAP_FAILED) {
+            st = err_oom(e, "a pattern", n);
+        } else if (!*out) {
             char why[120] = "";
             pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
             st = err_set(e, IMP_E_UNSUPPORTED, "%s: tokenizer: pattern does not compile at %zu: %s: %.*s", name, (size_t)off, why,

@@ -210,7 +210,7 @@ static imp_status spm_tokens(tok *t, const spm *m, const char *name, imp_err *e)
         }
     }
     t->score = score;
-    t->unk_score = low - 10.0f;
+    t->unk_score = (double)(low - 10.0f);
     t->byte_fallback = m->fallback;
     if (m->unk >= t->n || m->bos >= t->n || m->eos >= t->n)
         return err_set(e, IMP_E_PARSE, "%s: a special id lies beyond the vocabulary of %d", name, t->n);

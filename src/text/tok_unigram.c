@@ -26,6 +26,9 @@ static void emit_piece(tok_enc *c, const char *s, size_t n, int32_t id)
         tok_emit(c, t->unk);
 }
 
+/* SentencePiece adds floats, Hugging Face doubles; which of two nearly equal ways wins depends on it. */
+static double add_score(const tok *t, double a, double b) { return t->score64 ? a + b : (double)((float)a + (float)b); }
+
 void tok_unigram_word(tok_enc *c, const char *s, size_t n)
 {
     const tok *t = c->t;
@@ -53,7 +56,7 @@ void tok_unigram_word(tok_enc *c, const char *s, size_t n)
         for (size_t k = 1; at; k++) {
             const tok_trie_node *d = &t->pieces.node[at];
             if (d->id >= 0) {
-                double sum = v[i].score + (double)t->score[d->id];
+                double sum = add_score(t, v[i].score, t->score64 ? t->score64[d->id] : (double)t->score[d->id]);
                 node *w = &v[i + k];
                 if (w->from == UINT32_MAX || sum > w->score)
                     *w = (node){sum, (uint32_t)i, d->id};
@@ -67,7 +70,7 @@ void tok_unigram_word(tok_enc *c, const char *s, size_t n)
             at = ch;
         }
         if (!single) {
-            double sum = v[i].score + (double)t->unk_score;
+            double sum = add_score(t, v[i].score, t->unk_score);
             node *w = &v[i + len];
             if (w->from == UINT32_MAX || sum > w->score)
                 *w = (node){sum, (uint32_t)i, -1};
