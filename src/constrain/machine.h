@@ -1,0 +1,132 @@
+/* machine: how a state runs. Private to machine*.c, state.c and mask.c.
+ *
+ * A configuration is a stack; a stack is its top frame, frames point to what lies below. Frames, byte strings ("blobs")
+ * and sets of configurations are interned: equal content, equal number. So a set of configurations is one number, its
+ * step by a byte can be remembered in a table, and its mask too: a deterministic automaton that is built while it runs.
+ *
+ * Invariants. (1) Every configuration in a set can still be completed, so a mask never leads into a dead end.
+ * (2) A parent frame is stored as it will be once the value above it is done. (3) What a step does depends on the set and
+ * the byte alone, except when it reads the text itself (a new key, an item of uniqueItems): then used_text is set and the
+ * step is not remembered. */
+#ifndef IMP_CONSTRAIN_MACHINE_H
+#define IMP_CONSTRAIN_MACHINE_H
+
+#include "constrain/constrain_impl.h"
+
+typedef enum frame_kind { F_END, F_VAL, F_RAW, F_STR, F_KEY, F_OBJ, F_ARR, F_SEQ, F_REP } frame_kind;
+typedef enum { O_OPEN, O_AFTER, O_COMMA, O_COMMA_SP, O_COLON } obj_phase;
+typedef enum { AR_OPEN, AR_AFTER } arr_phase;
+typedef enum { V_TIGHT, V_WS, V_SP } val_phase;
+
+/* kind  node      q             x             cnt          y               z              aux
+ * VAL   pnode                                                                             (phase: val_phase)
+ * RAW   raw       state         partial       -            used values     depth
+ * STR   strlex    state         partial       length       used values     depth
+ * KEY   object    state of kd   partial       depth        lo | hi << 16   used keys
+ * OBJ   object    value node    used names    properties   used keys                      obligations open
+ * ARR   array     counts        -             index        used values
+ * SEQ   symbol
+ * REP   repeat                                count                                                                 */
+typedef struct frame {
+    uint8_t kind, phase;
+    uint16_t aux;
+    uint32_t node, q, x, cnt, y, z, parent;
+} frame;
+
+#define KEY_UNKNOWN 0xFFFFFFFEu /* a key or item whose text is not at hand (merged walks) */
+
+typedef struct table { /* open addressing over ids; 0 = free */
+    uint32_t *slot;
+    size_t cap, n;
+} table;
+
+typedef struct trans_row {
+    uint64_t key; /* state << 8 | byte; UINT64_MAX free */
+    uint32_t next;
+} trans_row;
+
+typedef struct mask_row {
+    struct mask_row *next;
+    uint32_t state;
+    uint32_t bits[];
+} mask_row;
+
+/* JSON lexing of the text itself, to know where keys and items begin. */
+typedef struct lexer {
+    bool in_str, esc;
+    size_t str_start;      /* behind the opening quote */
+    size_t *start;         /* [depth] where the current item began (only when the program needs it) */
+    size_t depth, cap;
+    uint32_t ws_run;       /* white space at the end of the text */
+} lexer;
+
+typedef struct machine {
+    const constrain_prog *p;
+    frame *fr;
+    size_t n_fr, cap_fr;
+    table fr_tab;
+    uint8_t *blob;
+    size_t n_blob, cap_blob;
+    uint32_t *blob_off;    /* [id], [id + 1] = end */
+    size_t n_blob_id, cap_blob_id;
+    table blob_tab;
+    trans_row *trans;
+    size_t n_trans, cap_trans;
+    uint32_t *visit;       /* [frame] stamp */
+    size_t cap_visit;
+    uint32_t stamp;
+    uint32_t *out;         /* configurations made by the current step */
+    size_t n_out, cap_out;
+    uint32_t *scratch;
+    size_t cap_scratch;
+    bool oom, full;
+    /* the text, for used_text steps */
+    const char *text;
+    size_t n_text;
+    const lexer *lex;      /* at text[0..n_lexed) */
+    size_t n_lexed;
+    bool text_known, used_text;
+    mask_row **mask;       /* hash by state */
+    size_t n_mask, cap_mask;
+    size_t bytes;
+} machine;
+
+bool machine_init(machine *m, const constrain_prog *p);
+void machine_free(machine *m);
+uint32_t machine_frame(machine *m, const frame *f);                     /* 0 when out of memory */
+uint32_t machine_blob(machine *m, const void *p, size_t n);             /* 0: the empty blob */
+const void *machine_blob_get(const machine *m, uint32_t id, size_t *n);
+uint32_t machine_set(machine *m, uint32_t *ids, size_t n);              /* sorts; 0 = the empty set */
+static inline const uint32_t *machine_list(const machine *m, uint32_t id, size_t *n)
+{
+    const uint32_t *p = machine_blob_get(m, id, n);
+    *n /= sizeof *p;
+    return p;
+}
+uint32_t machine_start(machine *m);
+uint32_t machine_step(machine *m, uint32_t set, unsigned char byte);    /* 0 = refused */
+/* Adds to map (256 bits) the bytes that a step might take: a superset, cheap. */
+void machine_first(const machine *m, uint32_t set, uint32_t map[8]);
+bool machine_complete(const machine *m, uint32_t set);
+uint32_t machine_copy_set(machine *to, const machine *from, uint32_t set);
+
+/* machine_json.c */
+void json_step(machine *m, uint32_t id, unsigned char b);
+void machine_add(machine *m, uint32_t id);
+void step_frame(machine *m, uint32_t id, unsigned char b);
+void lexer_feed(lexer *l, char ch, size_t pos, bool starts);
+bool lexer_copy(lexer *to, const lexer *from);
+
+/* codec.c: bytes to code points. */
+typedef enum codec_result { CODEC_DEAD, CODEC_PART, CODEC_CP, CODEC_QUOTE } codec_result;
+codec_result codec_step(bool json, uint32_t part, unsigned char b, uint32_t *next, uint32_t *cp);
+/* Ranges of code points that a partial sequence can still become. */
+unsigned codec_ranges(uint32_t part, cprange out[4]);
+bool str_viable(const strlex *s, uint32_t q, uint32_t cnt);
+bool str_ends(const strlex *s, uint32_t q, uint32_t cnt);
+static inline uint32_t str_count(const strlex *s, uint32_t cnt)
+{
+    return s->max != INF ? cnt + 1 : cnt < s->min ? cnt + 1 : cnt;
+}
+
+#endif

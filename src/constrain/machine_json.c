@@ -1,0 +1,828 @@
+/* Frames of JSON values: what each does with a byte. See machine.h for the fields. */
+#include <string.h>
+
+#include "base/mem.h"
+#include "constrain/machine.h"
+
+static bool is_ws(unsigned char b) { return b == ' ' || b == '\n' || b == '\r' || b == '\t'; }
+
+/* ---- the text behind a step -------------------------------------------------------------------------------------------- */
+void lexer_feed(lexer *l, char ch, size_t pos, bool starts)
+{
+    l->ws_run = !l->in_str && is_ws((unsigned char)ch) ? l->ws_run + 1 : 0;
+    if (l->in_str) {
+        if (l->esc)
+            l->esc = false;
+        else if (ch == '\\')
+            l->esc = true;
+        else if (ch == '"')
+            l->in_str = false;
+        return;
+    }
+    if (ch == '"') {
+        l->in_str = true;
+        l->str_start = pos + 1;
+    }
+    if (!starts)
+        return;
+    if (ch == '[' || ch == '{') {
+        if (l->depth == l->cap) {
+            size_t cap = l->cap ? l->cap * 2 : 32;
+            size_t *s = mem_realloc(l->start, cap * sizeof *s);
+            if (!s)
+                return; /* the text of an item is then not known, and such items are refused */
+            l->start = s;
+            l->cap = cap;
+        }
+        l->start[l->depth++] = pos + 1;
+    } else if ((ch == ']' || ch == '}') && l->depth) {
+        l->depth--;
+    } else if (ch == ',' && l->depth) {
+        l->start[l->depth - 1] = pos + 1;
+    }
+}
+
+bool lexer_copy(lexer *to, const lexer *from)
+{
+    size_t *s = mem_alloc((from->cap + 1) * sizeof *s);
+    if (!s)
+        return false;
+    if (from->depth)
+        memcpy(s, from->start, from->depth * sizeof *s);
+    mem_free(to->start);
+    *to = *from;
+    to->start = s;
+    to->cap = from->cap + 1;
+    return true;
+}
+
+/* The lexer as it stands at the end of m->text: a copy of the known one, fed with the bytes since. */
+static bool lexer_now(machine *m, lexer *l)
+{
+    memset(l, 0, sizeof *l);
+    m->used_text = true;
+    if (!m->text_known || !lexer_copy(l, m->lex))
+        return false;
+    for (size_t i = m->n_lexed; i < m->n_text; i++)
+        lexer_feed(l, m->text[i], i, m->p->any_unique);
+    return true;
+}
+
+/* Code points of the JSON string text s[0..n) as a blob: [tag, cp...]. */
+static uint32_t string_blob(machine *m, const char *s, size_t n)
+{
+    uint32_t *v = mem_alloc((n + 1) * sizeof *v), part = 0, k = 0, cp;
+    if (!v) {
+        m->oom = true;
+        return KEY_UNKNOWN;
+    }
+    v[k++] = 's';
+    for (size_t i = 0; i < n; i++)
+        if (codec_step(true, part, (unsigned char)s[i], &part, &cp) == CODEC_CP)
+            v[k++] = cp;
+    uint32_t id = machine_blob(m, v, k * sizeof *v);
+    mem_free(v);
+    return id;
+}
+
+/* The string that the text ends in (its closing quote is the byte being taken). */
+static uint32_t current_key(machine *m)
+{
+    lexer l;
+    uint32_t id = KEY_UNKNOWN;
+    if (lexer_now(m, &l) && l.in_str && l.str_start <= m->n_text)
+        id = string_blob(m, m->text + l.str_start, m->n_text - l.str_start);
+    mem_free(l.start);
+    return id;
+}
+
+/* The item of the innermost array that ends before the byte being taken, as a canonical blob; `closing`: that byte, when
+ * it still belongs to the item (a quote or bracket), else 0. */
+static uint32_t current_item(machine *m, char closing)
+{
+    lexer l;
+    uint32_t id = KEY_UNKNOWN;
+    bool ok = lexer_now(m, &l);
+    size_t depth = l.depth;
+    if (closing == ']' || closing == '}')
+        depth -= depth > 0;
+    if (ok && depth) {
+        size_t from = l.start[depth - 1];
+        while (from < m->n_text && is_ws((unsigned char)m->text[from]))
+            from++;
+        strbuf t = {0}, c = {0};
+        sb_add(&t, m->text + from, m->n_text - from);
+        if (closing)
+            sb_char(&t, closing);
+        if (!t.failed && t.n && (t.s[0] == '{' || t.s[0] == '[')) {
+            if (json_canonical(t.s, t.n, &c) && !c.failed) {
+                while (c.n & 3)
+                    sb_char(&c, ' ');
+                id = c.failed ? KEY_UNKNOWN : machine_blob(m, c.s, c.n);
+            }
+        } else if (!t.failed && t.n > 1 && t.s[0] == '"') {
+            id = string_blob(m, t.s + 1, t.n - 2);
+        } else if (!t.failed && t.n) {
+            uint32_t *v = mem_alloc((t.n + 1) * sizeof *v);
+            if (v) {
+                v[0] = 'r';
+                for (size_t i = 0; i < t.n; i++)
+                    v[i + 1] = (unsigned char)t.s[i];
+                id = machine_blob(m, v, (t.n + 1) * sizeof *v);
+            } else {
+                m->oom = true;
+            }
+            mem_free(v);
+        }
+        sb_free(&t);
+        sb_free(&c);
+    }
+    mem_free(l.start);
+    return id;
+}
+
+static uint32_t list_add(machine *m, uint32_t list, uint32_t id)
+{
+    size_t n;
+    const uint32_t *v = machine_list(m, list, &n);
+    uint32_t *t = mem_alloc((n + 1) * sizeof *t), r;
+    if (!t) {
+        m->oom = true;
+        return 0;
+    }
+    if (n)
+        memcpy(t, v, n * sizeof *t);
+    t[n] = id;
+    r = machine_set(m, t, n + 1);
+    mem_free(t);
+    return r;
+}
+
+static bool list_has(const machine *m, uint32_t list, uint32_t id)
+{
+    size_t n;
+    const uint32_t *v = machine_list(m, list, &n);
+    for (size_t i = 0; i < n; i++)
+        if (v[i] == id || v[i] == KEY_UNKNOWN)
+            return true;
+    return false;
+}
+
+/* Of the values in `list` that agree with the current one up to `depth`, those whose next code point is cp. tag: kind. */
+static uint32_t list_narrow(machine *m, uint32_t list, uint32_t tag, uint32_t depth, uint32_t cp)
+{
+    size_t n, k = 0;
+    machine_list(m, list, &n);
+    uint32_t buf[64], *t = n > 64 ? mem_alloc(n * sizeof *t) : buf, r;
+    if (!t) {
+        m->oom = true;
+        return 0;
+    }
+    const uint32_t *v = machine_list(m, list, &n);
+    for (size_t i = 0; i < n; i++) {
+        size_t len;
+        const uint32_t *w = v[i] == KEY_UNKNOWN ? NULL : machine_list(m, v[i], &len);
+        if (!w || (w[0] == tag && len > depth + 1 && w[depth + 1] == cp))
+            t[k++] = v[i]; /* an unknown one may always agree */
+    }
+    r = machine_set(m, t, k);
+    if (t != buf)
+        mem_free(t);
+    return r;
+}
+
+static bool list_ends(const machine *m, uint32_t list, uint32_t tag, uint32_t depth)
+{
+    size_t n;
+    const uint32_t *v = machine_list(m, list, &n);
+    for (size_t i = 0; i < n; i++) {
+        size_t len;
+        if (v[i] == KEY_UNKNOWN)
+            return true;
+        const uint32_t *w = machine_list(m, v[i], &len);
+        if (w[0] == tag && len == depth + 1)
+            return true;
+    }
+    return false;
+}
+
+static size_t list_len(const machine *m, uint32_t list)
+{
+    size_t n;
+    machine_list(m, list, &n);
+    return n;
+}
+
+/* ---- values ------------------------------------------------------------------------------------------------------------- */
+/* The parent once the value above it is complete; 0 when the value repeats an item of uniqueItems. */
+static uint32_t value_done(machine *m, uint32_t parent, char closing)
+{
+    frame f = m->fr[parent];
+    if (f.kind != F_ARR || !m->p->arr[f.node].unique)
+        return parent;
+    uint32_t id = current_item(m, closing);
+    if (m->oom || list_has(m, f.y, id))
+        return 0;
+    f.y = list_add(m, f.y, id);
+    return machine_frame(m, &f);
+}
+
+static void add_frame(machine *m, const frame *f) { machine_add(m, machine_frame(m, f)); }
+
+static bool raw_viable(const machine *m, const cdfa *d, uint32_t q, uint32_t used)
+{
+    (void)m;
+    return q != DEAD && (!used || d->count[q] == INF || d->count[q] > list_len(m, used));
+}
+
+static void raw_feed(machine *m, frame f, unsigned char b)
+{
+    const cdfa *d = m->p->raw[f.node];
+    uint32_t next, cp;
+    uint32_t old_q = f.q, old_x = f.x, used = f.y, depth = f.z, parent = f.parent;
+    codec_result r = codec_step(false, f.x, b, &next, &cp);
+    if (r == CODEC_CP) {
+        f.q = dfa_step(d, f.q, cp);
+        f.x = 0;
+        if (f.q != DEAD) {
+            if (used) {
+                f.y = list_narrow(m, used, 'r', depth, cp);
+                f.z = f.y ? depth + 1 : 0;
+            }
+            if (raw_viable(m, d, f.q, f.y))
+                add_frame(m, &f);
+        }
+    } else if (r == CODEC_PART) {
+        cprange rg[4];
+        unsigned n = codec_ranges(next, rg);
+        for (unsigned i = 0; i < n; i++)
+            if (dfa_live_range(d, f.q, rg[i].lo, rg[i].hi)) {
+                f.x = next;
+                add_frame(m, &f);
+                break;
+            }
+    }
+    /* the value may have ended before this byte */
+    if (!old_x && d->label[old_q] && !(used && list_ends(m, used, 'r', depth))) {
+        uint32_t up = m->fr[parent].kind == F_END ? 0 : value_done(m, parent, 0);
+        if (up)
+            step_frame(m, up, b);
+    }
+}
+
+/* Is there a string that is not used up? */
+static bool unique_start(const machine *m, const strlex *s, uint32_t used)
+{
+    size_t n, k = 0;
+    if (!used || (s->d && s->d->count[s->d->start] == INF) || (!s->d && s->max))
+        return true;
+    const uint32_t *v = machine_list(m, used, &n);
+    for (size_t i = 0; i < n; i++) {
+        size_t len;
+        k += v[i] == KEY_UNKNOWN || machine_list(m, v[i], &len)[0] == 's';
+    }
+    return (s->d ? s->d->count[s->d->start] : 1) > k;
+}
+
+static void value_start(machine *m, uint32_t node, uint32_t parent, unsigned char b)
+{
+    const pnode *v = &m->p->node[node];
+    frame up = m->fr[parent];
+    uint32_t used = up.kind == F_ARR && m->p->arr[up.node].unique ? up.y : 0;
+    for (uint32_t i = 0; i < v->n; i++) {
+        frame f = {.node = v->alt[i].idx, .parent = parent};
+        switch (v->alt[i].kind) {
+        case ALT_RAW:
+            if (b == '"' || b == '{' || b == '[')
+                break;
+            f.kind = F_RAW;
+            f.q = m->p->raw[f.node]->start;
+            f.y = used;
+            raw_feed(m, f, b);
+            break;
+        case ALT_STR:
+            if (b != '"')
+                break;
+            f.kind = F_STR;
+            f.q = m->p->str[f.node].d ? m->p->str[f.node].d->start : 0;
+            f.y = used;
+            if (unique_start(m, &m->p->str[f.node], used))
+                add_frame(m, &f);
+            break;
+        case ALT_ARR:
+            if (b != '[')
+                break;
+            f.kind = F_ARR;
+            f.phase = AR_OPEN;
+            add_frame(m, &f);
+            break;
+        case ALT_OBJ:
+            if (b != '{')
+                break;
+            f.kind = F_OBJ;
+            f.phase = O_OPEN;
+            f.aux = (uint16_t)((1u << m->p->obj[f.node].n_ex) - 1);
+            add_frame(m, &f);
+            break;
+        }
+    }
+}
+
+static val_phase space_phase(const machine *m)
+{
+    return m->p->ws == CONSTRAIN_WS_FREE ? V_WS : m->p->ws == CONSTRAIN_WS_PYTHON ? V_SP : V_TIGHT;
+}
+
+static void val_step(machine *m, uint32_t id, unsigned char b)
+{
+    frame f = m->fr[id];
+    if (f.phase != V_TIGHT && is_ws(b)) {
+        if (f.phase == V_WS) {
+            machine_add(m, id);
+        } else if (b == ' ') {
+            f.phase = V_TIGHT;
+            add_frame(m, &f);
+        }
+        return;
+    }
+    value_start(m, f.node, f.parent, b);
+}
+
+/* ---- strings ------------------------------------------------------------------------------------------------------------- */
+static bool unique_room(const machine *m, const strlex *s, const frame *f)
+{
+    return !f->y || !s->d || s->d->count[f->q] == INF || s->d->count[f->q] > list_len(m, f->y);
+}
+
+static bool str_take(machine *m, const strlex *s, frame *f, uint32_t cp)
+{
+    if (s->d) {
+        f->q = dfa_step(s->d, f->q, cp);
+        if (f->q == DEAD)
+            return false;
+    }
+    f->cnt = str_count(s, f->cnt);
+    if (!str_viable(s, f->q, f->cnt))
+        return false;
+    if (f->y) {
+        f->y = list_narrow(m, f->y, 's', f->z, cp);
+        f->z = f->y ? f->z + 1 : 0;
+    }
+    return unique_room(m, s, f);
+}
+
+/* Could some code point of [lo, hi] be taken? One of each class is tried, and with uniqueItems as many as could be used up. */
+static bool str_range(machine *m, const strlex *s, const frame *f, uint32_t lo, uint32_t hi)
+{
+    size_t tries = 1 + list_len(m, f->y);
+    for (uint32_t at = lo; at <= hi;) {
+        uint32_t end = hi;
+        if (s->d && at >= 128) {
+            const cdfa *d = s->d;
+            uint32_t i = 0;
+            while (i + 1 < d->nr && d->rlo[i + 1] <= at)
+                i++;
+            if (i + 1 < d->nr && d->rlo[i + 1] - 1 < end)
+                end = d->rlo[i + 1] - 1;
+        } else if (s->d) {
+            end = at;
+        }
+        for (size_t t = 0; t < tries && at + t <= end; t++) {
+            frame g = *f;
+            if (str_take(m, s, &g, at + (uint32_t)t))
+                return true;
+        }
+        at = end + 1;
+    }
+    return false;
+}
+
+static void str_step(machine *m, uint32_t id, unsigned char b)
+{
+    frame f = m->fr[id];
+    const strlex *s = &m->p->str[f.node];
+    uint32_t next, cp;
+    switch (codec_step(true, f.x, b, &next, &cp)) {
+    case CODEC_QUOTE:
+        if (str_ends(s, f.q, f.cnt) && !(f.y && list_ends(m, f.y, 's', f.z)))
+            machine_add(m, value_done(m, f.parent, '"'));
+        break;
+    case CODEC_CP:
+        f.x = 0;
+        if (str_take(m, s, &f, cp))
+            add_frame(m, &f);
+        break;
+    case CODEC_PART: {
+        cprange r[4];
+        unsigned n = codec_ranges(next, r);
+        for (unsigned i = 0; i < n; i++)
+            if (str_range(m, s, &f, r[i].lo, r[i].hi)) {
+                f.x = next;
+                add_frame(m, &f);
+                break;
+            }
+        break;
+    }
+    default: break;
+    }
+}
+
+/* ---- objects ------------------------------------------------------------------------------------------------------------- */
+static const uint32_t *used_bits(const machine *m, const pobj *o, const frame *f)
+{
+    static const uint32_t none[1] = {0};
+    if (o->words <= 1)
+        return &f->x;
+    if (!f->x)
+        return none; /* the caller treats the empty blob as all zero */
+    size_t n;
+    return machine_list(m, f->x, &n);
+}
+
+static bool name_used(const machine *m, const pobj *o, const frame *f, uint32_t i)
+{
+    if (o->words > 1 && !f->x)
+        return false;
+    return used_bits(m, o, f)[i / 32] >> i % 32 & 1;
+}
+
+static uint32_t required_left(const machine *m, const pobj *o, const frame *f)
+{
+    uint32_t n = o->n_required;
+    if (o->words > 1 && !f->x)
+        return n;
+    const uint32_t *u = used_bits(m, o, f);
+    for (uint32_t i = 0; i < o->words && n; i++)
+        n -= (uint32_t)__builtin_popcount(u[i] & o->required[i]);
+    return n;
+}
+
+static bool node_any(const pobj *o, const uint32_t *node)
+{
+    for (uint32_t s = 0; s < 1u << o->n_ex; s++)
+        if (node[s] != DEAD)
+            return true;
+    return false;
+}
+
+/* Only required names may still come: the places left are theirs. */
+static bool only_required(const machine *m, const pobj *o, const frame *f)
+{
+    return o->maxp != INF && o->maxp - f->cnt <= required_left(m, o, f);
+}
+
+static bool name_usable(const machine *m, const pobj *o, const frame *f, uint32_t i, bool only_req)
+{
+    return !name_used(m, o, f, i) && (!only_req || (o->required[i / 32] >> i % 32 & 1)) && node_any(o, o->name_node + ((size_t)i << o->n_ex));
+}
+
+/* Other keys that can still be completed from state q of kd, when `used` of them and names [lo, hi) agree so far. */
+static bool extras_left(const machine *m, const pobj *o, uint32_t q, uint32_t used, uint32_t lo, uint32_t hi, uint32_t depth)
+{
+    if (!o->extras)
+        return false;
+    if (!o->kd)
+        return true;
+    if (q == DEAD)
+        return false;
+    if (o->kd->count[q] == INF)
+        return true;
+    size_t taken = list_len(m, used);
+    for (uint32_t i = lo; i < hi; i++) {
+        uint32_t t = q;
+        for (uint32_t k = depth; k < o->name_len[i] && t != DEAD; k++)
+            t = dfa_step(o->kd, t, o->name[i][k]);
+        taken += t != DEAD && o->kd->label[t];
+    }
+    return o->kd->count[q] > taken;
+}
+
+static bool can_key(const machine *m, const pobj *o, const frame *f)
+{
+    if (o->maxp != INF && f->cnt >= o->maxp)
+        return false;
+    bool only = only_required(m, o, f);
+    for (uint32_t i = 0; i < o->n_names; i++)
+        if (name_usable(m, o, f, i, only))
+            return true;
+    return !only && extras_left(m, o, o->kd ? o->kd->start : 0, f->y, 0, o->n_names, 0);
+}
+
+/* Can every open obligation still be fulfilled, each by a key of its own or one by several? */
+static bool ex_viable(machine *m, const pobj *o, const frame *f, uint32_t open)
+{
+    if (!open)
+        return true;
+    for (uint32_t c = 0; c < o->n_cls && o->extras && (!o->kd || o->kd->count[o->kd->start] == INF); c++)
+        for (uint32_t s = 1; s < 1u << o->n_ex; s++)
+            if (o->cls[c].node[s] != DEAD && (s & open) && ex_viable(m, o, f, open & ~s))
+                return true;
+    for (uint32_t i = 0; i < o->n_names; i++) {
+        if (name_used(m, o, f, i))
+            continue;
+        for (uint32_t s = 1; s < 1u << o->n_ex; s++) {
+            if (o->name_node[((size_t)i << o->n_ex) + s] == DEAD || !(s & open))
+                continue;
+            if (!(open & ~s))
+                return true;
+            frame g = *f;
+            if (o->words <= 1) {
+                g.x |= 1u << i;
+                if (ex_viable(m, o, &g, open & ~s))
+                    return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* A key is complete: the object waits for its colon. */
+static void key_done(machine *m, const pobj *o, const frame *of, uint32_t name, uint32_t extra, const uint32_t *node)
+{
+    for (uint32_t set = 0; set < 1u << o->n_ex; set++) {
+        if (node[set] == DEAD || (set & ~(uint32_t)of->aux))
+            continue;
+        frame f = *of;
+        f.phase = O_COLON;
+        f.q = node[set];
+        f.aux = (uint16_t)(of->aux & ~set);
+        if (name != DEAD) {
+            if (o->words <= 1) {
+                f.x |= 1u << name;
+            } else {
+                uint32_t stack[64], *w = o->words > 64 ? mem_calloc(o->words, sizeof *w) : stack;
+                if (!w) {
+                    m->oom = true;
+                    return;
+                }
+                memset(w, 0, o->words * sizeof *w);
+                if (of->x)
+                    memcpy(w, used_bits(m, o, of), o->words * sizeof *w);
+                w[name / 32] |= 1u << name % 32;
+                f.x = machine_blob(m, w, o->words * sizeof *w);
+                if (w != stack)
+                    mem_free(w);
+            }
+        } else {
+            f.y = list_add(m, of->y, extra);
+        }
+        if (o->maxp != INF || f.cnt < o->minp)
+            f.cnt++;
+        if (ex_viable(m, o, &f, f.aux))
+            add_frame(m, &f);
+    }
+}
+
+/* First name of [lo, hi) whose code point at depth is >= cp (names that end at depth come first). */
+static uint32_t name_bound(const pobj *o, uint32_t lo, uint32_t hi, uint32_t depth, uint64_t cp)
+{
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        int64_t at = o->name_len[mid] > depth ? (int64_t)o->name[mid][depth] : -1;
+        if (at < (int64_t)cp)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+static bool key_take(machine *m, const pobj *o, const frame *of, frame *f, uint32_t cp, bool only)
+{
+    uint32_t lo = f->y & 0xFFFF, hi = f->y >> 16;
+    if (lo < hi) {
+        uint32_t a = name_bound(o, lo, hi, f->cnt, cp);
+        hi = name_bound(o, a, hi, f->cnt, (uint64_t)cp + 1);
+        lo = a;
+    }
+    if (f->z)
+        f->z = list_narrow(m, f->z, 's', f->cnt, cp);
+    if (o->kd && f->q != DEAD)
+        f->q = dfa_step(o->kd, f->q, cp);
+    if (lo >= hi)
+        lo = hi = 0;
+    f->y = lo | hi << 16;
+    f->cnt++;
+    if (!hi && !f->z)
+        f->cnt = 0;
+    f->x = 0;
+    for (uint32_t i = lo; i < hi; i++)
+        if (name_usable(m, o, of, i, only))
+            return true;
+    return !only && extras_left(m, o, f->q, f->z, lo, hi, f->cnt);
+}
+
+/* Could some code point of [lo, hi] be taken? Those that names or used keys go on with are special; of the others, one of
+ * each class of kd speaks for all. */
+static bool key_range(machine *m, const pobj *o, const frame *of, const frame *f, cprange r, bool only)
+{
+    uint32_t lo = f->y & 0xFFFF, hi = f->y >> 16;
+    for (uint32_t i = lo; i < hi; i++) {
+        uint32_t cp = o->name_len[i] > f->cnt ? o->name[i][f->cnt] : INF;
+        frame g = *f;
+        if (cp >= r.lo && cp <= r.hi && key_take(m, o, of, &g, cp, only))
+            return true;
+    }
+    if (only || !o->extras)
+        return false;
+    size_t tries = 1 + (hi - lo) + list_len(m, f->z);
+    for (uint32_t at = r.lo; at <= r.hi;) {
+        uint32_t end = r.hi;
+        if (o->kd && at < 128) {
+            end = at;
+        } else if (o->kd) {
+            uint32_t i = 0;
+            while (i + 1 < o->kd->nr && o->kd->rlo[i + 1] <= at)
+                i++;
+            if (i + 1 < o->kd->nr && o->kd->rlo[i + 1] - 1 < end)
+                end = o->kd->rlo[i + 1] - 1;
+        }
+        for (size_t t = 0; t < tries && at + t <= end; t++) {
+            frame g = *f;
+            if (key_take(m, o, of, &g, at + (uint32_t)t, only))
+                return true;
+        }
+        at = end + 1;
+    }
+    return false;
+}
+
+static void key_step(machine *m, uint32_t id, unsigned char b)
+{
+    frame f = m->fr[id], of = m->fr[f.parent];
+    const pobj *o = &m->p->obj[f.node];
+    uint32_t next, cp;
+    codec_result r = codec_step(true, f.x, b, &next, &cp);
+    if (r == CODEC_DEAD)
+        return;
+    bool only = only_required(m, o, &of);
+    uint32_t lo = f.y & 0xFFFF, hi = f.y >> 16;
+    if (r == CODEC_QUOTE) {
+        if (lo < hi && o->name_len[lo] == f.cnt) {
+            if (name_usable(m, o, &of, lo, only))
+                key_done(m, o, &of, lo, 0, o->name_node + ((size_t)lo << o->n_ex));
+            return;
+        }
+        if (only || !o->extras || (o->kd && (f.q == DEAD || !o->kd->label[f.q])) || (f.z && list_ends(m, f.z, 's', f.cnt)))
+            return;
+        uint32_t label = o->kd ? o->kd->label[f.q] : 1;
+        for (uint32_t c = 0; c < o->n_cls; c++)
+            if (o->cls[c].label == label) {
+                key_done(m, o, &of, DEAD, current_key(m), o->cls[c].node);
+                break;
+            }
+        return;
+    }
+    if (r == CODEC_CP) {
+        if (key_take(m, o, &of, &f, cp, only))
+            add_frame(m, &f);
+        return;
+    }
+    cprange rg[4];
+    unsigned n = codec_ranges(next, rg);
+    for (unsigned i = 0; i < n; i++)
+        if (key_range(m, o, &of, &f, rg[i], only)) {
+            f.x = next;
+            add_frame(m, &f);
+            return;
+        }
+}
+
+static void obj_step(machine *m, uint32_t id, unsigned char b)
+{
+    frame f = m->fr[id];
+    const pobj *o = &m->p->obj[f.node];
+    if (is_ws(b)) {
+        if (m->p->ws == CONSTRAIN_WS_FREE) {
+            machine_add(m, id);
+        } else if (f.phase == O_COMMA_SP && b == ' ') {
+            f.phase = O_COMMA;
+            add_frame(m, &f);
+        }
+        return;
+    }
+    switch (f.phase) {
+    case O_OPEN:
+    case O_AFTER:
+        if (b == '}' && !f.aux && f.cnt >= o->minp && !required_left(m, o, &f))
+            machine_add(m, value_done(m, f.parent, '}'));
+        if (f.phase == O_AFTER) {
+            if (b == ',' && can_key(m, o, &f)) {
+                f.phase = m->p->ws == CONSTRAIN_WS_PYTHON ? O_COMMA_SP : O_COMMA;
+                add_frame(m, &f);
+            }
+            break;
+        } /* fallthrough */
+    case O_COMMA:
+    case O_COMMA_SP:
+        if (b == '"' && can_key(m, o, &f)) {
+            frame k = {.kind = F_KEY, .node = f.node, .q = o->kd ? o->kd->start : 0, .y = o->n_names << 16, .z = f.y};
+            f.phase = O_COMMA;
+            k.parent = machine_frame(m, &f);
+            if (k.parent)
+                add_frame(m, &k);
+        }
+        break;
+    case O_COLON:
+        if (b == ':') {
+            frame v = {.kind = F_VAL, .phase = (uint8_t)space_phase(m), .node = f.q};
+            f.phase = O_AFTER;
+            f.q = 0;
+            v.parent = machine_frame(m, &f);
+            if (v.parent)
+                add_frame(m, &v);
+        }
+        break;
+    default: break;
+    }
+}
+
+/* ---- arrays -------------------------------------------------------------------------------------------------------------- */
+static uint32_t con_next(const parr *a, uint32_t state, uint32_t var, bool *dead)
+{
+    uint32_t out = 0, base = 1;
+    *dead = false;
+    for (uint32_t i = 0; i < a->n_con; i++) {
+        uint32_t cap = a->con[i].max == INF ? a->con[i].min : a->con[i].max + 1, v = state % (cap + 1);
+        state /= cap + 1;
+        if (var >> i & 1 && v < cap)
+            v++;
+        *dead = *dead || (a->con[i].max != INF && v > a->con[i].max);
+        out += v * base;
+        base *= cap + 1;
+    }
+    return out;
+}
+
+static bool con_ok(const parr *a, uint32_t state)
+{
+    for (uint32_t i = 0; i < a->n_con; i++) {
+        uint32_t cap = a->con[i].max == INF ? a->con[i].min : a->con[i].max + 1, v = state % (cap + 1);
+        state /= cap + 1;
+        if (v < a->con[i].min || v > a->con[i].max)
+            return false;
+    }
+    return true;
+}
+
+/* Frames for the next item: for each way of counting it, the array as it will be, and the node of the item. */
+static uint32_t item_frames(machine *m, const frame *f, uint32_t var, uint32_t *node)
+{
+    const parr *a = &m->p->arr[f->node];
+    if (f->cnt >= a->max)
+        return 0;
+    bool dead;
+    uint32_t at = f->cnt < a->n_prefix ? f->cnt : a->n_prefix, q = con_next(a, f->q, var, &dead);
+    *node = a->node[(size_t)at * a->n_var + var];
+    if (*node == DEAD || dead)
+        return 0;
+    frame g = *f;
+    g.phase = AR_AFTER;
+    g.q = q;
+    g.cnt = f->cnt < a->clamp ? f->cnt + 1 : f->cnt;
+    if (a->viable && !a->viable[(size_t)g.cnt * a->n_counts + q])
+        return 0;
+    return machine_frame(m, &g);
+}
+
+static void arr_step(machine *m, uint32_t id, unsigned char b)
+{
+    frame f = m->fr[id];
+    const parr *a = &m->p->arr[f.node];
+    if (is_ws(b)) {
+        if (m->p->ws == CONSTRAIN_WS_FREE)
+            machine_add(m, id);
+        return;
+    }
+    if (b == ']') {
+        if (f.cnt >= a->min && con_ok(a, f.q))
+            machine_add(m, value_done(m, f.parent, ']'));
+        return;
+    }
+    if (f.phase == AR_AFTER && b != ',')
+        return;
+    for (uint32_t var = 0; var < a->n_var; var++) {
+        uint32_t node, up = item_frames(m, &f, var, &node);
+        if (!up)
+            continue;
+        if (f.phase == AR_OPEN) {
+            value_start(m, node, up, b);
+        } else {
+            frame v = {.kind = F_VAL, .phase = (uint8_t)space_phase(m), .node = node, .parent = up};
+            add_frame(m, &v);
+        }
+    }
+}
+
+void json_step(machine *m, uint32_t id, unsigned char b)
+{
+    switch ((frame_kind)m->fr[id].kind) {
+    case F_VAL: val_step(m, id, b); break;
+    case F_RAW: raw_feed(m, m->fr[id], b); break;
+    case F_STR: str_step(m, id, b); break;
+    case F_KEY: key_step(m, id, b); break;
+    case F_OBJ: obj_step(m, id, b); break;
+    case F_ARR: arr_step(m, id, b); break;
+    default: break;
+    }
+}

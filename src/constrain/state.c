@@ -1,0 +1,465 @@
+/* A state: one text on its way through a program; masks. */
+#include <string.h>
+
+#include "base/mem.h"
+#include "constrain/machine.h"
+#include "constrain/vocab.h"
+
+#define SOFT_BYTES ((size_t)48 << 20) /* beyond this the caches are dropped between two tokens */
+
+struct constrain_state {
+    const constrain_prog *p;
+    const constrain_vocab *v;
+    machine m;
+    uint32_t set;
+    strbuf text;           /* all of it, and while walking the bytes of the token being tried */
+    lexer lex;             /* at the end of the accepted text */
+    size_t n_text;
+    uint32_t *path_set;    /* [max_depth + 1] walk stacks */
+    uint32_t *path_base;
+    uint32_t (*path_first)[8];
+    uint32_t *tmp_bits;
+};
+
+imp_status constrain_state_new(const constrain_prog *p, const constrain_vocab *v, constrain_state **out, imp_err *e)
+{
+    *out = NULL;
+    constrain_state *s = mem_calloc(1, sizeof *s);
+    if (!s)
+        return err_oom(e, "constraint state", sizeof *s);
+    s->p = p;
+    s->v = v;
+    size_t depth = v ? (size_t)v->all.max_depth + 2 : 2;
+    s->path_set = mem_alloc(depth * sizeof *s->path_set);
+    s->path_base = mem_alloc(depth * sizeof *s->path_base);
+    s->path_first = mem_alloc(depth * sizeof *s->path_first);
+    s->tmp_bits = v ? mem_alloc((v->words + 1) * sizeof *s->tmp_bits) : NULL;
+    bool ok = s->path_set && s->path_base && s->path_first && (!v || s->tmp_bits) && machine_init(&s->m, p);
+    if (ok)
+        s->set = machine_start(&s->m);
+    if (!ok || !s->set) {
+        constrain_state_free(s);
+        return err_oom(e, "constraint state", 65536);
+    }
+    *out = s;
+    return IMP_OK;
+}
+
+void constrain_state_free(constrain_state *s)
+{
+    if (!s)
+        return;
+    machine_free(&s->m);
+    sb_free(&s->text);
+    mem_free(s->lex.start);
+    mem_free(s->path_set);
+    mem_free(s->path_base);
+    mem_free(s->path_first);
+    mem_free(s->tmp_bits);
+    mem_free(s);
+}
+
+imp_status constrain_state_clone(const constrain_state *s, constrain_state **out, imp_err *e)
+{
+    constrain_state *c;
+    imp_status st = constrain_state_new(s->p, s->v, &c, e);
+    *out = NULL;
+    if (st)
+        return st;
+    c->set = machine_copy_set(&c->m, &s->m, s->set);
+    sb_add(&c->text, s->text.s ? s->text.s : "", s->n_text);
+    c->n_text = s->n_text;
+    if (!c->set || c->text.failed || !lexer_copy(&c->lex, &s->lex)) {
+        constrain_state_free(c);
+        return err_oom(e, "constraint state", s->n_text);
+    }
+    *out = c;
+    return IMP_OK;
+}
+
+void constrain_state_reset(constrain_state *s)
+{
+    sb_clear(&s->text);
+    s->n_text = 0;
+    s->lex.in_str = s->lex.esc = false;
+    s->lex.depth = 0;
+    s->lex.ws_run = 0;
+    s->m.oom = s->m.full = false;
+    s->set = machine_start(&s->m);
+}
+
+/* Drops every cache, keeping the set. False: out of memory (the state is unchanged). */
+static bool renew(constrain_state *s)
+{
+    machine m;
+    if (!machine_init(&m, s->p)) {
+        machine_free(&m);
+        return false;
+    }
+    uint32_t set = machine_copy_set(&m, &s->m, s->set);
+    if (!set) {
+        machine_free(&m);
+        return false;
+    }
+    machine_free(&s->m);
+    s->m = m;
+    s->set = set;
+    return true;
+}
+
+/* Tells the machine what the text is, for steps that read it: text[0..n). */
+static void at_text(constrain_state *s, size_t n)
+{
+    s->m.text = s->text.s;
+    s->m.n_text = n;
+    s->m.lex = &s->lex;
+    s->m.n_lexed = s->n_text;
+    s->m.text_known = true;
+}
+
+static bool take(constrain_state *s, const char *bytes, size_t n)
+{
+    uint32_t set = s->set;
+    bool json = s->p->json;
+    lexer probe = s->lex;
+    s->text.n = s->n_text;
+    sb_add(&s->text, bytes, n);
+    if (s->text.failed) {
+        s->text.failed = false;
+        return false;
+    }
+    for (size_t i = 0; i < n && set; i++) {
+        at_text(s, s->n_text + i);
+        if (json && s->p->ws == CONSTRAIN_WS_FREE) {
+            lexer_feed(&probe, bytes[i], s->n_text + i, false);
+            if (probe.ws_run > s->p->ws_max)
+                return false;
+        }
+        set = machine_step(&s->m, set, (unsigned char)bytes[i]);
+    }
+    if (!set)
+        return false;
+    if (json)
+        for (size_t i = 0; i < n; i++)
+            lexer_feed(&s->lex, bytes[i], s->n_text + i, s->p->any_unique);
+    s->n_text += n;
+    s->set = set;
+    return true;
+}
+
+bool constrain_state_accept_bytes(constrain_state *s, const char *bytes, size_t n)
+{
+    if (!s->set)
+        return false;
+    if (take(s, bytes, n)) {
+        if (s->m.bytes > SOFT_BYTES)
+            renew(s);
+        return true;
+    }
+    if (s->m.full || s->m.oom) {
+        s->m.full = s->m.oom = false;
+        return renew(s) && take(s, bytes, n);
+    }
+    return false;
+}
+
+bool constrain_state_accept_token(constrain_state *s, int32_t id)
+{
+    if (!s->v || id < 0 || (size_t)id >= s->v->n)
+        return false;
+    const constrain_token *t = &s->v->tok[id];
+    if (t->eos)
+        return constrain_state_is_complete(s);
+    return t->n && constrain_state_accept_bytes(s, t->s, t->n);
+}
+
+bool constrain_state_is_complete(const constrain_state *s) { return s->set && machine_complete(&s->m, s->set); }
+
+bool constrain_state_is_final(constrain_state *s)
+{
+    uint32_t first[8] = {0};
+    if (!constrain_state_is_complete(s))
+        return false;
+    machine_first(&s->m, s->set, first);
+    for (unsigned b = 0; b < 256; b++) {
+        at_text(s, s->n_text);
+        if ((first[b / 32] >> b % 32 & 1) && machine_step(&s->m, s->set, (unsigned char)b))
+            return false;
+    }
+    return true;
+}
+
+void constrain_state_forced(constrain_state *s, size_t max, strbuf *out)
+{
+    uint32_t set = s->set;
+    size_t at = s->n_text;
+    s->text.n = at;
+    for (size_t n = 0; n < max && set && !machine_complete(&s->m, set); n++) {
+        uint32_t first[8] = {0}, only = 0, next = 0;
+        unsigned found = 0;
+        machine_first(&s->m, set, first);
+        for (unsigned b = 0; b < 256 && found < 2; b++) {
+            if (!(first[b / 32] >> b % 32 & 1))
+                continue;
+            at_text(s, at);
+            uint32_t t = machine_step(&s->m, set, (unsigned char)b);
+            if (t) {
+                next = t;
+                only = b;
+                found++;
+            }
+        }
+        if (found != 1)
+            break;
+        sb_char(out, (char)only);
+        sb_char(&s->text, (char)only);
+        if (s->text.failed)
+            break;
+        at++;
+        set = next;
+    }
+    s->text.n = s->n_text;
+    s->text.failed = false;
+}
+
+/* ---- walks ------------------------------------------------------------------------------------------------------------ */
+static inline void set_bit(uint32_t *bits, uint32_t id) { bits[id / 32] |= 1u << id % 32; }
+static inline void clear_bit(uint32_t *bits, uint32_t id) { bits[id / 32] &= ~(1u << id % 32); }
+
+/* Sets the bits of the tokens of t that can follow `from`. room: merged trie only: code points the string may still take
+ * before its quote, and must take (need). */
+static void walk(constrain_state *s, const trie *t, uint32_t from, uint32_t *bits, bool merged, uint32_t need, uint32_t room)
+{
+    machine *m = &s->m;
+    s->path_set[0] = from;
+    memset(s->path_first[0], 0, sizeof s->path_first[0]);
+    machine_first(m, from, s->path_first[0]);
+    if (merged)
+        for (uint32_t k = 0; k < t->node[0].n_here; k++)
+            if (t->extra[k] >= need && t->extra[k] <= room)
+                set_bit(bits, t->order[k]);
+    for (uint32_t i = 1; i < t->n;) {
+        const trie_node *v = &t->node[i];
+        uint32_t d = v->depth;
+        if (!(s->path_first[d - 1][v->byte / 32] >> v->byte % 32 & 1)) {
+            i = v->end;
+            continue;
+        }
+        m->n_text = s->n_text + d - 1;
+        uint32_t next = machine_step(m, s->path_set[d - 1], v->byte);
+        if (!next) {
+            if (m->full || m->oom)
+                return;
+            i = v->end;
+            continue;
+        }
+        for (uint32_t k = v->first; k < v->first + v->n_here; k++)
+            if (!merged || (t->extra[k] >= need && t->extra[k] <= room))
+                set_bit(bits, t->order[k]);
+        i++;
+        if (i < v->end) {
+            s->path_set[d] = next;
+            if (next == s->path_set[d - 1]) {
+                memcpy(s->path_first[d], s->path_first[d - 1], sizeof s->path_first[d]);
+            } else {
+                memset(s->path_first[d], 0, sizeof s->path_first[d]);
+                machine_first(m, next, s->path_first[d]);
+            }
+            if (m->text_known)
+                s->text.s[s->n_text + d - 1] = (char)v->byte;
+        }
+    }
+}
+
+/* Bits hold what may follow `base`; makes them hold what may follow `from`, visiting only where the two part. */
+static void walk_apart(constrain_state *s, uint32_t from, uint32_t base, uint32_t *bits)
+{
+    machine *m = &s->m;
+    const trie *t = &s->v->all;
+    s->path_set[0] = from;
+    s->path_base[0] = base;
+    for (uint32_t i = 1; i < t->n;) {
+        const trie_node *v = &t->node[i];
+        uint32_t d = v->depth, b = 0;
+        m->n_text = s->n_text + d - 1;
+        uint32_t a = machine_step(m, s->path_set[d - 1], v->byte);
+        if (s->path_base[d - 1])
+            b = machine_step(m, s->path_base[d - 1], v->byte);
+        if (m->full || m->oom)
+            return;
+        if (a == b) {
+            i = v->end;
+            continue;
+        }
+        uint32_t stop = t->node[v->end].first;
+        if (!a) {
+            for (uint32_t k = v->first; k < stop; k++)
+                clear_bit(bits, t->order[k]);
+            i = v->end;
+            continue;
+        }
+        for (uint32_t k = v->first; k < v->first + v->n_here; k++)
+            set_bit(bits, t->order[k]);
+        i++;
+        if (i < v->end) {
+            s->path_set[d] = a;
+            s->path_base[d] = b;
+        }
+    }
+}
+
+static void or_bits(uint32_t *bits, const uint32_t *o, size_t words)
+{
+    for (size_t i = 0; i < words; i++)
+        bits[i] |= o[i];
+}
+
+/* A string that allows anything but has lengths: what stays inside, then what crosses its end into `after`. */
+static void free_string(constrain_state *s, uint32_t after, uint32_t need, uint32_t room, uint32_t *bits)
+{
+    const constrain_vocab *v = s->v;
+    if (room < VOCAB_LEN_MASKS - 1) {
+        or_bits(bits, v->len_mask[room], v->words);
+    } else if (room == INF || !v->n_by_need || v->need[v->by_need[0]] <= room) {
+        or_bits(bits, v->len_mask[VOCAB_LEN_MASKS - 1], v->words);
+    } else { /* bits may hold other configurations' tokens: add the long ones one by one */
+        or_bits(bits, v->len_mask[VOCAB_LEN_MASKS - 2], v->words);
+        for (uint32_t i = v->n_by_need; i-- > 0 && v->need[v->by_need[i]] <= room;)
+            set_bit(bits, v->by_need[i]);
+    }
+    if (after)
+        walk(s, &v->cross, after, bits, true, need, room);
+}
+
+static uint32_t single(machine *m, uint32_t id) { return machine_set(m, &id, 1); }
+
+static void key_mask(constrain_state *s, uint32_t id, uint32_t *bits)
+{
+    machine *m = &s->m;
+    frame f = m->fr[id], off = f;
+    off.y = off.z = off.cnt = 0;
+    uint32_t off_id = machine_frame(m, &off), base = single(m, off_id), here = single(m, id);
+    uint32_t after = machine_step(m, base, '"');
+    uint32_t *t = off_id == id ? bits : s->tmp_bits;
+    if (t != bits)
+        memset(t, 0, s->v->words * sizeof *t);
+    free_string(s, after, 0, INF, t);
+    if (t != bits) {
+        walk_apart(s, here, base, t);
+        or_bits(bits, t, s->v->words);
+    }
+}
+
+static void mask_fill(constrain_state *s, uint32_t *bits)
+{
+    machine *m = &s->m;
+    const constrain_prog *p = s->p;
+    size_t n, n_rest = 0;
+    at_text(s, s->n_text);
+    /* A mask may be kept for the set, so it may not depend on the text; only whole items of uniqueItems need it. Keys and
+     * items that a token completes are then unknown, which at most forbids a token that completes two of them. */
+    m->text_known = p->deep_unique;
+    machine_list(m, s->set, &n);
+    uint32_t *rest = mem_alloc((n + 1) * sizeof *rest);
+    if (!rest) {
+        m->oom = true;
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        uint32_t id = machine_list(m, s->set, &n)[i];
+        frame f = m->fr[id];
+        const strlex *sl = f.kind == F_STR ? &p->str[f.node] : NULL;
+        if (sl && !sl->d && !f.x && !f.y && !p->any_unique) {
+            uint32_t room = sl->max == INF ? INF : sl->max - f.cnt, need = sl->min > f.cnt ? sl->min - f.cnt : 0;
+            free_string(s, single(m, f.parent), need, room, bits);
+        } else if (f.kind == F_KEY && !f.x && p->obj[f.node].extras && !p->obj[f.node].kd && !p->deep_unique &&
+                   p->obj[f.node].maxp == INF) {
+            key_mask(s, id, bits);
+        } else {
+            rest[n_rest++] = id;
+        }
+    }
+    if (n_rest && !m->oom && !m->full)
+        walk(s, &s->v->all, machine_set(m, rest, n_rest), bits, false, 0, INF);
+    mem_free(rest);
+}
+
+static mask_row **mask_slot(machine *m, uint32_t set) { return &m->mask[hash64(set) & (m->cap_mask - 1)]; }
+
+static const uint32_t *mask_find(machine *m, uint32_t set)
+{
+    if (!m->cap_mask)
+        return NULL;
+    for (mask_row *r = *mask_slot(m, set); r; r = r->next)
+        if (r->state == set)
+            return r->bits;
+    return NULL;
+}
+
+static void mask_keep(machine *m, uint32_t set, const uint32_t *bits, size_t words)
+{
+    if (m->bytes + words * 4 > SOFT_BYTES)
+        return;
+    if (!m->cap_mask) {
+        m->mask = mem_calloc(1024, sizeof *m->mask);
+        if (!m->mask)
+            return;
+        m->cap_mask = 1024;
+    }
+    mask_row *r = mem_alloc(sizeof *r + words * sizeof *bits);
+    if (!r)
+        return;
+    r->state = set;
+    memcpy(r->bits, bits, words * sizeof *bits);
+    r->next = *mask_slot(m, set);
+    *mask_slot(m, set) = r;
+    m->bytes += sizeof *r + words * sizeof *bits;
+}
+
+imp_status constrain_state_mask(constrain_state *s, uint32_t *bits)
+{
+    const constrain_vocab *v = s->v;
+    machine *m = &s->m;
+    if (!v)
+        return IMP_E_USAGE;
+    memset(bits, 0, v->words * sizeof *bits);
+    if (!s->set)
+        return IMP_OK;
+    const uint32_t *known = mask_find(m, s->set);
+    if (known) {
+        memcpy(bits, known, v->words * sizeof *bits);
+    } else {
+        /* room in the text for the bytes of a token being tried */
+        s->text.n = s->n_text;
+        for (int i = 0; i <= v->all.max_depth && !s->text.failed; i += 64)
+            sb_add(&s->text, "                                                                ", 64);
+        if (s->text.failed) {
+            s->text.failed = false;
+            return IMP_E_NOMEM;
+        }
+        for (int tries = 0;; tries++) {
+            mask_fill(s, bits);
+            if (!m->full && !m->oom)
+                break;
+            bool oom = m->oom;
+            m->full = m->oom = false;
+            memset(bits, 0, v->words * sizeof *bits);
+            if (tries || oom || !renew(s)) {
+                s->text.n = s->n_text;
+                return oom ? IMP_E_NOMEM : IMP_E_LIMIT;
+            }
+        }
+        s->text.n = s->n_text;
+        if (!s->p->deep_unique) /* else the mask depends on more than the set */
+            mask_keep(m, s->set, bits, v->words);
+    }
+    bool complete = machine_complete(m, s->set);
+    for (uint32_t i = 0; i < v->n_eos; i++)
+        if (complete)
+            set_bit(bits, v->eos[i]);
+    if (s->p->json && s->p->ws == CONSTRAIN_WS_FREE && !s->lex.in_str && s->lex.ws_run + v->max_lead > s->p->ws_max)
+        for (uint32_t i = 0; i < v->n_ws_tok; i++)
+            if (s->lex.ws_run + v->ws_lead[i] > s->p->ws_max)
+                clear_bit(bits, v->ws_tok[i]);
+    return IMP_OK;
+}
