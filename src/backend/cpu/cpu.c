@@ -18,7 +18,7 @@ static const struct {
     [CPU_AVX2] = {"avx2", "AVX2", &cpu_ops_avx2, &cpu_mm_avx2},
     [CPU_AVX512] = {"avx512", "AVX-512", &cpu_ops_avx512, &cpu_mm_avx2},
     [CPU_VNNI] = {"vnni", "AVX-512 VNNI", &cpu_ops_avx512, &cpu_mm_vnni},
-    [CPU_AMX] = {"amx", "AVX-512 VNNI, AMX", &cpu_ops_avx512, &cpu_mm_vnni},
+    [CPU_AMX] = {"amx", "AVX-512 VNNI, AMX", &cpu_ops_avx512, &cpu_mm_amx},
 };
 
 /* ---- what the machine can do ---------------------------------------------------------------------------------------- */

@@ -1,2 +1,198 @@
+/* mm_amx: tiles of sixteen rows x up to sixteen tokens, TDPBSSD. A panel is unpacked once into signed bytes, which lie as
+ * a B tile wants them, and then meets every tile of tokens. Each block of 32 columns gives two exact integer tiles (high
+ * and low bytes of the activations), which join the f32 sums in the order of mm_body.h; tiles of fewer than four tokens
+ * go to mm_vnni, which agrees in every bit. The tile state is the thread's own: set on entry, released on leaving. */
+#include "backend/cpu/unpack.h"
+
 #include "backend/cpu/pack.h"
-const cpu_mm cpu_mm_amx = {.isa = "amx"};
+
+enum { FEWEST = 4 /* tokens that pay for unpacking */ };
+
+typedef struct tile_config {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t colsb[16];
+    uint8_t rows[16];
+} tile_config;
+
+/* An unpacked panel. */
+typedef struct panel {
+    const int8_t *w;  /* [nb][8 lines][16 rows][4] */
+    const float *d;   /* [nb][16], split: [nb][2][16] */
+    const float *m;   /* the same, of formats with minima */
+} panel;
+
+/* Tiles 0..3 sums; 4 and 5 activations, high and low; 6 weights. */
+static void configure(int h, int split)
+{
+    tile_config c = {.palette = 1};
+    for (int i = 0; i < 4; i++) {
+        c.colsb[i] = 64;
+        c.rows[i] = (uint8_t)h;
+    }
+    for (int i = 4; i < 6; i++) {
+        c.colsb[i] = split ? 16 : 32;
+        c.rows[i] = (uint8_t)h;
+    }
+    c.colsb[6] = 64;
+    c.rows[6] = split ? 4 : 8;
+    _tile_loadconfig(&c);
+}
+
+/* The four sums of one token and half a block: high and low parts joined, scaled, added. */
+U_INLINE __m512 join(__m512 acc, const int32_t *hi, const int32_t *lo, float da, __m512 d)
+{
+    __m512i e = _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(hi), 7), _mm512_load_si512(lo));
+    return _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(e), _mm512_set1_ps(da)), d, acc);
+}
+
+/* Sums of one block to c: [hi, lo] of the whole block, or of its halves one after the other. */
+#define DOTS(split)                                     \
+    do {                                                \
+        _tile_zero(0);                                  \
+        _tile_zero(1);                                  \
+        _tile_loadd(4, a, CPU_QBLOCK);                  \
+        _tile_loadd(6, w, 64);                          \
+        _tile_dpbssd(0, 4, 6);                          \
+        _tile_loadd(5, a + 32, CPU_QBLOCK);             \
+        _tile_dpbssd(1, 5, 6);                          \
+        _tile_stored(0, c[0], 64);                      \
+        _tile_stored(1, c[1], 64);                      \
+        if (split) {                                    \
+            _tile_zero(2);                              \
+            _tile_zero(3);                              \
+            _tile_loadd(4, a + 16, CPU_QBLOCK);         \
+            _tile_loadd(6, w + 256, 64);                \
+            _tile_dpbssd(2, 4, 6);                      \
+            _tile_loadd(5, a + 48, CPU_QBLOCK);         \
+            _tile_dpbssd(3, 5, 6);                      \
+            _tile_stored(2, c[2], 64);                  \
+            _tile_stored(3, c[3], 64);                  \
+        }                                               \
+    } while (0)
+
+U_INLINE void tile_body(const panel *p, long nb, const int8_t *a, const cpu_qmeta *am, int h, int split, int min, float *y, long ldy,
+                        long n_row, const float *bias)
+{
+    _Alignas(64) int32_t buf[2][4][CPU_TILE * 16];
+    __m512 acc[CPU_TILE];
+    const int8_t *w = p->w;
+    const float *d = p->d, *m = p->m;
+    long per = split ? 32 : 16;
+#pragma GCC unroll 16
+    for (int t = 0; t < h; t++)
+        acc[t] = _mm512_setzero_ps();
+    for (long b = 0; b < nb; b++, w += 512, a += CPU_QBLOCK * h, am += h, d += per, m += per) {
+        int32_t(*c)[CPU_TILE * 16] = buf[b & 1];
+        DOTS(split);
+        __m512 d0 = _mm512_load_ps(d), d1 = split ? _mm512_load_ps(d + 16) : d0;
+        __m512 m0 = min ? _mm512_load_ps(m) : d0, m1 = min && split ? _mm512_load_ps(m + 16) : d0;
+#pragma GCC unroll 16
+        for (int t = 0; t < h; t++) {
+            acc[t] = join(acc[t], c[0] + 16 * t, c[1] + 16 * t, am[t].d, d0);
+            if (split)
+                acc[t] = join(acc[t], c[2] + 16 * t, c[3] + 16 * t, am[t].d, d1);
+            if (min)
+                acc[t] = _mm512_fnmadd_ps(m0, _mm512_set1_ps(split ? am[t].s[0] : am[t].s_all), acc[t]);
+            if (min && split)
+                acc[t] = _mm512_fnmadd_ps(m1, _mm512_set1_ps(am[t].s[1]), acc[t]);
+        }
+    }
+    __mmask16 k = n_row >= 16 ? 0xFFFF : (__mmask16)((1u << n_row) - 1);
+#pragma GCC unroll 16
+    for (int t = 0; t < h; t++) {
+        if (bias)
+            acc[t] = _mm512_add_ps(acc[t], _mm512_maskz_loadu_ps(k, bias));
+        _mm512_mask_storeu_ps(y + t * ldy, k, acc[t]);
+    }
+}
+
+#define TILE_FN(name, h_const, split, min)                                                                                 \
+    __attribute__((noinline)) static void name(const panel *p, long nb, const int8_t *a, const cpu_qmeta *am, int h, float *y, long ldy, \
+                                               long n_row, const float *bias)                                              \
+    {                                                                                                                      \
+        (void)h;                                                                                                           \
+        tile_body(p, nb, a, am, h_const, split, min, y, ldy, n_row, bias);                                                 \
+    }
+TILE_FN(full_plain, CPU_TILE, 0, 0)
+TILE_FN(full_min, CPU_TILE, 0, 1)
+TILE_FN(full_split, CPU_TILE, 1, 0)
+TILE_FN(full_split_min, CPU_TILE, 1, 1)
+TILE_FN(part_plain, h, 0, 0)
+TILE_FN(part_min, h, 0, 1)
+TILE_FN(part_split, h, 1, 0)
+TILE_FN(part_split_min, h, 1, 1)
+
+typedef void (*tile_fn)(const panel *p, long nb, const int8_t *a, const cpu_qmeta *am, int h, float *y, long ldy, long n_row,
+                        const float *bias);
+
+static void all_tiles(const panel *p, const cpu_qact *x, int split, int min, float *y, long ldy, long n_row, const float *bias)
+{
+    static const tile_fn FULL[2][2] = {{full_plain, full_min}, {full_split, full_split_min}};
+    static const tile_fn PART[2][2] = {{part_plain, part_min}, {part_split, part_split_min}};
+    int configured = 0;
+    for (long t0 = 0; t0 < x->n_tok; t0 += CPU_TILE) {
+        int h = x->n_tok - t0 < CPU_TILE ? (int)(x->n_tok - t0) : CPU_TILE;
+        if (h != configured)
+            configure(h, split);
+        configured = h;
+        (h == CPU_TILE ? FULL : PART)[split][min](p, x->nb, x->q + t0 * x->nb * CPU_QBLOCK, x->meta + t0 * x->nb, h, y + t0 * ldy, ldy,
+                                                  n_row, bias);
+    }
+    _tile_release();
+}
+
+/* Panels of one format: unpacked into scratch ([nb][512] bytes, then scales, then minima), then multiplied. */
+#define AMX_KERNEL(X, SUB, QB, SB)                                                                                         \
+    static void X##_open(const uint8_t *q, const uint8_t *s, long n_super, int8_t *w, float *d, float *m)                  \
+    {                                                                                                                      \
+        ub zero = u_set8(X##_ZERO);                                                                                        \
+        for (long b = 0; b < n_super; b++, q += (QB), s += (SB))                                                           \
+            _Pragma("GCC unroll 8") for (int j = 0; j < (SUB); j++)                                                        \
+            {                                                                                                              \
+                ub v[8];                                                                                                   \
+                uf dv[2], mv[2];                                                                                           \
+                X##_unpack(q, j, v);                                                                                       \
+                X##_scales(s, 0, j, dv, mv);                                                                               \
+                for (int k = 0; k < 8; k++)                                                                                \
+                    _mm512_store_si512(w + 64 * k, X##_ZERO ? _mm512_sub_epi8(v[k], zero) : v[k]);                         \
+                for (int i = 0; i < 1 + X##_SPLIT; i++) {                                                                  \
+                    _mm512_store_ps(d + 16 * i, dv[i]);                                                                    \
+                    if (X##_MIN)                                                                                           \
+                        _mm512_store_ps(m + 16 * i, mv[i]);                                                                \
+                }                                                                                                          \
+                w += 512;                                                                                                  \
+                d += 16 * (1 + X##_SPLIT);                                                                                 \
+                m += 16 * (1 + X##_SPLIT);                                                                                 \
+            }                                                                                                              \
+    }                                                                                                                      \
+    static void X##_amx(const uint8_t *q, const uint8_t *s, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, \
+                        void *scratch)                                                                                     \
+    {                                                                                                                      \
+        long last = x->n_tok % CPU_TILE;                                                                                   \
+        cpu_qact few = *x, many = *x;                                                                                      \
+        if (last && last < FEWEST) { /* the last tile is short: it is laid out by itself, so it can go elsewhere */        \
+            many.n_tok -= last;                                                                                            \
+            few.q += many.n_tok * x->nb * CPU_QBLOCK;                                                                      \
+            few.meta += many.n_tok * x->nb;                                                                                \
+            few.n_tok = last;                                                                                              \
+            cpu_mm_vnni.fn[ID_##X](q, s, &few, y + many.n_tok * ldy, ldy, n_row, bias, scratch);                           \
+            if (!many.n_tok)                                                                                               \
+                return;                                                                                                    \
+        }                                                                                                                  \
+        int8_t *w = scratch;                                                                                               \
+        float *d = (float *)(w + 512 * x->nb), *m = d + 32 * x->nb;                                                        \
+        X##_open(q, s, x->nb / (SUB), w, d, m);                                                                            \
+        __asm__ volatile("" ::: "memory"); /* the compiler does not know that tile loads read what was just stored */      \
+        panel p = {w, d, m};                                                                                               \
+        all_tiles(&p, &many, X##_SPLIT, X##_MIN, y, ldy, n_row, bias);                                                     \
+    }
+
+enum {
+    ID_q4_0 = PACK_Q4_0, ID_q4_1 = PACK_Q4_1, ID_q5_0 = PACK_Q5_0, ID_q5_1 = PACK_Q5_1, ID_q8_0 = PACK_Q8_0, ID_q2_k = PACK_Q2_K,
+    ID_q3_k = PACK_Q3_K, ID_q4_k = PACK_Q4_K, ID_q5_k = PACK_Q5_K, ID_q6_k = PACK_Q6_K, ID_iq4_nl = PACK_IQ4_NL,
+    ID_iq4_xs = PACK_IQ4_XS, ID_mxfp4 = PACK_MXFP4, ID_nvfp4 = PACK_NVFP4
+};
+
+MM_FORMATS(AMX_KERNEL)
+
+const cpu_mm cpu_mm_amx = {.isa = "AMX + AVX-512 VNNI", .fn = MM_TABLE(amx)};

@@ -34,7 +34,7 @@ typedef struct cpu_mm {
     cpu_mm_fn fn[PACK_COUNT];
 } cpu_mm;
 
-static inline uint64_t cpu_mm_scratch(uint64_t cols) { return cols * 32 + 8192; }
+static inline uint64_t cpu_mm_scratch(uint64_t cols) { return cols * 32 + 8192; } /* unpacked: cols/32 * (512 + 2 * 128) bytes */
 
 extern const cpu_mm cpu_mm_avx2, cpu_mm_vnni, cpu_mm_amx;
 

@@ -268,4 +268,29 @@ U_INLINE void nvfp4_scales(const uint8_t *s, int h, int j, uf *d, uf *m)
         d[i] = u_mul(u_half_bits(u_shl32(u_u32(s + 32 * j + 16 * i, h), 7)), u_setf(128));
 }
 
+/* Every format: name, blocks of 32 a super-block, bytes of quants and of scales (cpu_pack_table's numbers). */
+#define MM_FORMATS(K)          \
+    K(q4_0, 1, 256, 32)        \
+    K(q4_1, 1, 256, 64)        \
+    K(q5_0, 1, 320, 32)        \
+    K(q5_1, 1, 320, 64)        \
+    K(q8_0, 1, 512, 32)        \
+    K(q2_k, 8, 1024, 320)      \
+    K(q3_k, 8, 1536, 288)      \
+    K(q4_k, 8, 2048, 320)      \
+    K(q5_k, 8, 2560, 320)      \
+    K(q6_k, 8, 3072, 288)      \
+    K(iq4_nl, 1, 256, 32)      \
+    K(iq4_xs, 8, 2048, 160)    \
+    K(mxfp4, 1, 256, 16)       \
+    K(nvfp4, 2, 512, 64)
+
+#define MM_TABLE(suffix)                                                                                                   \
+    {                                                                                                                      \
+        [PACK_Q4_0] = q4_0_##suffix, [PACK_Q4_1] = q4_1_##suffix, [PACK_Q5_0] = q5_0_##suffix, [PACK_Q5_1] = q5_1_##suffix, \
+        [PACK_Q8_0] = q8_0_##suffix, [PACK_Q2_K] = q2_k_##suffix, [PACK_Q3_K] = q3_k_##suffix, [PACK_Q4_K] = q4_k_##suffix, \
+        [PACK_Q5_K] = q5_k_##suffix, [PACK_Q6_K] = q6_k_##suffix, [PACK_IQ4_NL] = iq4_nl_##suffix,                         \
+        [PACK_IQ4_XS] = iq4_xs_##suffix, [PACK_MXFP4] = mxfp4_##suffix, [PACK_NVFP4] = nvfp4_##suffix                      \
+    }
+
 #endif
