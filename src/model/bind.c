@@ -29,6 +29,9 @@ static const tensor_name standard[] = {
     {"ffn_gate_exps", "blk.%d.ffn_gate_exps.weight", "model.layers.%d.mlp.experts.%d.gate_proj.weight"},
     {"ffn_up_exps", "blk.%d.ffn_up_exps.weight", "model.layers.%d.mlp.experts.%d.up_proj.weight"},
     {"ffn_down_exps", "blk.%d.ffn_down_exps.weight", "model.layers.%d.mlp.experts.%d.down_proj.weight"},
+    {"ffn_gate_up_fused", "blk.%d.ffn_gate_up_exps.weight", "model.layers.%d.mlp.experts.gate_up_proj"},
+    {"ffn_down_fused", "blk.%d.ffn_down_exps.weight", "model.layers.%d.mlp.experts.down_proj"},
+    {"ffn_router_bias", "blk.%d.exp_probs_b.bias", "model.layers.%d.mlp.gate.e_score_correction_bias"},
     {"ffn_shexp_gate", "blk.%d.ffn_gate_shexp.weight", "model.layers.%d.mlp.shared_expert.gate_proj.weight"},
     {"ffn_shexp_up", "blk.%d.ffn_up_shexp.weight", "model.layers.%d.mlp.shared_expert.up_proj.weight"},
     {"ffn_shexp_down", "blk.%d.ffn_down_shexp.weight", "model.layers.%d.mlp.shared_expert.down_proj.weight"},
@@ -100,107 +103,57 @@ static bool per_expert(build *b, const char *role)
     return first && strstr(first + 2, "%d");
 }
 
-static void shape_text(const mf_tensor *t, char *out, size_t n)
-{
-    size_t len = 0;
-    out[0] = 0;
-    for (uint32_t i = t->n_dims; i > 0 && len < n; i--) {
-        int k = snprintf(out + len, n - len, "%s%llu", i == t->n_dims ? "" : "x", (unsigned long long)t->dim[i - 1]);
-        len += k > 0 ? (size_t)k : 0;
-    }
-}
-
 bool bind_has(build *b, int32_t layer, const char *role)
 {
     char name[256];
     if (b->status != IMP_OK || !spell(b, layer, 0, role, name, sizeof name))
         return false;
-    return mf_tensor_find(b->mf, name) || prequant_has(b->mf, name);
+    return prequant_has(b->mf, name);
 }
 
-/* A tensor's rows as one slice, after its shape was checked to be [experts x total, cols]. */
-static bool slice_of(build *b, mf_tensor *t, uint64_t n_expert, uint64_t total, uint64_t cols, weight_slice *s)
+/* "X.weight" has "X.bias"; "X" has "X_bias" or "X.bias". */
+static mf_tensor *find_bias(build *b, const char *name, char *out, size_t n)
 {
-    char got[96];
-    uint64_t rows = 1, stride;
-    for (uint32_t i = 1; i < t->n_dims; i++)
-        rows *= t->dim[i]; /* the loader checked that the product fits */
-    bool vector = total == 1 && t->n_dims == 1;
-    if (t->dim[0] != cols || (!vector && rows != n_expert * total)) {
-        shape_text(t, got, sizeof got);
-        if (n_expert > 1)
-            build_fail(b, IMP_E_MODEL, "tensor %s: wanted shape %llux%llux%llu, got %s", t->name, (unsigned long long)n_expert,
-                       (unsigned long long)total, (unsigned long long)cols, got);
-        else if (total > 1)
-            build_fail(b, IMP_E_MODEL, "tensor %s: wanted shape %llux%llu, got %s", t->name, (unsigned long long)total,
-                       (unsigned long long)cols, got);
-        else
-            build_fail(b, IMP_E_MODEL, "tensor %s: wanted %llu values, got shape %s", t->name, (unsigned long long)cols, got);
-        return false;
+    size_t len = strlen(name);
+    bool plain = len > 7 && strcmp(name + len - 7, ".weight") == 0;
+    snprintf(out, n, plain ? "%.*s.bias" : "%.*s_bias", (int)(plain ? len - 7 : len), name);
+    mf_tensor *t = mf_tensor_find(b->mf, out);
+    if (!t && !plain) {
+        snprintf(out, n, "%s.bias", name);
+        t = mf_tensor_find(b->mf, out);
     }
-    const quant_fmt *f = quant_get(t->type);
-    if (!f || !f->decode || !quant_bytes(t->type, cols, &stride)) {
-        build_fail(b, IMP_E_UNSUPPORTED, "tensor %s: type %s cannot hold weights", t->name, f ? f->name : "?");
-        return false;
-    }
-    *s = (weight_slice){.data = t->data, .rows = rows, .stride = stride, .map = t->map};
-    t->used = true;
-    return true;
+    return t;
 }
 
-static void bind_bias(build *b, const char *name, weight *w, uint64_t row, uint64_t step, unsigned flags)
+static void bind_bias(build *b, const bind_spec *q, const char *name, weight *w)
 {
     char bias[264];
-    size_t n = strlen(name);
-    if (n < 7 || strcmp(name + n - 7, ".weight") != 0)
-        return;
-    snprintf(bias, sizeof bias, "%.*s.bias", (int)(n - 7), name);
-    mf_tensor *t = mf_tensor_find(b->mf, bias);
+    mf_tensor *t = find_bias(b, name, bias, sizeof bias);
     if (!t) {
-        if (flags & BIND_BIAS)
-            build_fail(b, IMP_E_MODEL, "tensor %s: missing, wanted %llu values", bias, (unsigned long long)w->rows);
+        if (q->flags & BIND_BIAS)
+            build_fail(b, IMP_E_MODEL, "tensor %s: missing, wanted %llu values", bias, (unsigned long long)(w->n_expert * q->total));
         return;
     }
     uint64_t have = 1;
     for (uint32_t i = 0; i < t->n_dims; i++)
         have *= t->dim[i];
     const quant_fmt *f = quant_get(t->type);
-    uint64_t need = row + (w->n_expert * w->rows - 1) * step + 1;
-    if (!f || !f->is_float || have < need) {
-        build_fail(b, IMP_E_MODEL, "tensor %s: wanted %llu float values, got %llu of type %s", bias, (unsigned long long)need,
-                   (unsigned long long)have, f ? f->name : "?");
+    if (!f || !f->is_float || have != w->n_expert * q->total) {
+        build_fail(b, IMP_E_MODEL, "tensor %s: wanted %llu float values, got %llu of type %s", bias,
+                   (unsigned long long)(w->n_expert * q->total), (unsigned long long)have, f ? f->name : "?");
         return;
     }
-    weight_slice *s = ARENA_NEW(b->mem, weight_slice);
+    weight_slice *s = ARENA_ARRAY(b->mem, weight_slice, w->n_expert);
     if (!s) {
         build_fail(b, IMP_E_NOMEM, "%s: out of memory", bias);
         return;
     }
-    *s = (weight_slice){.data = t->data + row * f->bytes, .rows = w->n_expert * w->rows, .stride = f->bytes * step, .map = t->map};
+    for (uint32_t i = 0; i < w->n_expert; i++)
+        s[i] = (weight_slice){.data = t->data + (i * q->total + q->row) * f->bytes, .rows = w->rows, .stride = f->bytes * q->step, .map = t->map};
     t->used = true;
     w->part[w->n_parts++] =
-        (weight_part){.role = PART_BIAS, .type = t->type, .gran_rows = 1, .gran_cols = 0, .n_slices = 1, .slices = s};
+        (weight_part){.role = PART_BIAS, .type = t->type, .gran_rows = 1, .gran_cols = 0, .n_slices = w->n_expert, .slices = s};
     w->n_bytes += w->n_expert * w->rows * f->bytes;
-}
-
-static const weight *finish(build *b, weight *w)
-{
-    if (b->status != IMP_OK)
-        return NULL;
-    imp_status s = weight_check(w, b->e);
-    if (s != IMP_OK) {
-        b->status = s;
-        return NULL;
-    }
-    return w;
-}
-
-static const weight *missing(build *b, const char *role, const char *name, unsigned flags, uint64_t rows, uint64_t cols)
-{
-    if (!(flags & BIND_OPTIONAL))
-        build_fail(b, IMP_E_MODEL, "tensor %s: missing, wanted shape %llux%llu", name ? name : role, (unsigned long long)rows,
-                   (unsigned long long)cols);
-    return NULL;
 }
 
 /* Nothing failed so far; a plan that ran out of memory has registers of no width, so its shapes mean nothing. */
@@ -211,45 +164,117 @@ static bool going_on(build *b)
     return b->status == IMP_OK;
 }
 
-const weight *bind_rows(build *b, int32_t layer, const char *role, uint64_t total, uint64_t row, uint64_t n, uint64_t step,
-                        uint64_t cols, unsigned flags)
+static uint64_t row_bytes(const pq_part *p, const bind_spec *q)
+{
+    uint64_t bytes = 0, values = p->role == PART_DATA ? q->cols : p->gran_cols ? (q->cols + p->gran_cols - 1) / p->gran_cols : 1;
+    if (p->transposed)
+        values = q->total;
+    if (p->type == QUANT_I4 && p->packed_rows)
+        return values * 4;
+    const quant_fmt *f = quant_get(p->type);
+    return f && values % f->block == 0 && quant_bytes(p->type, values, &bytes) ? bytes : 0;
+}
+
+/* The rows of one tensor that belong to the weight, as slices appended to part i: one an expert. */
+static void add_slices(build *b, const bind_spec *q, const pq_part *p, weight *w, uint32_t i, uint32_t n_stacked)
+{
+    weight_part *part = &w->part[i];
+    weight_slice *s = (weight_slice *)(uintptr_t)part->slices + part->n_slices;
+    uint64_t stride = row_bytes(p, q), g = p->gran_rows ? p->gran_rows : 1;
+    uint64_t total = p->packed_rows ? (q->total + p->packed_rows - 1) / p->packed_rows : (q->total + g - 1) / g;
+    if (!stride || q->row % g || (q->step > 1 && g > 1) || (p->packed_rows && (q->row % p->packed_rows || q->step > 1))) {
+        build_fail(b, IMP_E_UNSUPPORTED, "tensor %s: its blocks do not fit rows %llu to %llu", p->t->name, (unsigned long long)q->row,
+                   (unsigned long long)(q->row + q->n * q->step));
+        return;
+    }
+    uint64_t rows = p->packed_rows ? (q->n + p->packed_rows - 1) / p->packed_rows : (q->n + g - 1) / g;
+    for (uint32_t k = 0; k < n_stacked; k++) {
+        weight_slice *d = &s[k];
+        d->map = p->t->map;
+        if (p->role != PART_DATA && !p->gran_rows) { /* one value an expert, or one for all */
+            bool each = n_stacked > 1 && p->t->n_bytes >= (uint64_t)n_stacked * stride && n_stacked * stride == p->t->n_bytes;
+            *d = (weight_slice){.data = p->t->data + (each ? k * stride : 0), .rows = 1, .stride = stride, .map = p->t->map};
+        } else if (p->transposed) {
+            uint64_t size = quant_get(p->type)->bytes;
+            *d = (weight_slice){.data = p->t->data + k * q->cols * stride + q->row * size, .rows = q->n, .stride = stride, .map = p->t->map};
+        } else {
+            *d = (weight_slice){.data = p->t->data + (k * total + q->row / g) * stride, .rows = rows, .stride = stride * q->step, .map = p->t->map};
+        }
+        w->n_bytes += p->transposed ? q->n * q->cols * quant_get(p->type)->bytes : d->rows * stride;
+    }
+    part->n_slices += n_stacked;
+}
+
+static bool same_layout(const weight_part *a, const pq_part *p)
+{
+    return a->role == p->role && a->type == p->type && a->gran_rows == p->gran_rows && a->gran_cols == p->gran_cols && a->reciprocal == p->reciprocal;
+}
+
+static const weight *missing(build *b, const bind_spec *q, const char *name)
+{
+    if (!(q->flags & BIND_OPTIONAL))
+        build_fail(b, IMP_E_MODEL, "tensor %s: missing, wanted shape %llux%llu", name, (unsigned long long)q->total, (unsigned long long)q->cols);
+    return NULL;
+}
+
+const weight *bind_full(build *b, int32_t layer, const bind_spec *q)
 {
     char name[256];
     if (!going_on(b))
         return NULL;
-    if (!spell(b, layer, 0, role, name, sizeof name))
-        return missing(b, role, NULL, flags, n, cols);
+    if (!spell(b, layer, 0, q->role, name, sizeof name))
+        return missing(b, q, q->role);
+    uint32_t n_set = q->n_expert > 1 && per_expert(b, q->role) ? q->n_expert : 1, n_stacked = q->n_expert / n_set;
     weight *w = ARENA_NEW(b->mem, weight);
-    weight_slice *s = ARENA_NEW(b->mem, weight_slice);
-    if (!w || !s) {
+    if (!w) {
         build_fail(b, IMP_E_NOMEM, "tensor %s: out of memory", name);
         return NULL;
     }
-    *w = (weight){.n_expert = 1, .rows = n, .cols = cols};
-    mf_tensor *t = mf_tensor_find(b->mf, name);
-    if (!t || prequant_wants(b->mf, name)) {
-        if (!prequant_has(b->mf, name))
-            return missing(b, role, name, flags, total, cols);
-        imp_status st = prequant_bind(b->mf, b->mem, name, 1, total, row, n, step, cols, w, b->e);
-        if (st != IMP_OK) {
-            b->status = st;
+    *w = (weight){.n_expert = q->n_expert, .rows = q->n, .cols = q->cols};
+    for (uint32_t set = 0; set < n_set; set++) {
+        pq_part part[WEIGHT_MAX_PARTS];
+        uint32_t n = 0;
+        spell(b, layer, (int32_t)set, q->role, name, sizeof name);
+        imp_status s = prequant_parts(b->mf, name, n_stacked, q->total, q->cols, q->transposed, part, &n, b->e);
+        if (s != IMP_OK) {
+            b->status = s;
             return NULL;
         }
-    } else {
-        if (!slice_of(b, t, 1, total, cols, s))
+        if (n == 0 && set == 0)
+            return missing(b, q, name);
+        if (set == 0) {
+            w->name = part[0].t->name;
+            w->format = part[0].type;
+            w->n_parts = n;
+            for (uint32_t i = 0; i < n; i++)
+                w->part[i] = (weight_part){.role = part[i].role, .type = part[i].type, .reciprocal = part[i].reciprocal,
+                                           .transposed = part[i].transposed, .gran_rows = part[i].gran_rows, .gran_cols = part[i].gran_cols,
+                                           .packed_rows = part[i].packed_rows, .slices = ARENA_ARRAY(b->mem, weight_slice, q->n_expert)};
+        }
+        if (!going_on(b))
             return NULL;
-        s->data += row * s->stride;
-        s->rows = n;
-        w->n_bytes = n * s->stride;
-        s->stride *= step;
-        w->name = t->name;
-        w->format = t->type;
-        w->part[0] = (weight_part){.role = PART_DATA, .type = t->type, .gran_rows = 1, .gran_cols = 1, .n_slices = 1, .slices = s};
-        w->n_parts = 1;
+        if (n != w->n_parts) {
+            build_fail(b, IMP_E_UNSUPPORTED, "tensor %s: wanted the layout of expert 0", name);
+            return NULL;
+        }
+        for (uint32_t i = 0; i < n && b->status == IMP_OK; i++) {
+            if (!same_layout(&w->part[i], &part[i]))
+                build_fail(b, IMP_E_UNSUPPORTED, "tensor %s: wanted the type and layout of expert 0", part[i].t->name);
+            else
+                add_slices(b, q, &part[i], w, i, n_stacked);
+        }
     }
-    if (flags & (BIND_BIAS | BIND_BIAS_OPT))
-        bind_bias(b, name, w, row, step, flags);
-    return finish(b, w);
+    if (q->flags & (BIND_BIAS | BIND_BIAS_OPT) && b->status == IMP_OK && n_set == 1)
+        bind_bias(b, q, name, w);
+    if (b->status == IMP_OK)
+        b->status = weight_check(w, b->e);
+    return b->status == IMP_OK ? w : NULL;
+}
+
+const weight *bind_rows(build *b, int32_t layer, const char *role, uint64_t total, uint64_t row, uint64_t n, uint64_t step,
+                        uint64_t cols, unsigned flags)
+{
+    return bind_full(b, layer, &(bind_spec){.role = role, .n_expert = 1, .total = total, .row = row, .n = n, .step = step, .cols = cols, .flags = flags});
 }
 
 const weight *bind(build *b, int32_t layer, const char *role, uint64_t rows, uint64_t cols, unsigned flags)
@@ -264,50 +289,7 @@ const weight *bind_vector(build *b, int32_t layer, const char *role, uint64_t n,
 
 const weight *bind_experts(build *b, int32_t layer, const char *role, uint32_t n_expert, uint64_t rows, uint64_t cols, unsigned flags)
 {
-    char name[256];
-    if (!going_on(b))
-        return NULL;
-    if (!spell(b, layer, 0, role, name, sizeof name))
-        return missing(b, role, NULL, flags, rows, cols);
-    bool separate = per_expert(b, role);
-    weight *w = ARENA_NEW(b->mem, weight);
-    weight_slice *s = ARENA_ARRAY(b->mem, weight_slice, separate ? n_expert : 1);
-    if (!w || !s) {
-        build_fail(b, IMP_E_NOMEM, "tensor %s: out of memory", name);
-        return NULL;
-    }
-    *w = (weight){.n_expert = n_expert, .rows = rows, .cols = cols};
-    mf_tensor *t = mf_tensor_find(b->mf, name);
-    if (!t || prequant_wants(b->mf, name))
-        return prequant_has(b->mf, name) && !separate
-                   ? (b->status = prequant_bind(b->mf, b->mem, name, n_expert, rows, 0, rows, 1, cols, w, b->e), finish(b, w))
-                   : separate && prequant_has(b->mf, name) ? prequant_experts(b, layer, role, w)
-                                                           : missing(b, role, name, flags, rows * n_expert, cols);
-    w->name = t->name;
-    w->format = t->type;
-    uint32_t n_slices = separate ? n_expert : 1;
-    for (uint32_t i = 0; i < n_slices; i++) {
-        if (i && (!spell(b, layer, (int32_t)i, role, name, sizeof name) || !(t = mf_tensor_find(b->mf, name))))
-            return missing(b, role, name, flags & ~(unsigned)BIND_OPTIONAL, rows, cols);
-        if (t->type != w->format) {
-            build_fail(b, IMP_E_UNSUPPORTED, "tensor %s: wanted the type of expert 0, %s", name, quant_get(w->format)->name);
-            return NULL;
-        }
-        if (!slice_of(b, t, separate ? 1 : n_expert, rows, cols, &s[i]))
-            return NULL;
-        w->n_bytes += s[i].rows * s[i].stride;
-    }
-    w->part[0] = (weight_part){.role = PART_DATA, .type = w->format, .gran_rows = 1, .gran_cols = 1, .n_slices = n_slices, .slices = s};
-    w->n_parts = 1;
-    if (!separate && (flags & (BIND_BIAS | BIND_BIAS_OPT)))
-        bind_bias(b, name, w, 0, 1, flags);
-    return finish(b, w);
-}
-
-/* The names of one role for expert `expert` (prequant.c walks experts with it). */
-bool bind_spell(build *b, int32_t layer, int32_t expert, const char *role, char *out, size_t n)
-{
-    return spell(b, layer, expert, role, out, n);
+    return bind_full(b, layer, &(bind_spec){.role = role, .n_expert = n_expert, .total = rows, .n = rows, .step = 1, .cols = cols, .flags = flags});
 }
 
 /* ---- nothing is left over ---------------------------------------------------------------------------------------- */
@@ -335,7 +317,7 @@ static const char *const harmless_hf[] = {
     "*pretraining_tp", "*rope_interleaved", "generation_config.*", "*unk_token_id", "*decoder_start_token_id", "*sep_token_id",
     "*return_dict", "*output_hidden_states", "*output_attentions", "*is_encoder_decoder", "*cross_attention_hidden_size",
     "*add_cross_attention", "*tie_encoder_decoder", "*chunk_size_feed_forward", "*problem_type", "*tie_word_embeddings",
-    "*hidden_dropout", "*resid_pdrop", "*embd_pdrop", "*head_dim", "quantization_config*", "compression_config*", "*id2label*",
+    "*hidden_dropout", "*resid_pdrop", "*embd_pdrop", "*head_dim", "quantization_config*", "compression_config*", "hf_quant_config*", "*id2label*",
     "*label2id*", "*max_window_layers", "*attention_bias", "*mlp_bias", NULL,
 };
 static const char *const ignored_tensors[] = {"*.rotary_emb.inv_freq", "*.attn_rot_embd", "rope_freqs.weight", NULL};

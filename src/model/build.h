@@ -25,17 +25,24 @@ typedef struct build {
 typedef enum bind_flags {
     BIND_OPTIONAL = 1,   /* NULL when the file has no such tensor */
     BIND_BIAS = 2,       /* with its bias, which must be there */
-    BIND_BIAS_OPT = 4,   /* with its bias, if the file has one */
-    BIND_EXPERTS = 8     /* n_expert matrices, stacked in one tensor or one tensor each */
+    BIND_BIAS_OPT = 4    /* with its bias, if the file has one */
 } bind_flags;
 
-/* Role "attn_q" of a layer (-1: not of a layer) as [rows, cols], checked against the file: an absent or misshapen tensor is
- * an error with its name, wanted, got. Prequantised layouts are recognised here. The weight lives as long as b->mem. */
+/* What is bound: rows row, row+step, .. (n of them) of each of n_expert matrices [total, cols]. */
+typedef struct bind_spec {
+    const char *role;
+    uint32_t n_expert;         /* 1 for ordinary matrices; experts may be stacked in one tensor or have one each */
+    uint64_t total, row, n, step, cols;
+    bool transposed;           /* the file has [cols][total] */
+    unsigned flags;
+} bind_spec;
+/* A role of a layer (-1: not of a layer), checked against the file: an absent or misshapen tensor is an error with its name,
+ * wanted, got. Prequantised layouts are recognised here (prequant.h). The weight lives as long as b->mem. */
+const weight *bind_full(build *b, int32_t layer, const bind_spec *q);
+/* The common cases: a whole matrix, a vector, experts, rows of a fused tensor (QKV, gate_up). */
 const weight *bind(build *b, int32_t layer, const char *role, uint64_t rows, uint64_t cols, unsigned flags);
-const weight *bind_experts(build *b, int32_t layer, const char *role, uint32_t n_expert, uint64_t rows, uint64_t cols, unsigned flags);
-/* A vector of n values. */
 const weight *bind_vector(build *b, int32_t layer, const char *role, uint64_t n, unsigned flags);
-/* Rows [row, row+n) of a fused tensor of `total` rows (fused QKV, gate_up); step 2 takes every second row. */
+const weight *bind_experts(build *b, int32_t layer, const char *role, uint32_t n_expert, uint64_t rows, uint64_t cols, unsigned flags);
 const weight *bind_rows(build *b, int32_t layer, const char *role, uint64_t total, uint64_t row, uint64_t n, uint64_t step,
                         uint64_t cols, unsigned flags);
 bool bind_has(build *b, int32_t layer, const char *role);
@@ -54,6 +61,8 @@ plan_reg op_act(build *b, int32_t layer, const char *role, plan_reg x, plan_act 
 plan_reg op_gate(build *b, int32_t layer, const char *role, plan_reg x, plan_reg g);
 plan_reg op_rope(build *b, int32_t layer, const char *role, plan_reg x, int32_t rope, uint32_t n_head, uint32_t head_dim, uint32_t rot_off);
 plan_reg op_slice(build *b, int32_t layer, const char *role, plan_reg x, uint32_t off, uint32_t width, uint32_t groups, uint32_t stride);
+plan_reg op_expert_linear(build *b, int32_t layer, const char *role, plan_reg x, plan_reg ids, const weight *w, bool per_choice);
+plan_reg op_combine(build *b, int32_t layer, plan_reg x, plan_reg w);
 /* Stores k and v (v PLAN_NONE: prefix of k) and attends; records where the layer's cache is. window from the layer. */
 plan_reg op_attend(build *b, int32_t layer, plan_reg q, plan_reg k, plan_reg v, float scale, const weight *sinks);
 
@@ -63,6 +72,8 @@ plan_reg piece_attention(build *b, int32_t layer, plan_reg x); /* q, k, v, norms
 plan_reg piece_glu(build *b, int32_t layer, plan_reg x, const char *prefix, uint32_t n_ff); /* roles <prefix>_gate, _up, _down */
 plan_reg piece_mlp(build *b, int32_t layer, plan_reg x, const char *prefix, uint32_t n_ff);
 plan_reg piece_moe(build *b, int32_t layer, plan_reg x, plan_reg router_x); /* router, experts, shared expert */
+void piece_route(build *b, int32_t layer, plan_reg x, unsigned bias_flags, plan_reg *ids, plan_reg *w);
+plan_reg piece_experts(build *b, int32_t layer, plan_reg x, plan_reg ids, plan_reg w); /* the chosen ones, combined */
 plan_reg piece_ffn(build *b, int32_t layer, plan_reg x);       /* what c->layer[layer].ffn says */
 /* x += post(mixer(norm x)); x += post(ffn(norm x)), post-norms only when c->post_norm. */
 void layer_std(build *b, int32_t layer, plan_reg *x);

@@ -229,6 +229,7 @@ void cfg_moe(cfg *k, model_config *c)
     m->n_ff = (uint32_t)cfg_int(k, "expert_feed_forward_length", "moe_intermediate_size", 0, MAX_DIM, c->n_ff);
     m->score = ROUTE_SOFTMAX;
     m->scale = 1;
+    m->gated = true;
     if (m->n_expert && (m->n_used == 0 || m->n_used > m->n_expert))
         cfg_fail(k, "key %s: wanted 1 to %u, got %u", k->gguf ? "expert_used_count" : "num_experts_per_tok", m->n_expert, m->n_used);
 }

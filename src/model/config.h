@@ -41,6 +41,7 @@ typedef struct layer_config {
 typedef struct moe_config {
     uint32_t n_expert, n_used, n_ff;
     uint32_t n_ff_shared;      /* 0 = no shared expert */
+    bool gated;                /* experts are GLUs; else up, activation, down */
     bool shared_gate;          /* sigmoid(gate x) scales the shared expert */
     bool renormalise;
     plan_route_score score;

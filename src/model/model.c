@@ -44,6 +44,21 @@ static imp_status pick_arch(model *m, imp_err *e)
     return s;
 }
 
+/* A folder's quantisation method: its tensors tell the layout, but a method that changes the computation in other ways
+ * (rotations, codebooks of its own) must not pass for one that does not. */
+static imp_status check_method(model *m, imp_err *e)
+{
+    static const char *const known[] = {"modelopt", "compressed-tensors", "fp8", "mxfp4"};
+    const meta_value *v = mf_meta(m->mf, "quantization_config.quant_method");
+    if (!v || v->type != META_STR)
+        return IMP_OK;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (cfg_str_is(v->str, known[i]))
+            return IMP_OK;
+    return err_set(e, IMP_E_UNSUPPORTED, "key quantization_config.quant_method: '%.*s' is not supported; supported are modelopt, "
+                   "compressed-tensors, fp8, mxfp4", (int)(v->str.n < 64 ? v->str.n : 64), v->str.s);
+}
+
 static void count(model *m)
 {
     const plan *p = &m->text;
@@ -65,6 +80,9 @@ static imp_status plan_text(model *m, const char *arch_name, const model_options
 {
     bool gguf = mf_get_kind(m->mf) == MF_GGUF;
     model_config *c = &m->config;
+    imp_status ms = gguf ? IMP_OK : check_method(m, e);
+    if (ms != IMP_OK)
+        return ms;
     cfg k = {.mf = m->mf, .gguf = gguf, .arch = arch_name, .nest = "", .e = e, .mem = &m->mem};
     if (!gguf && mf_meta(m->mf, "text_config.hidden_size"))
         k.nest = "text_config.";

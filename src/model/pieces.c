@@ -76,11 +76,10 @@ plan_reg piece_mlp(build *b, int32_t layer, plan_reg x, const char *prefix, uint
     return op_linear(b, layer, down, op_act(b, layer, act, u, c->act), bind(b, layer, down, c->n_hidden, n_ff, bias), REG_ACT);
 }
 
-/* scores -> ids and weights of the chosen experts. */
-static void route(build *b, int32_t layer, plan_reg x, plan_reg *ids, plan_reg *w)
+void piece_route(build *b, int32_t layer, plan_reg x, unsigned bias_flags, plan_reg *ids, plan_reg *w)
 {
     const moe_config *m = &b->c->moe;
-    plan_reg scores = op_linear(b, layer, "ffn_router", x, bind(b, layer, "ffn_router", m->n_expert, b->c->n_hidden, 0), REG_WIDE);
+    plan_reg scores = op_linear(b, layer, "ffn_router", x, bind(b, layer, "ffn_router", m->n_expert, b->c->n_hidden, bias_flags), REG_WIDE);
     const weight *bias = m->choice_bias ? bind_vector(b, layer, "ffn_router_bias", m->n_expert, 0) : NULL;
     if (b->status != IMP_OK)
         return;
@@ -94,7 +93,7 @@ static void route(build *b, int32_t layer, plan_reg x, plan_reg *ids, plan_reg *
     plan_add_op(b->p, &op);
 }
 
-static plan_reg expert_linear(build *b, int32_t layer, const char *role, plan_reg x, plan_reg ids, const weight *w, bool per_choice)
+plan_reg op_expert_linear(build *b, int32_t layer, const char *role, plan_reg x, plan_reg ids, const weight *w, bool per_choice)
 {
     if (b->status != IMP_OK || !w)
         return PLAN_NONE;
@@ -109,31 +108,63 @@ static plan_reg expert_linear(build *b, int32_t layer, const char *role, plan_re
     return op.out[0];
 }
 
+/* Gate and up of every expert: two tensors, or one with gate's rows above up's. */
+static void experts_gate_up(build *b, int32_t layer, const weight **gate, const weight **up)
+{
+    const moe_config *m = &b->c->moe;
+    uint64_t h = b->c->n_hidden, f = m->n_ff;
+    if (!bind_has(b, layer, "ffn_gate_exps") && bind_has(b, layer, "ffn_gate_up_fused")) {
+        *gate = bind_full(b, layer, &(bind_spec){.role = "ffn_gate_up_fused", .n_expert = m->n_expert, .total = 2 * f, .n = f, .step = 1, .cols = h});
+        *up = bind_full(b, layer, &(bind_spec){.role = "ffn_gate_up_fused", .n_expert = m->n_expert, .total = 2 * f, .row = f, .n = f, .step = 1, .cols = h});
+    } else {
+        *gate = bind_experts(b, layer, "ffn_gate_exps", m->n_expert, f, h, 0);
+        *up = bind_experts(b, layer, "ffn_up_exps", m->n_expert, f, h, 0);
+    }
+}
+
+plan_reg piece_experts(build *b, int32_t layer, plan_reg x, plan_reg ids, plan_reg w)
+{
+    const model_config *c = b->c;
+    const moe_config *m = &c->moe;
+    plan_reg a;
+    const weight *wg = NULL, *wu = NULL;
+    if (m->gated) {
+        experts_gate_up(b, layer, &wg, &wu);
+        plan_reg g = op_expert_linear(b, layer, "ffn_gate_exps", x, ids, wg, false);
+        plan_reg u = op_expert_linear(b, layer, "ffn_up_exps", x, ids, wu, false);
+        a = op_glu(b, layer, "ffn_act_exps", g, u, c->act);
+    } else {
+        wu = bind_experts(b, layer, "ffn_up_exps", m->n_expert, m->n_ff, c->n_hidden, 0);
+        a = op_act(b, layer, "ffn_act_exps", op_expert_linear(b, layer, "ffn_up_exps", x, ids, wu, false), c->act);
+    }
+    bool fused = !bind_has(b, layer, "ffn_down_exps") && bind_has(b, layer, "ffn_down_fused");
+    const weight *wd = bind_experts(b, layer, fused ? "ffn_down_fused" : "ffn_down_exps", m->n_expert, c->n_hidden, m->n_ff, 0);
+    return op_combine(b, layer, op_expert_linear(b, layer, "ffn_down_exps", a, ids, wd, true), w);
+}
+
+plan_reg op_combine(build *b, int32_t layer, plan_reg x, plan_reg w)
+{
+    if (b->status != IMP_OK)
+        return PLAN_NONE;
+    plan_op op = plan_op_init(OP_COMBINE, layer, "ffn_combine");
+    op.in[0] = x;
+    op.in[1] = w;
+    op.attr.expert.k = b->c->moe.n_used;
+    op.out[0] = plan_add_reg(b->p, REG_ACT, DIM_T, b->c->n_hidden);
+    plan_add_op(b->p, &op);
+    return op.out[0];
+}
+
 plan_reg piece_moe(build *b, int32_t layer, plan_reg x, plan_reg router_x)
 {
     const model_config *c = b->c;
     const moe_config *m = &c->moe;
     plan_reg ids = PLAN_NONE, w = PLAN_NONE;
-    route(b, layer, router_x, &ids, &w);
-    plan_reg g = expert_linear(b, layer, "ffn_gate_exps", x, ids,
-                               bind_experts(b, layer, "ffn_gate_exps", m->n_expert, m->n_ff, c->n_hidden, 0), false);
-    plan_reg u = expert_linear(b, layer, "ffn_up_exps", x, ids,
-                               bind_experts(b, layer, "ffn_up_exps", m->n_expert, m->n_ff, c->n_hidden, 0), false);
-    plan_reg a = op_glu(b, layer, "ffn_act_exps", g, u, c->act);
-    plan_reg d = expert_linear(b, layer, "ffn_down_exps", a, ids,
-                               bind_experts(b, layer, "ffn_down_exps", m->n_expert, c->n_hidden, m->n_ff, 0), true);
-    if (b->status != IMP_OK)
-        return PLAN_NONE;
-    plan_op op = plan_op_init(OP_COMBINE, layer, "ffn_combine");
-    op.in[0] = d;
-    op.in[1] = w;
-    op.attr.expert.k = m->n_used;
-    op.out[0] = plan_add_reg(b->p, REG_ACT, DIM_T, c->n_hidden);
-    plan_add_op(b->p, &op);
-    plan_reg y = op.out[0];
+    piece_route(b, layer, router_x, 0, &ids, &w);
+    plan_reg y = piece_experts(b, layer, x, ids, w);
     if (!m->n_ff_shared)
         return y;
-    plan_reg s = piece_glu(b, layer, x, "ffn_shexp", m->n_ff_shared);
+    plan_reg s = m->gated ? piece_glu(b, layer, x, "ffn_shexp", m->n_ff_shared) : piece_mlp(b, layer, x, "ffn_shexp", m->n_ff_shared);
     if (m->shared_gate) {
         const weight *wg = bind(b, layer, "ffn_shexp_router", 1, c->n_hidden, 0);
         s = op_gate(b, layer, "ffn_shexp_gated", s, op_linear(b, layer, "ffn_shexp_router", x, wg, REG_WIDE));

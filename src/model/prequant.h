@@ -1,21 +1,26 @@
-/* prequant: weights that come quantised in SafeTensors folders: a data tensor with scale tensors beside it. Each layout is
- * one row of a table (suffixes, roles, granularity); the result is an ordinary weight descriptor. */
+/* prequant: a matrix as SafeTensors folders keep it when it is already quantised: a data tensor with scale tensors beside it.
+ * Each layout is known by its suffixes and types (one table row a suffix); the result is a list of parts that bind.c turns
+ * into an ordinary weight descriptor. A plain tensor is the list with one part. */
 #ifndef IMP_MODEL_PREQUANT_H
 #define IMP_MODEL_PREQUANT_H
 
-#include "model/build.h"
+#include "file/modelfile.h"
+#include "quant/weight.h"
 
-/* name is the plain tensor's name ("....weight"). Is there a quantised tensor for it under any known layout? */
+typedef struct pq_part {
+    weight_role role;
+    const mf_tensor *t;
+    quant_id type;                  /* how its bytes are read: U8 may be two E2M1, or E8M0 */
+    uint32_t gran_rows, gran_cols;  /* as in weight_part */
+    bool reciprocal, transposed;
+    uint32_t packed_rows;
+} pq_part;
+
+/* Is there a tensor of this name, plain or under any known layout? name is the plain one ("....weight", or without). */
 bool prequant_has(modelfile *mf, const char *name);
-/* The plain name exists, but with scales beside it, so it must not be read as plain values. */
-bool prequant_wants(modelfile *mf, const char *name);
-/* Rows row, row+step, ... (n of them, per expert) of the [n_expert x total, cols] matrix `name` into w (format, parts, name). */
-imp_status prequant_bind(modelfile *mf, arena *mem, const char *name, uint32_t n_expert, uint64_t total, uint64_t row, uint64_t n,
-                         uint64_t step, uint64_t cols, weight *w, imp_err *e);
-/* One quantised tensor an expert: joins them (w has n_expert, rows and cols set). NULL after a failure in b. */
-const weight *prequant_experts(build *b, int32_t layer, const char *role, weight *w);
-
-/* bind.c: the tensor name of a role in this file, for one expert. */
-bool bind_spell(build *b, int32_t layer, int32_t expert, const char *role, char *out, size_t n);
+/* Parts of the [n_expert x rows, cols] matrix `name` (transposed: stored [n_expert][cols][rows]) to out, marking its tensors
+ * as used. *n = 0 when there is no such tensor. Errors name tensor, wanted, got. */
+imp_status prequant_parts(modelfile *mf, const char *name, uint32_t n_expert, uint64_t rows, uint64_t cols, bool transposed,
+                          pq_part out[WEIGHT_MAX_PARTS], uint32_t *n, imp_err *e);
 
 #endif
