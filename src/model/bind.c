@@ -18,6 +18,7 @@ static const tensor_name standard[] = {
     {"attn_output", "blk.%d.attn_output.weight", "model.layers.%d.self_attn.o_proj.weight"},
     {"attn_q_norm", "blk.%d.attn_q_norm.weight", "model.layers.%d.self_attn.q_norm.weight"},
     {"attn_k_norm", "blk.%d.attn_k_norm.weight", "model.layers.%d.self_attn.k_norm.weight"},
+    {"attn_sinks", "blk.%d.attn_sinks.weight", "model.layers.%d.self_attn.sinks"},
     {"attn_post_norm", "blk.%d.post_attention_norm.weight", "model.layers.%d.post_attention_layernorm.weight"},
     {"ffn_norm", "blk.%d.ffn_norm.weight", "model.layers.%d.post_attention_layernorm.weight"},
     {"ffn_post_norm", "blk.%d.post_ffw_norm.weight", "model.layers.%d.post_feedforward_layernorm.weight"},
@@ -164,6 +165,9 @@ static bool going_on(build *b)
     return b->status == IMP_OK;
 }
 
+/* Columns that the file keeps of each matrix (a transposed one may be a part of what lies there). */
+static uint64_t file_cols(const bind_spec *q) { return q->pitch ? q->pitch : q->cols; }
+
 static uint64_t row_bytes(const pq_part *p, const bind_spec *q)
 {
     uint64_t bytes = 0, values = p->role == PART_DATA ? q->cols : p->gran_cols ? (q->cols + p->gran_cols - 1) / p->gran_cols : 1;
@@ -196,7 +200,7 @@ static void add_slices(build *b, const bind_spec *q, const pq_part *p, weight *w
             *d = (weight_slice){.data = p->t->data + (each ? k * stride : 0), .rows = 1, .stride = stride, .map = p->t->map};
         } else if (p->transposed) {
             uint64_t size = quant_get(p->type)->bytes;
-            *d = (weight_slice){.data = p->t->data + k * q->cols * stride + q->row * size, .rows = q->n, .stride = stride, .map = p->t->map};
+            *d = (weight_slice){.data = p->t->data + k * file_cols(q) * stride + q->row * size, .rows = q->n, .stride = stride, .map = p->t->map};
         } else {
             *d = (weight_slice){.data = p->t->data + (k * total + q->row / g) * stride, .rows = rows, .stride = stride * q->step, .map = p->t->map};
         }
@@ -235,7 +239,7 @@ const weight *bind_full(build *b, int32_t layer, const bind_spec *q)
         pq_part part[WEIGHT_MAX_PARTS];
         uint32_t n = 0;
         spell(b, layer, (int32_t)set, q->role, name, sizeof name);
-        imp_status s = prequant_parts(b->mf, name, n_stacked, q->total, q->cols, q->transposed, part, &n, b->e);
+        imp_status s = prequant_parts(b->mf, name, n_stacked, q->total, file_cols(q), q->transposed, part, &n, b->e);
         if (s != IMP_OK) {
             b->status = s;
             return NULL;

@@ -34,6 +34,7 @@ typedef struct bind_spec {
     uint32_t n_expert;         /* 1 for ordinary matrices; experts may be stacked in one tensor or have one each */
     uint64_t total, row, n, step, cols;
     bool transposed;           /* the file has [cols][total] */
+    uint64_t pitch;            /* transposed: file rows from one matrix to the next, the first `cols` of them are it; 0 = cols */
     unsigned flags;
 } bind_spec;
 /* A role of a layer (-1: not of a layer), checked against the file: an absent or misshapen tensor is an error with its name,
@@ -52,6 +53,7 @@ imp_status build_fail(build *b, imp_status s, const char *fmt, ...) __attribute_
 
 /* ---- operations, one line each ------------------------------------------------------------------------------------ */
 plan_reg op_norm(build *b, int32_t layer, const char *role, plan_reg x, uint32_t group); /* RMS with weight `role`; group 0 = row */
+plan_reg op_norm_eps(build *b, int32_t layer, const char *role, plan_reg x, uint32_t group, float eps);
 plan_reg op_norm_plain(build *b, int32_t layer, const char *role, plan_reg x, uint32_t group); /* without weight */
 plan_reg op_linear(build *b, int32_t layer, const char *role, plan_reg x, const weight *w, plan_type out);
 plan_reg op_add(build *b, int32_t layer, const char *role, plan_reg a, plan_reg c);     /* a wide sum: the residual stream */
@@ -60,9 +62,14 @@ plan_reg op_glu(build *b, int32_t layer, const char *role, plan_reg gate, plan_r
 plan_reg op_act(build *b, int32_t layer, const char *role, plan_reg x, plan_act act);
 plan_reg op_gate(build *b, int32_t layer, const char *role, plan_reg x, plan_reg g);
 plan_reg op_rope(build *b, int32_t layer, const char *role, plan_reg x, int32_t rope, uint32_t n_head, uint32_t head_dim, uint32_t rot_off);
+plan_reg op_concat(build *b, int32_t layer, const char *role, plan_reg x, plan_reg y, uint32_t groups, bool y_shared);
+plan_reg op_head_linear(build *b, int32_t layer, const char *role, plan_reg x, const weight *w);
+plan_reg op_mul(build *b, int32_t layer, const char *role, plan_reg x, const weight *w); /* by a vector or a scalar of the file */
 plan_reg op_slice(build *b, int32_t layer, const char *role, plan_reg x, uint32_t off, uint32_t width, uint32_t groups, uint32_t stride);
 plan_reg op_expert_linear(build *b, int32_t layer, const char *role, plan_reg x, plan_reg ids, const weight *w, bool per_choice);
 plan_reg op_combine(build *b, int32_t layer, plan_reg x, plan_reg w);
+/* One GLU over a register that holds gate and up in turn. */
+plan_reg op_glu_interleaved(build *b, int32_t layer, const char *role, plan_reg x, plan_act act, float limit, float alpha);
 /* Stores k and v (v PLAN_NONE: prefix of k) and attends; records where the layer's cache is. window from the layer. */
 plan_reg op_attend(build *b, int32_t layer, plan_reg q, plan_reg k, plan_reg v, float scale, const weight *sinks);
 

@@ -233,3 +233,22 @@ void cfg_moe(cfg *k, model_config *c)
     if (m->n_expert && (m->n_used == 0 || m->n_used > m->n_expert))
         cfg_fail(k, "key %s: wanted 1 to %u, got %u", k->gguf ? "expert_used_count" : "num_experts_per_tok", m->n_expert, m->n_used);
 }
+
+void cfg_moe_deepseek(cfg *k, model_config *c)
+{
+    moe_config *m = &c->moe;
+    cfg_moe(k, c);
+    int64_t shared = cfg_int(k, "expert_shared_count", "n_shared_experts", 0, 64, 0);
+    m->n_ff_shared = (uint32_t)cfg_int(k, "expert_shared_feed_forward_length", "moe_shared_expert_intermediate_size", 0, MAX_DIM,
+                                       shared * m->n_ff);
+    m->n_group = (uint32_t)cfg_int(k, "expert_group_count", "n_group", 0, 1024, 1);
+    m->topk_group = (uint32_t)cfg_int(k, "expert_group_used_count", "topk_group", 0, 1024, m->n_group);
+    m->scale = (float)cfg_float(k, "expert_weights_scale", "routed_scaling_factor", 1);
+    m->renormalise = cfg_bool(k, "expert_weights_norm", "norm_topk_prob", false);
+    m->renorm_eps = 1e-20f;
+    if (m->n_group > 1 && (m->n_expert % m->n_group || m->topk_group > m->n_group || !m->topk_group))
+        cfg_fail(k, "expert groups: wanted a divisor of %u experts and at most as many used, got %u, %u", m->n_expert, m->n_group, m->topk_group);
+    uint32_t dense = (uint32_t)cfg_int(k, "leading_dense_block_count", "first_k_dense_replace", 0, c->n_layer, 0);
+    for (uint32_t i = dense; i < c->n_layer && m->n_expert; i++)
+        c->layer[i].ffn = FFN_MOE;
+}

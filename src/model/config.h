@@ -58,6 +58,7 @@ typedef struct model_config {
     float norm_eps;
     bool norm_plus_one;        /* weights hold w, the norm multiplies by 1 + w */
     bool qkv_bias, o_bias, mlp_bias;
+    bool attn_sinks;           /* one logit a head joins the softmax's denominator */
     bool qk_norm;              /* RMS norm of each q and k head before the rotation */
     bool post_norm;            /* Gemma's norms after attention and FFN, before the residual */
     bool tied;                 /* the head is the embedding */
@@ -108,6 +109,9 @@ void cfg_common(cfg *k, model_config *c);
 void cfg_rope(cfg *k, const model_config *c, uint32_t d_head, rope_config *r);
 /* MoE keys shared by the mixtures. */
 void cfg_moe(cfg *k, model_config *c);
+/* DeepSeek V3's way of choosing, which others took over: groups, sigmoid scores, choice bias, shared experts, scale, leading
+ * dense layers. */
+void cfg_moe_deepseek(cfg *k, model_config *c);
 /* hidden_act / hidden_activation must be one that c->act says; anything else is refused by name. */
 void cfg_act(cfg *k, model_config *c, plan_act dflt);
 

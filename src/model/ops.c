@@ -38,6 +38,52 @@ plan_reg op_norm_plain(build *b, int32_t layer, const char *role, plan_reg x, ui
     return norm(b, layer, role, x, group, false);
 }
 
+plan_reg op_norm_eps(build *b, int32_t layer, const char *role, plan_reg x, uint32_t group, float eps)
+{
+    plan_reg y = op_norm(b, layer, role, x, group);
+    if (b->status == IMP_OK)
+        b->p->op[b->p->n_op - 1].attr.norm.eps = eps;
+    return y;
+}
+
+plan_reg op_concat(build *b, int32_t layer, const char *role, plan_reg x, plan_reg y, uint32_t groups, bool y_shared)
+{
+    plan_op op = plan_op_init(OP_CONCAT, layer, role);
+    op.in[0] = x;
+    op.in[1] = y;
+    op.attr.concat.groups = groups;
+    op.attr.concat.b_shared = y_shared;
+    return emit(b, &op, REG_ACT, width(b, x) + (y_shared ? groups : 1) * width(b, y));
+}
+
+plan_reg op_head_linear(build *b, int32_t layer, const char *role, plan_reg x, const weight *w)
+{
+    plan_op op = plan_op_init(OP_HEAD_LINEAR, layer, role);
+    op.in[0] = x;
+    op.weight[0] = plan_add_weight(b->p, w);
+    op.attr.head_linear.n_head = w ? w->n_expert : 0;
+    return emit(b, &op, REG_ACT, w ? (uint32_t)(w->rows * w->n_expert) : 0);
+}
+
+plan_reg op_mul(build *b, int32_t layer, const char *role, plan_reg x, const weight *w)
+{
+    plan_op op = plan_op_init(OP_MUL, layer, role);
+    op.in[0] = x;
+    op.weight[0] = plan_add_weight(b->p, w);
+    return emit(b, &op, x >= 0 && b->status == IMP_OK ? b->p->reg[x].type : REG_ACT, width(b, x));
+}
+
+plan_reg op_glu_interleaved(build *b, int32_t layer, const char *role, plan_reg x, plan_act act, float limit, float alpha)
+{
+    plan_op op = plan_op_init(OP_GLU, layer, role);
+    op.in[0] = x;
+    op.attr.act.act = act;
+    op.attr.act.interleaved = true;
+    op.attr.act.limit = limit;
+    op.attr.act.alpha = alpha;
+    return emit(b, &op, REG_ACT, width(b, x) / 2);
+}
+
 plan_reg op_linear(build *b, int32_t layer, const char *role, plan_reg x, const weight *w, plan_type out)
 {
     plan_op op = plan_op_init(OP_LINEAR, layer, role);

@@ -33,7 +33,8 @@ plan_reg piece_attention(build *b, int32_t layer, plan_reg x)
     q = op_rope(b, layer, "rope_q", q, l->rope, l->n_head, l->d_k, 0);
     k = op_rope(b, layer, "rope_k", k, l->rope, l->n_kv_head, l->d_k, 0);
     float scale = c->attn_scale > 0 ? c->attn_scale : 1.0f / sqrtf((float)l->d_k);
-    plan_reg o = op_attend(b, layer, q, k, v, scale, NULL);
+    const weight *sinks = c->attn_sinks ? bind_vector(b, layer, "attn_sinks", l->n_head, 0) : NULL;
+    plan_reg o = op_attend(b, layer, q, k, v, scale, sinks);
     return op_linear(b, layer, "attn_output", o, bind(b, layer, "attn_output", h, (uint64_t)l->n_head * l->d_v, bias_flag(c->o_bias)),
                      REG_ACT);
 }
