@@ -21,7 +21,7 @@ typedef struct panel {
     const float *m;   /* the same, of formats with minima */
 } panel;
 
-/* Tiles 0..3 sums; 4 and 5 activations, high and low; 6 weights. */
+/* Tiles 0..3 sums; 4 and 5 activations, high and low; 6 and 7 weights. */
 static void configure(int h, int split)
 {
     tile_config c = {.palette = 1};
@@ -33,70 +33,91 @@ static void configure(int h, int split)
         c.colsb[i] = split ? 16 : 32;
         c.rows[i] = (uint8_t)h;
     }
-    c.colsb[6] = 64;
-    c.rows[6] = split ? 4 : 8;
+    for (int i = 6; i < 8; i++) {
+        c.colsb[i] = 64;
+        c.rows[i] = split ? 4 : 8;
+    }
     _tile_loadconfig(&c);
 }
 
-/* The four sums of one token and half a block: high and low parts joined, scaled, added. */
+/* One token's sums: high and low parts joined, scaled, added. */
 U_INLINE __m512 join(__m512 acc, const int32_t *hi, const int32_t *lo, float da, __m512 d)
 {
     __m512i e = _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(hi), 7), _mm512_load_si512(lo));
     return _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(e), _mm512_set1_ps(da)), d, acc);
 }
 
-/* Sums of one block to c: [hi, lo] of the whole block, or of its halves one after the other. */
-#define DOTS(split)                                     \
-    do {                                                \
-        _tile_zero(0);                                  \
-        _tile_zero(1);                                  \
-        _tile_loadd(4, a, CPU_QBLOCK);                  \
-        _tile_loadd(6, w, 64);                          \
-        _tile_dpbssd(0, 4, 6);                          \
-        _tile_loadd(5, a + 32, CPU_QBLOCK);             \
-        _tile_dpbssd(1, 5, 6);                          \
-        _tile_stored(0, c[0], 64);                      \
-        _tile_stored(1, c[1], 64);                      \
-        if (split) {                                    \
-            _tile_zero(2);                              \
-            _tile_zero(3);                              \
-            _tile_loadd(4, a + 16, CPU_QBLOCK);         \
-            _tile_loadd(6, w + 256, 64);                \
-            _tile_dpbssd(2, 4, 6);                      \
-            _tile_loadd(5, a + 48, CPU_QBLOCK);         \
-            _tile_dpbssd(3, 5, 6);                      \
-            _tile_stored(2, c[2], 64);                  \
-            _tile_stored(3, c[3], 64);                  \
-        }                                               \
+/* A unit is what shares a scale: a block of 32 columns, or 16 where formats split. Tile registers are not renamed, and a
+ * sum takes long to appear: so units alternate between two pairs of tiles, a unit's sums are stored while the next one is
+ * being multiplied, and are added up one unit later. */
+#define DOT(hi, lo, b, u)                                                   \
+    do {                                                                    \
+        const int8_t *at = split ? a + (u) / 2 * step + (u) % 2 * 16 : a + (u) * step; \
+        _tile_zero(hi);                                                     \
+        _tile_zero(lo);                                                     \
+        _tile_loadd(b, p->w + (u) * (split ? 256 : 512), 64);               \
+        _tile_loadd(4, at, CPU_QBLOCK);                                     \
+        _tile_dpbssd(hi, 4, b);                                             \
+        _tile_loadd(5, at + 32, CPU_QBLOCK);                                \
+        _tile_dpbssd(lo, 5, b);                                             \
     } while (0)
+#define STORE(hi, lo, c)            \
+    do {                            \
+        _tile_stored(hi, (c)[0], 64); \
+        _tile_stored(lo, (c)[1], 64); \
+    } while (0)
+
+typedef int32_t sums[2][CPU_TILE * 16];
+
+U_INLINE void add_unit(__m512 *acc, const sums c, const panel *p, long u, const cpu_qmeta *am, int h, int split, int min)
+{
+    __m512 d = _mm512_load_ps(p->d + 16 * u);
+#pragma GCC unroll 16
+    for (int t = 0; t < h; t++)
+        acc[t] = join(acc[t], c[0] + 16 * t, c[1] + 16 * t, am[t].d, d);
+    if (!min || (split && u % 2 == 0))
+        return;
+    __m512 m0 = _mm512_load_ps(p->m + 16 * (split ? u - 1 : u)), m1 = _mm512_load_ps(p->m + 16 * u);
+#pragma GCC unroll 16
+    for (int t = 0; t < h; t++) {
+        acc[t] = _mm512_fnmadd_ps(m0, _mm512_set1_ps(split ? am[t].s[0] : am[t].s_all), acc[t]);
+        if (split)
+            acc[t] = _mm512_fnmadd_ps(m1, _mm512_set1_ps(am[t].s[1]), acc[t]);
+    }
+}
 
 U_INLINE void tile_body(const panel *p, long nb, const int8_t *a, const cpu_qmeta *am, int h, int split, int min, float *y, long ldy,
                         long n_row, const float *bias)
 {
-    _Alignas(64) int32_t buf[2][4][CPU_TILE * 16];
+    _Alignas(64) sums c[2];
     __m512 acc[CPU_TILE];
-    const int8_t *w = p->w;
-    const float *d = p->d, *m = p->m;
-    long per = split ? 32 : 16;
+    long n = split ? 2 * nb : nb, step = (long)CPU_QBLOCK * h;
+#define META(u) (am + (split ? (u) / 2 : (u)) * h)
 #pragma GCC unroll 16
     for (int t = 0; t < h; t++)
         acc[t] = _mm512_setzero_ps();
-    for (long b = 0; b < nb; b++, w += 512, a += CPU_QBLOCK * h, am += h, d += per, m += per) {
-        int32_t(*c)[CPU_TILE * 16] = buf[b & 1];
-        DOTS(split);
-        __m512 d0 = _mm512_load_ps(d), d1 = split ? _mm512_load_ps(d + 16) : d0;
-        __m512 m0 = min ? _mm512_load_ps(m) : d0, m1 = min && split ? _mm512_load_ps(m + 16) : d0;
-#pragma GCC unroll 16
-        for (int t = 0; t < h; t++) {
-            acc[t] = join(acc[t], c[0] + 16 * t, c[1] + 16 * t, am[t].d, d0);
-            if (split)
-                acc[t] = join(acc[t], c[2] + 16 * t, c[3] + 16 * t, am[t].d, d1);
-            if (min)
-                acc[t] = _mm512_fnmadd_ps(m0, _mm512_set1_ps(split ? am[t].s[0] : am[t].s_all), acc[t]);
-            if (min && split)
-                acc[t] = _mm512_fnmadd_ps(m1, _mm512_set1_ps(am[t].s[1]), acc[t]);
-        }
+    DOT(0, 1, 6, 0);
+    long u = 0;
+    for (; u + 2 < n; u += 2) {
+        DOT(2, 3, 7, u + 1);
+        STORE(0, 1, c[0]);
+        if (u > 0)
+            add_unit(acc, c[1], p, u - 1, META(u - 1), h, split, min);
+        DOT(0, 1, 6, u + 2);
+        STORE(2, 3, c[1]);
+        add_unit(acc, c[0], p, u, META(u), h, split, min);
     }
+    if (u > 0)
+        add_unit(acc, c[1], p, u - 1, META(u - 1), h, split, min);
+    if (u + 1 < n)
+        DOT(2, 3, 7, u + 1);
+    STORE(0, 1, c[0]);
+    add_unit(acc, c[0], p, u, META(u), h, split, min);
+    if (u + 1 < n) {
+        STORE(2, 3, c[1]);
+        add_unit(acc, c[1], p, u + 1, META(u + 1), h, split, min);
+    }
+#undef META
     __mmask16 k = n_row >= 16 ? 0xFFFF : (__mmask16)((1u << n_row) - 1);
 #pragma GCC unroll 16
     for (int t = 0; t < h; t++) {
