@@ -4,8 +4,9 @@
  * both untrusted: nothing outside the data can be reached, and steps, depth, memory and output are limited.
  * Every string knows which of its bytes came from the data ("tainted") and which from the template; the rendered
  * text carries that along, so that special tokens are recognised in template text only (see jinja_out).
- * Failures: IMP_E_PARSE (template syntax, with line and column; malformed JSON), IMP_E_LIMIT (a limit was passed),
- * IMP_E_USAGE (the template refused the data: raise_exception, or a Python-like TypeError), IMP_E_NOMEM. */
+ * Failures: IMP_E_PARSE (template syntax, or an operation that is an error in Python too, with line and column;
+ * malformed JSON), IMP_E_USAGE (the template refused the data: raise_exception), IMP_E_LIMIT (a limit was passed),
+ * IMP_E_UNSUPPORTED (include and the like), IMP_E_NOMEM. */
 #ifndef IMP_TEXT_JINJA_H
 #define IMP_TEXT_JINJA_H
 
@@ -77,6 +78,16 @@ const jval *jval_get(jval dict, const char *key);            /* NULL when absent
 /* Parses JSON into a value; every string in it is tainted (or not). Objects keep their order, the last of equal keys
  * wins, integers of any size stay exact, as in Python's json.loads. `name` is for messages. */
 imp_status jval_parse(arena *a, const char *json, size_t n, bool tainted, const char *name, jval *out, imp_err *e);
+
+/* A string put together from others, each byte keeping its provenance. */
+typedef struct jval_text {
+    arena *a;
+    strbuf s, taint;
+} jval_text;
+void jval_text_add(jval_text *t, const char *s, size_t n, bool tainted);
+void jval_text_val(jval_text *t, jval v);      /* a string; nothing for other values */
+bool jval_text_json(jval_text *t, jval v);     /* as tojson writes it; false when v cannot be written */
+jval jval_text_done(jval_text *t);             /* frees the buffers; J_NONE when memory ran out */
 
 static inline jval jval_none(void) { return (jval){.t = J_NONE}; }
 static inline jval jval_bool(bool b) { return (jval){.t = J_BOOL, .u.b = b}; }

@@ -172,3 +172,71 @@ bool jval_set(arena *a, jval dict, const char *key, jval v)
 }
 
 const jval *jval_get(jval dict, const char *key) { return dict.t == J_DICT ? jd_find_lit(dict.u.d, key) : NULL; }
+
+/* ---- strings of mixed provenance ---- */
+
+void jval_text_add(jval_text *t, const char *s, size_t n, bool tainted)
+{
+    sb_add(&t->s, s, n);
+    for (size_t i = 0; i < n; i++)
+        sb_char(&t->taint, (char)tainted);
+}
+
+void jval_text_val(jval_text *t, jval v)
+{
+    if (v.t != J_STR)
+        return;
+    sb_add(&t->s, v.u.s->s, v.u.s->n);
+    for (size_t i = 0; i < v.u.s->n; i++)
+        sb_char(&t->taint, (char)js_taint_at(v.u.s, i));
+}
+
+static imp_status guarded_json(jx *c, jval v, jval *out)
+{
+    if (setjmp(c->jump))
+        return c->status;
+    jjson_opts o = {.item_sep = js_lit(c, ", "), .key_sep = js_lit(c, ": ")};
+    jbuf b = {.c = c};
+    jb_json(&b, v, &o);
+    *out = jv_str(jb_done(&b));
+    return IMP_OK;
+}
+
+bool jval_text_json(jval_text *t, jval v)
+{
+    jx c = by_hand(t->a);
+    jval s = jval_none();
+    c.max_output = SIZE_MAX;
+    c.max_depth = JINJA_MAX_DEPTH;
+    bool ok = !guarded_json(&c, v, &s);
+    jval_text_val(t, s);
+    return ok;
+}
+
+static imp_status guarded_text(jx *c, const jval_text *t, jval *out)
+{
+    if (setjmp(c->jump))
+        return c->status;
+    jstr *s = js_copy(c, t->s.s ? t->s.s : "", t->s.n, false);
+    jbuf b = {.c = c};
+    uint8_t *map = jx_alloc(c, t->taint.n + 1);
+    if (t->taint.n)
+        memcpy(map, t->taint.s, t->taint.n);
+    s->taint = map;
+    s->tainted = s->n > 0;
+    c->max_output = SIZE_MAX;
+    jb_str(&b, s);
+    *out = jv_str(jb_done(&b)); /* drops the map where all bytes are alike */
+    return IMP_OK;
+}
+
+jval jval_text_done(jval_text *t)
+{
+    jx c = by_hand(t->a);
+    jval v = jval_none();
+    if (t->s.failed || t->taint.failed || guarded_text(&c, t, &v))
+        t->a->failed = true;
+    sb_free(&t->s);
+    sb_free(&t->taint);
+    return v;
+}

@@ -115,7 +115,7 @@ struct jenv {
 };
 
 _Noreturn void jx_fail(jx *c, imp_status s, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-#define jx_type_error(c, ...) jx_fail((c), IMP_E_USAGE, __VA_ARGS__)
+#define jx_type_error(c, ...) jx_fail((c), IMP_E_PARSE, __VA_ARGS__) /* where Python raises TypeError and the like */
 _Noreturn void jx_undefined(jx *c, jval u);                 /* "'x' is undefined" */
 void *jx_alloc(jx *c, size_t n);                            /* zeroed, counted against the memory limit */
 void *jx_array(jx *c, size_t n, size_t size);

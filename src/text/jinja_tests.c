@@ -176,7 +176,7 @@ static jval g_joiner(jx *c, jcall *k)
 static jval g_raise(jx *c, jcall *k)
 {
     const jstr *s = jv_to_str(c, k->p[0]);
-    jx_type_error(c, "%.*s", (int)(s->n > 800 ? 800 : s->n), s->s);
+    jx_fail(c, IMP_E_USAGE, "%.*s", (int)(s->n > 800 ? 800 : s->n), s->s);
 }
 
 /* datetime.now().strftime(format): C's strftime, and %f for microseconds. */
