@@ -108,6 +108,11 @@ void run_combine(const bexec *x, const instr *in, int ith);
 void run_decay(const bexec *x, const instr *in, int ith);
 void run_expert_linear(const bexec *x, const instr *in, int ith);
 void run_head_linear(const bexec *x, const instr *in, int ith);
+/* exec_recurrent.c */
+void run_conv(const bexec *x, const instr *in, int ith);
+void run_gdn(const bexec *x, const instr *in, int ith);
+void run_mamba2(const bexec *x, const instr *in, int ith);
+void cpu_begin_states(const bexec *x);
 uint64_t cpu_expert_scratch(const bweight *w);
 uint64_t cpu_route_scratch(const plan_route *r);
 /* Rows [r0, r1) of one matrix times f32 rows, without packing: float rows where they lie, other formats decoded.

@@ -377,4 +377,7 @@ const op_row cpu_op_table[OP_COUNT] = {
     [OP_COMBINE] = {run_combine, SPLIT_TOKEN, false, "weighted sum"},
     [OP_DECAY] = {run_decay, SPLIT_TOKEN, false, "elementwise"},
     [OP_ATTEND] = {run_attend, SPLIT_OTHER, false, "tiles of 64"},
+    [OP_CONV] = {run_conv, SPLIT_OTHER, false, "recurrence"},
+    [OP_GDN] = {run_gdn, SPLIT_OTHER, false, "recurrence"},
+    [OP_MAMBA2] = {run_mamba2, SPLIT_OTHER, false, "recurrence"},
 };

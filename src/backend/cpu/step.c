@@ -146,6 +146,7 @@ imp_status cpu_submit(bexec *x, const batch *b, backend_ticket *t, imp_err *e)
     x->b = b;
     struct step_out *o = &x->out[x->n_submitted & 1];
     o->n = b->n_row;
+    cpu_begin_states(x);
     pool_run(x->be->pool, walk, x);
     for (int32_t r = 0; r < b->n_row; r++)
         if ((b->rows[r].want & BATCH_SAMPLE) && o->row[r].id >= 0)
