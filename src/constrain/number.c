@@ -195,11 +195,11 @@ static bool num_step(void *arg, const void *from, char ch, void *to)
             t->phase = P_FRAC;
             for (int i = 0; i < 2; i++)
                 if (x->b[i]) {
-                    if (!t->c[i] && t->f < x->f_max) {
+                    if (!t->c[i]) { /* past f_max both are past the bound's digits */
                         int o = digit_at(x->b[i], x->point[i] + t->f);
                         t->c[i] = (int8_t)((d > o) - (d < o));
                     }
-                    if (t->k == 1 && !t->s[i] && t->f < x->f_max) {
+                    if (t->k == 1 && !t->s[i]) {
                         int o = digit_at(x->b[i], 1 + t->f);
                         t->s[i] = (int8_t)((d > o) - (d < o));
                     }

@@ -164,6 +164,8 @@ void schema_compile(cc *c, const char *text, size_t n, constrain_prog *p)
     x->draft = find_draft(x->doc.root);
     if (x->draft == 3)
         cc_fail(c, IMP_E_UNSUPPORTED, "schema: #/$schema: draft 3 is not supported");
+    if (x->draft == 4)
+        c->o.plain_integers = true; /* there 1.0 is not an integer */
     index_ids(x);
     p->json = true;
     item it[2] = {item_of(x->doc.root, false, false)};

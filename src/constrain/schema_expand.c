@@ -376,6 +376,57 @@ static bool branch_scalar_ok(sx *x, const branch *b)
     return true;
 }
 
+/* ---- subsumption: a says all that b says, and maybe more; then b alone is enough ------------------------------------- */
+static bool names_within(const nlist *b, const nlist *a)
+{
+    for (; b; b = b->next) {
+        const nlist *p = a;
+        while (p && (p->it != b->it || p->n != b->n || memcmp(p->s, b->s, b->n)))
+            p = p->next;
+        if (!p)
+            return false;
+    }
+    return true;
+}
+
+static bool layers_within(const llist *b, const llist *a)
+{
+    for (; b; b = b->next) {
+        const llist *p = a;
+        while (p && p->owner != b->owner)
+            p = p->next;
+        if (!p)
+            return false;
+    }
+    return true;
+}
+
+static bool says_more(const branch *a, const branch *b)
+{
+    if (a->t != b->t || (a->t != T_OBJ && a->t != T_ARR))
+        return false;
+    if (a->t == T_OBJ) {
+        for (const elist *e = b->exists; e; e = e->next) {
+            const elist *p = a->exists;
+            while (p && (p->owner != e->owner || p->pattern != e->pattern || p->it != e->it))
+                p = p->next;
+            if (!p)
+                return false;
+        }
+        return a->minp >= b->minp && a->maxp <= b->maxp && (!b->pnames || a->pnames == b->pnames) && names_within(b->req, a->req) &&
+               names_within(b->extra, a->extra) && layers_within(b->olayers, a->olayers);
+    }
+    for (const xlist *e = b->aextra; e; e = e->next) {
+        const xlist *p = a->aextra;
+        while (p && (p->index != e->index || p->it != e->it))
+            p = p->next;
+        if (!p)
+            return false;
+    }
+    return a->mini >= b->mini && a->maxi <= b->maxi && (!b->contains || a->contains == b->contains) && (!b->unique || a->unique) &&
+           layers_within(b->alayers, a->alayers);
+}
+
 static bool emit_node(sx *x, void *arg, const branch *b)
 {
     vnode *v = &x->node[*(uint32_t *)arg];
@@ -383,9 +434,18 @@ static bool emit_node(sx *x, void *arg, const branch *b)
         return true;
     if (b->unsup)
         schema_fail(x, b->unsup, IMP_E_UNSUPPORTED, b->unsup_why);
+    size_t k = 0;
+    cc_work(x->c, v->n_br);
     for (size_t i = 0; i < v->n_br; i++)
-        if (!memcmp(&v->br[i].b, b, sizeof *b))
+        if (!memcmp(&v->br[i].b, b, sizeof *b) || says_more(b, &v->br[i].b))
             return true;
+    for (size_t i = 0; i < v->n_br; i++)
+        if (!says_more(&v->br[i].b, b)) {
+            if (k != i)
+                memcpy(&v->br[k], &v->br[i], sizeof *v->br);
+            k++;
+        }
+    v->n_br = k;
     bnode n;
     memset(&n, 0, sizeof n);
     memcpy(&n.b, b, sizeof *b);
