@@ -173,44 +173,67 @@ static void rope(float *y, const float *x, const float *cs, const plan_rope *r)
     }
 }
 
+/* Sixteen values times inv, rounded half to even and split into bytes 128 * hi + lo; returns their sum. */
+VEC_INLINE int32_t split_bytes(v16 x, float inv, int8_t *hi, int8_t *lo)
+{
+#if defined(__AVX512F__)
+    __m512i v = _mm512_cvtps_epi32(_mm512_mul_ps((__m512)x.r[0], _mm512_set1_ps(inv)));
+    __m512i h = _mm512_srai_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(64)), 7);
+    _mm_storeu_si128((__m128i *)hi, _mm512_cvtepi32_epi8(h));
+    _mm_storeu_si128((__m128i *)lo, _mm512_cvtepi32_epi8(_mm512_sub_epi32(v, _mm512_slli_epi32(h, 7))));
+    return _mm512_reduce_add_epi32(v);
+#else
+    float t[16];
+    int32_t u[16], sum = 0;
+    v_store(t, v_add(v_mul(x, v_set(inv)), v_set(12582912.0f))); /* the integer lies in the low mantissa bits */
+    memcpy(u, t, sizeof u);
+    for (int i = 0; i < 16; i++) {
+        int32_t v = u[i] - 0x4B400000, h = (v + 64) >> 7;
+        hi[i] = (int8_t)h;
+        lo[i] = (int8_t)(v - h * 128);
+        sum += v;
+    }
+    return sum;
+#endif
+}
+
+/* The largest magnitude of 32 values, by its bits: a NaN is larger than anything. */
+VEC_INLINE float largest(v16 a, v16 c)
+{
+    union { float f; int32_t i; } max;
+#if defined(__AVX512F__)
+    max.i = _mm512_reduce_max_epi32(_mm512_max_epi32((__m512i)v_abs(a).r[0], (__m512i)v_abs(c).r[0]));
+#else
+    int32_t t[16], u[16];
+    a = v_abs(a);
+    c = v_abs(c);
+    memcpy(t, &a, sizeof t);
+    memcpy(u, &c, sizeof u);
+    max.i = 0;
+    for (int i = 0; i < 16; i++)
+        t[i] = t[i] > u[i] ? t[i] : u[i];
+    for (int i = 0; i < 16; i++)
+        max.i = max.i > t[i] ? max.i : t[i];
+#endif
+    return max.f;
+}
+
 static void quantise(const float *x, long n, long b0, long b1, int8_t *q, cpu_qmeta *meta, long step)
 {
     for (long b = b0; b < b1; b++) {
         const float *p = x + b * 32;
         long left = n - b * 32;
         v16 a = v_load_n(p, left > 0 ? left : 0), c = v_load_n(p + 16, left > 16 ? left - 16 : 0);
-        /* the largest magnitude by its bits: a NaN is larger than anything */
-        union { float f; int32_t i; } t[16], u[16], max = {0};
-        v_store(&t[0].f, v_abs(a));
-        v_store(&u[0].f, v_abs(c));
-        for (int i = 0; i < 16; i++)
-            t[i].i = t[i].i > u[i].i ? t[i].i : u[i].i;
-        for (int i = 0; i < 16; i++)
-            max.i = max.i > t[i].i ? max.i : t[i].i;
-        float d = max.f / 16256.0f, inv = max.f > 0 ? 16256.0f / max.f : 0;
-        v16 magic = v_set(12582912.0f); /* rounds half to even in the low mantissa bits */
-        a = v_add(v_mul(a, v_set(inv)), magic);
-        c = v_add(v_mul(c, v_set(inv)), magic);
-        v_store(&t[0].f, a);
-        v_store(&u[0].f, c);
+        float max = largest(a, c), d = max / 16256.0f, inv = max > 0 ? 16256.0f / max : 0;
         int8_t *o = q + b * step * CPU_QBLOCK;
-        int32_t z0 = 0, z1 = 0;
-        for (int i = 0; i < 16; i++) {
-            int32_t v = t[i].i - 0x4B400000, hi = (v + 64) >> 7;
-            o[i] = (int8_t)hi;
-            o[32 + i] = (int8_t)(v - hi * 128);
-            z0 += v;
-        }
-        for (int i = 0; i < 16; i++) {
-            int32_t v = u[i].i - 0x4B400000, hi = (v + 64) >> 7;
-            o[16 + i] = (int8_t)hi;
-            o[48 + i] = (int8_t)(v - hi * 128);
-            z1 += v;
-        }
-        if (!(d < INFINITY)) { /* an infinity or NaN in the block: the factor carries it, the integers must only be defined */
+        int32_t z0, z1;
+        if (d < INFINITY && inv < INFINITY) {
+            z0 = split_bytes(a, inv, o, o + 32);
+            z1 = split_bytes(c, inv, o + 16, o + 48);
+        } else { /* an infinity or NaN: the factor carries it, the integers must only be defined. Or all but nothing: zeros */
             memset(o, 0, CPU_QBLOCK);
-            o[0] = 1;
-            z0 = 1;
+            o[0] = !(d < INFINITY);
+            z0 = 128 * o[0];
             z1 = 0;
         }
         meta[b * step] = (cpu_qmeta){.d = d, .s = {d * (float)z0, d * (float)z1}, .s_all = d * (float)(z0 + z1),

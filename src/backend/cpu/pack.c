@@ -188,8 +188,8 @@ PACKER(pack_nvfp4)
     EACH_BLOCK(blk_nvfp4, 512, 64, {
         lines(q, r, AT(blk_nvfp4, qs), 8);
         for (int g = 0; g < 4; g++) {
-            uint8_t e = AT(blk_nvfp4, d)[g] & 0x7F;
-            s[16 * g + r] = e == 0x7F ? 0 : e;
+            uint8_t e = AT(blk_nvfp4, d)[g];
+            s[16 * g + r] = e == 0x7F ? 0 : e & 0x7F;
         }
     })
 }

@@ -1,0 +1,268 @@
+/* Packed products: every format and instruction set against decoded weights in double, over row counts that are no multiple
+ * of 16 and token counts around every tile edge; and all kernels against each other, bit for bit. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backend/cpu/cpu.h"
+#include "base/mem.h"
+
+enum { ROWS = 37, MAX_TOK = 37 };
+static const struct { const char *cpu; const cpu_ops *ops; const cpu_mm *mm; } ISA[] = {
+    {"avx2", &cpu_ops_avx2, &cpu_mm_avx2}, {"vnni", &cpu_ops_avx512, &cpu_mm_vnni}, {"amx", &cpu_ops_avx512, &cpu_mm_amx}};
+
+static bool available(const char *cpu)
+{
+    backend *b;
+    bool ok = backend_cpu.open(&(backend_options){.cpu = cpu, .n_threads = 1}, &b, NULL) == IMP_OK;
+    if (ok)
+        backend_cpu.close(b);
+    return ok;
+}
+
+static uint32_t seed;
+static uint32_t rnd(void) { return (seed = seed * 1664525u + 1013904223u) >> 8; }
+static float unit(void) { return (float)rnd() / (1 << 23) - 1.0f; }
+
+/* Random blocks whose f16 scales are small and finite: exponents are cut down where they stand. */
+static void random_blocks(const cpu_pack *p, uint8_t *data, size_t n_blocks)
+{
+    for (size_t i = 0; i < n_blocks * p->block_bytes; i++)
+        data[i] = (uint8_t)rnd();
+    static const struct { quant_id id; int off[2], n; } SCALE[] = {
+        {QUANT_Q4_0, {0}, 1}, {QUANT_Q4_1, {0, 2}, 2}, {QUANT_Q5_0, {0}, 1}, {QUANT_Q5_1, {0, 2}, 2}, {QUANT_Q8_0, {0}, 1},
+        {QUANT_Q2_K, {80, 82}, 2}, {QUANT_Q3_K, {108}, 1}, {QUANT_Q4_K, {0, 2}, 2}, {QUANT_Q5_K, {0, 2}, 2}, {QUANT_Q6_K, {208}, 1},
+        {QUANT_IQ4_NL, {0}, 1}, {QUANT_IQ4_XS, {0}, 1}};
+    for (size_t b = 0; b < n_blocks; b++) {
+        uint8_t *blk = data + b * p->block_bytes;
+        for (size_t k = 0; k < sizeof SCALE / sizeof *SCALE; k++)
+            for (int j = 0; SCALE[k].id == p->id && j < SCALE[k].n; j++) {
+                uint16_t h = quant_f32_to_f16(unit() * 0.01f);
+                memcpy(blk + SCALE[k].off[j], &h, 2);
+            }
+        if (p->id == QUANT_MXFP4)
+            blk[0] = (uint8_t)(120 + rnd() % 10);
+    }
+}
+
+typedef struct fixture {
+    const cpu_pack *p;
+    long cols;
+    uint8_t *data, *panel;
+    float *w, *x, *bias; /* decoded weights, activations */
+    uint64_t row_bytes, s_off, panel_bytes;
+} fixture;
+
+static void make(fixture *f, const cpu_pack *p, long cols)
+{
+    *f = (fixture){.p = p, .cols = cols};
+    f->row_bytes = (uint64_t)cols / p->values * p->block_bytes;
+    f->data = malloc(ROWS * f->row_bytes);
+    random_blocks(p, f->data, ROWS * (size_t)cols / p->values);
+    f->w = malloc((size_t)(ROWS * cols) * sizeof(float));
+    f->x = malloc((size_t)(MAX_TOK * cols) * sizeof(float));
+    f->bias = malloc(ROWS * sizeof(float));
+    for (int r = 0; r < ROWS; r++) {
+        quant_get(p->id)->decode(f->data + (uint64_t)r * f->row_bytes, f->w + r * cols, (size_t)cols);
+        f->bias[r] = unit();
+    }
+    for (long i = 0; i < MAX_TOK * cols; i++)
+        f->x[i] = unit() * (i % 97 == 0 ? 8 : 1);
+    memset(f->x + cols, 0, (size_t)cols * sizeof(float)); /* token 1: nothing but zeros */
+    uint64_t n_super = (uint64_t)cols / p->values;
+    f->s_off = (n_super * p->q_bytes + 63) / 64 * 64;
+    f->panel_bytes = f->s_off + (n_super * p->s_bytes + 63) / 64 * 64;
+    f->panel = mem_aligned(64, 3 * f->panel_bytes + 8192);
+    memset(f->panel, 0, 3 * f->panel_bytes);
+    for (int g = 0; g < 3; g++) {
+        const uint8_t *row[16];
+        for (int i = 0; i < 16; i++)
+            row[i] = g * 16 + i < ROWS ? f->data + (uint64_t)(g * 16 + i) * f->row_bytes : NULL;
+        p->pack(row, n_super, f->panel + (uint64_t)g * f->panel_bytes, f->panel + (uint64_t)g * f->panel_bytes + f->s_off);
+    }
+}
+
+static void drop(fixture *f)
+{
+    free(f->data);
+    free(f->w);
+    free(f->x);
+    free(f->bias);
+    mem_free(f->panel);
+}
+
+static void multiply(const fixture *f, int isa, long n_tok, float *y)
+{
+    long nb = f->cols / 32;
+    cpu_qact a = {.q = mem_aligned(64, (size_t)(nb * n_tok * CPU_QBLOCK)), .meta = mem_aligned(64, (size_t)(nb * n_tok) * sizeof(cpu_qmeta)),
+                  .nb = nb, .n_tok = n_tok};
+    for (long t = 0; t < n_tok; t++) {
+        long tile = t / 16, step = n_tok - tile * 16 < 16 ? n_tok - tile * 16 : 16, at = tile * 16 * nb + t % 16;
+        ISA[isa].ops->quantise(f->x + t * f->cols, f->cols, 0, nb, a.q + at * CPU_QBLOCK, a.meta + at, step);
+    }
+    void *scratch = mem_aligned(64, cpu_mm_scratch((uint64_t)f->cols));
+    for (int g = 0; g < 3; g++) {
+        const uint8_t *q = f->panel + (uint64_t)g * f->panel_bytes;
+        ISA[isa].mm->fn[f->p - cpu_pack_table](q, q + f->s_off, &a, y + g * 16, ROWS, ROWS - g * 16 < 16 ? ROWS - g * 16 : 16,
+                                               f->bias + g * 16, scratch);
+    }
+    mem_free(a.q);
+    mem_free(a.meta);
+    mem_free(scratch);
+}
+
+static void check_close(const fixture *f, const float *y, long n_tok)
+{
+    for (long t = 0; t < n_tok; t++)
+        for (int r = 0; r < ROWS; r++) {
+            double sum = f->bias[r], mag = 0, bound = 0;
+            for (long b = 0; b < f->cols; b += 32) {
+                double max = 0, w1 = 0;
+                for (long i = b; i < b + 32; i++) {
+                    double v = (double)f->w[r * f->cols + i] * (double)f->x[t * f->cols + i];
+                    sum += v;
+                    mag += fabs(v);
+                    w1 += fabs((double)f->w[r * f->cols + i]);
+                    max = fmax(max, fabs((double)f->x[t * f->cols + i]));
+                }
+                bound += w1 * max / 16256 * 0.5001; /* every activation is off by half a step at most */
+            }
+            bound += mag * 1e-5 + 1e-5;
+            if (!(fabs((double)y[t * ROWS + r] - sum) <= bound))
+                fail_msg("%s: %ld columns, token %ld, row %d: wanted %.7g, got %.7g, bound %.2g", quant_get(f->p->id)->name, f->cols, t, r,
+                         sum, (double)y[t * ROWS + r], bound);
+        }
+}
+
+static void test_formats(void **s)
+{
+    (void)s;
+    static const long TOKENS[] = {1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 19, 20, 32, 37};
+    seed = 7;
+    for (int i = 0; i < PACK_COUNT; i++) {
+        const cpu_pack *p = &cpu_pack_table[i];
+        assert_ptr_equal(cpu_pack_find(p->id), p);
+        for (long n = 1; n <= 3; n += 2) {
+            fixture f;
+            make(&f, p, n * (long)p->values);
+            for (size_t k = 0; k < sizeof TOKENS / sizeof *TOKENS; k++) {
+                float *first = NULL;
+                for (int isa = 0; isa < 3; isa++) {
+                    if (!available(ISA[isa].cpu))
+                        continue;
+                    float *y = malloc((size_t)(TOKENS[k] * ROWS) * sizeof(float));
+                    multiply(&f, isa, TOKENS[k], y);
+                    if (!first) {
+                        check_close(&f, y, TOKENS[k]);
+                        first = y;
+                        continue;
+                    }
+                    if (memcmp(first, y, (size_t)(TOKENS[k] * ROWS) * sizeof(float)) != 0)
+                        fail_msg("%s, %ld tokens: %s differs from the narrower kernels", quant_get(p->id)->name, TOKENS[k], ISA[isa].cpu);
+                    free(y);
+                }
+                free(first);
+            }
+            drop(&f);
+        }
+    }
+}
+
+/* A row's bytes do not depend on which tile it is in. */
+static void test_neighbours(void **s)
+{
+    (void)s;
+    seed = 11;
+    for (int i = 0; i < PACK_COUNT; i++) {
+        fixture f;
+        make(&f, &cpu_pack_table[i], 256);
+        for (int isa = 0; isa < 3; isa++) {
+            if (!available(ISA[isa].cpu))
+                continue;
+            float all[MAX_TOK * ROWS], one[ROWS], *x = f.x;
+            multiply(&f, isa, MAX_TOK, all);
+            for (int t = 0; t < MAX_TOK; t++) {
+                f.x = x + t * f.cols;
+                multiply(&f, isa, 1, one);
+                assert_memory_equal(one, all + t * ROWS, sizeof one);
+            }
+            f.x = x;
+        }
+        drop(&f);
+    }
+}
+
+/* Bad activations reach the result as NaN or infinity, never as a plausible number; nothing but zeros gives zero. */
+static void test_not_finite(void **s)
+{
+    (void)s;
+    static const float BAD[] = {NAN, INFINITY, -INFINITY};
+    seed = 13;
+    fixture f;
+    make(&f, cpu_pack_find(QUANT_Q8_0), 64);
+    for (int isa = 0; isa < 3; isa++) {
+        if (!available(ISA[isa].cpu))
+            continue;
+        for (size_t k = 0; k < 3; k++) {
+            float keep = f.x[5], y[2 * ROWS];
+            f.x[5] = BAD[k];
+            multiply(&f, isa, 2, y);
+            for (int r = 0; r < ROWS; r++) {
+                assert_false(isfinite(y[r]));
+                assert_true(y[ROWS + r] == f.bias[r]); /* token 1 is all zeros */
+            }
+            f.x[5] = keep;
+        }
+    }
+    drop(&f);
+}
+
+/* Sixteenth-bit accuracy of the activations: d * n is within half a step of x. */
+static void test_quantise(void **s)
+{
+    (void)s;
+    seed = 17;
+    float x[96];
+    for (int i = 0; i < 96; i++)
+        x[i] = unit() * 3;
+    x[40] = 1e-30f;
+    const cpu_ops *all[] = {&cpu_ops_base, available("avx2") ? &cpu_ops_avx2 : NULL, available("vnni") ? &cpu_ops_avx512 : NULL};
+    int8_t q[3][3 * CPU_QBLOCK];
+    cpu_qmeta m[3][3];
+    for (int k = 0; k < 3; k++) {
+        if (!all[k])
+            continue;
+        all[k]->quantise(x, 90, 0, 3, q[k], m[k], 1); /* 90 columns: the last block is short */
+        assert_memory_equal(q[k], q[0], sizeof q[0]);
+        for (int b = 0; b < 3; b++) {
+            int32_t sum = 0;
+            for (int i = 0; i < 32; i++) {
+                int n = 128 * q[k][b * CPU_QBLOCK + i] + q[k][b * CPU_QBLOCK + 32 + i];
+                float v = b * 32 + i < 90 ? x[b * 32 + i] : 0;
+                assert_true(fabsf((float)n * m[k][b].d - v) <= m[k][b].d * 0.5001f);
+                sum += n;
+            }
+            assert_int_equal(sum, m[k][b].z_all);
+            assert_int_equal(sum, m[k][b].z[0] + m[k][b].z[1]);
+            assert_true(m[k][b].s_all == m[k][b].d * (float)sum);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_quantise),
+        cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_neighbours),
+        cmocka_unit_test(test_not_finite),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
