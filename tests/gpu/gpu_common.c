@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "gpu_test.h"
 
+bool opt_no_pdl, opt_no_graph;
 static uint64_t rng = 88172645463325252ull;
 void rnd_seed(uint64_t s) { rng = s * 0x9E3779B97F4A7C15ull + 1; }
 uint64_t rnd(void)
@@ -309,6 +310,10 @@ imp_status rig_open(rig *r, const backend_api *api, const char *cpu, bool det, p
     imp_status s = api->open(&bo, &r->b, e);
     if (s != IMP_OK)
         return s;
+    if (api == &backend_cuda) {
+        r->b->no_pdl = opt_no_pdl;
+        r->b->no_graph = opt_no_graph;
+    }
     r->w = calloc((size_t)p->n_weight + 1, sizeof *r->w);
     double t = clock_s();
     for (int32_t i = 0; i < p->n_weight && s == IMP_OK; i++)

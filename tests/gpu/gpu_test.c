@@ -1,10 +1,21 @@
 /* gpu_test: parity and timing of the CUDA backend in one program that needs libc and the driver alone.
- * usage: gpu_test [parity|bench|all] [-o report.json] [filter] */
+ * usage: gpu_test [parity|bench|all] [-o report.json] [--no-pdl] [--no-graph] [filter] */
+#include <execinfo.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "gpu_test.h"
+
+static void crashed(int sig)
+{
+    void *at[64];
+    backtrace_symbols_fd(at, backtrace(at, 64), 2);
+    signal(sig, SIG_DFL);
+    raise(sig);
+}
 
 int main(int argc, char **argv)
 {
@@ -12,12 +23,17 @@ int main(int argc, char **argv)
     for (int i = 1, k = 0; i < argc; i++) {
         if (!strcmp(argv[i], "-o") && i + 1 < argc)
             file = argv[++i];
+        else if (!strcmp(argv[i], "--no-pdl"))
+            opt_no_pdl = true;
+        else if (!strcmp(argv[i], "--no-graph"))
+            opt_no_graph = true;
         else if (k++ == 0)
             what = argv[i];
         else
             only = argv[i];
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
+    signal(SIGSEGV, crashed);
     imp_err e = {0};
     backend *b = NULL;
     backend_options bo = {0};

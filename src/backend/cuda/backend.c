@@ -46,7 +46,7 @@ imp_status cuda_launch(backend *b, CUstream s, kernel_id k, uint32_t gx, uint32_
     CUlaunchAttribute at = {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION};
     at.value.programmaticStreamSerializationAllowed = 1;
     CUlaunchConfig c = {.gridDimX = gx, .gridDimY = gy, .gridDimZ = gz, .blockDimX = threads, .blockDimY = 1, .blockDimZ = 1,
-                        .sharedMemBytes = smem, .hStream = s, .attrs = &at, .numAttrs = pdl ? 1 : 0};
+                        .sharedMemBytes = smem, .hStream = s, .attrs = &at, .numAttrs = pdl && !b->no_pdl ? 1 : 0};
     void *param[1] = {(void *)(uintptr_t)args};
     return cu_check(&b->cu, b->cu.LaunchKernelEx(&c, b->fn[k], param, NULL), e, "launching %s", b->fn_name[k]);
 }

@@ -32,6 +32,7 @@ struct backend {
     CUdevice dev;
     CUcontext ctx;
     bool retained, deterministic;
+    bool no_pdl, no_graph; /* instruments of the GPU test */
     CUstream stream, up;
     CUlibrary lib[MAX_LIBRARIES];
     int n_lib;

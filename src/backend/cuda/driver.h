@@ -15,7 +15,7 @@
     X(MemsetD8Async) X(StreamCreate) X(StreamDestroy) X(StreamSynchronize) X(StreamWaitEvent) X(EventCreate)         \
     X(EventRecord) X(EventSynchronize) X(EventElapsedTime) X(EventDestroy) X(LibraryLoadData) X(LibraryUnload)       \
     X(LibraryGetKernel) X(KernelGetFunction) X(FuncSetAttribute) X(OccupancyMaxActiveBlocksPerMultiprocessor)        \
-    X(LaunchKernelEx) X(LaunchHostFunc) X(StreamBeginCapture) X(StreamEndCapture) X(GraphInstantiate)                \
+    X(LaunchKernelEx) X(LaunchHostFunc) X(StreamBeginCapture) X(StreamEndCapture) X(GraphInstantiateWithFlags)              \
     X(GraphLaunch) X(GraphExecDestroy) X(GraphDestroy) X(TensorMapEncodeTiled) X(MemAddressReserve)                  \
     X(MemAddressFree) X(MemCreate) X(MemRelease) X(MemMap) X(MemUnmap) X(MemSetAccess)                               \
     X(MemGetAllocationGranularity) X(GetErrorName) X(GetErrorString)

@@ -108,7 +108,6 @@ struct bexec {
     int64_t next_ticket;
     graph_entry graph[MAX_GRAPHS];
     int32_t n_graph;
-    bool no_graph;
 };
 
 static inline CUdeviceptr reg_ptr(const bexec *x, plan_reg r)

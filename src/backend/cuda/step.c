@@ -195,7 +195,7 @@ static imp_status run_graph(bexec *x, imp_err *e)
         if (s == IMP_OK)
             s = cu_check(cu, r, e, "capturing a step");
         if (s == IMP_OK)
-            s = cu_check(cu, cu->GraphInstantiate(&exec, graph, 0), e, "instantiating a step");
+            s = cu_check(cu, cu->GraphInstantiateWithFlags(&exec, graph, 0), e, "instantiating a step");
         if (graph)
             cu->GraphDestroy(graph);
         if (s != IMP_OK)
@@ -238,7 +238,7 @@ imp_status cuda_submit(bexec *x, const batch *b, backend_ticket *ticket, imp_err
     s = cu_check(cu, cu->MemcpyHtoDAsync(x->t->dev, t->host, n_bytes, x->b->stream), e, "sending a step's tables");
     if (s == IMP_OK && n_ext)
         s = cu_check(cu, cu->MemcpyHtoDAsync(x->t->ext, b->ext_row, (uint64_t)n_ext * x->p->n_hidden * 4, x->b->stream), e, "sending external rows");
-    bool decode = x->t == &x->small && x->n_tok_run == 1 && !x->tok_run[0].prompt && !x->no_graph;
+    bool decode = x->t == &x->small && x->n_tok_run == 1 && !x->tok_run[0].prompt && !x->b->no_graph;
     if (s == IMP_OK)
         s = decode ? run_graph(x, e) : exec_nodes(x, e);
     if (s == IMP_OK)
