@@ -167,8 +167,32 @@ static bool is_word(uint32_t c)
 
 typedef void (*text_fn)(tok_enc *c, const char *s, size_t n, bool at_start);
 
-/* Cuts s at the added tokens of one trie and hands the rest to fn. `deny`: attributes that stay text. */
-static void cut_added(tok_enc *c, const tok_trie *tr, const char *s, size_t n, unsigned deny, bool at_start, text_fn fn)
+#define SPECIAL (TOK_CONTROL | TOK_UNKNOWN)
+
+/* The longest added token at s[0..n) that may stand there: special ones not over flagged bytes. */
+static size_t match_added(const tok_enc *c, const tok_trie *tr, const char *s, size_t n, const uint8_t *data, unsigned deny,
+                          int32_t *id, unsigned *flags)
+{
+    size_t m = tok_trie_match(c->t, tr, s, n, deny, id, flags);
+    const uint8_t *bad = data && m ? memchr(data, 1, m) : NULL;
+    if (!bad)
+        return m;
+    size_t clean = (size_t)(bad - data);
+    size_t any = tok_trie_match(c->t, tr, s, n, deny | SPECIAL, id, flags);
+    int32_t sid = -1;
+    unsigned sflags = 0;
+    size_t special = clean > any ? tok_trie_match(c->t, tr, s, clean, deny, &sid, &sflags) : 0;
+    if (special <= any)
+        return any;
+    *id = sid;
+    *flags = sflags;
+    return special;
+}
+
+/* Cuts s at the added tokens of one trie and hands the rest to fn. `deny`: attributes that stay text; data: flags of
+ * s's bytes or NULL. */
+static void cut_added(tok_enc *c, const tok_trie *tr, const char *s, size_t n, const uint8_t *data, unsigned deny,
+                      bool at_start, text_fn fn)
 {
     size_t last = 0;
     uint32_t cp;
@@ -179,7 +203,7 @@ static void cut_added(tok_enc *c, const tok_trie *tr, const char *s, size_t n, u
         }
         int32_t id = -1;
         unsigned flags = 0;
-        size_t m = tok_trie_match(c->t, tr, s + i, n - i, deny, &id, &flags);
+        size_t m = match_added(c, tr, s + i, n - i, data ? data + i : NULL, deny, &id, &flags);
         if (!m) {
             i++;
             continue;
@@ -225,19 +249,29 @@ static void encode_plain(tok_enc *c, const char *s, size_t n, bool at_start)
     size_t k;
     if (!tok_normalize(c, s, n, at_start, &p, &k))
         return;
+    /* Normalization moves bytes, so here a piece with any flagged byte keeps all special text as text. */
+    unsigned deny = c->data && memchr(c->data + (s - c->text), 1, n) ? SPECIAL : c->deny;
     if (c->t->normed.n)
-        cut_added(c, &c->t->normed, p, k, 0, at_start, tok_pretokenize);
+        cut_added(c, &c->t->normed, p, k, NULL, deny, at_start, tok_pretokenize);
     else
         tok_pretokenize(c, p, k, at_start);
 }
 
 imp_status tok_encode(const tok *t, const char *text, size_t n, unsigned flags, tok_ids *out, imp_err *e)
 {
+    return tok_encode_marked(t, text, NULL, n, flags, out, e);
+}
+
+imp_status tok_encode_marked(const tok *t, const char *text, const uint8_t *data, size_t n, unsigned flags, tok_ids *out,
+                             imp_err *e)
+{
     if (n > TOK_MAX_TEXT)
         return err_set(e, IMP_E_LIMIT, "tokenizer: text of %zu bytes, at most %zu", n, TOK_MAX_TEXT);
     tok_enc c = {.t = t, .out = out, .e = e, .st = IMP_OK};
     strbuf clean = {0};
     if (!utf8_valid(text, n)) {
+        if (data)
+            return err_set(e, IMP_E_PARSE, "tokenizer: the text is not valid UTF-8");
         for (size_t i = 0; i < n;) {
             uint32_t cp;
             i += utf8_get(text + i, n - i, &cp, NULL);
@@ -252,9 +286,11 @@ imp_status tok_encode(const tok *t, const char *text, size_t n, unsigned flags, 
     if (flags & TOK_ADD_SPECIAL)
         for (uint32_t i = 0; i < t->n_prefix; i++)
             tok_emit(&c, t->prefix[i]);
-    unsigned deny = flags & TOK_PARSE_SPECIAL ? 0 : TOK_CONTROL | TOK_UNKNOWN;
+    c.deny = flags & TOK_PARSE_SPECIAL ? 0 : SPECIAL;
+    c.text = text;
+    c.data = data;
     if (c.st == IMP_OK)
-        cut_added(&c, &t->raw, text, n, deny, true, encode_plain);
+        cut_added(&c, &t->raw, text, n, data, c.deny, true, encode_plain);
     if (flags & TOK_ADD_SPECIAL)
         for (uint32_t i = 0; i < t->n_suffix; i++)
             tok_emit(&c, t->suffix[i]);

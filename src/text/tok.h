@@ -45,6 +45,11 @@ typedef enum tok_flags {
 } tok_flags;
 /* Appends the ids of text[0..n) (any bytes; invalid UTF-8 becomes U+FFFD first) to out. */
 imp_status tok_encode(const tok *t, const char *text, size_t n, unsigned flags, tok_ids *out, imp_err *e);
+/* As tok_encode, for text that was put together from a template and from data (chat.h): data has one flag a byte, and
+ * special-token text is recognised only where none of its bytes is flagged. Everything else is cut and merged as if
+ * the flags were not there. The text must be valid UTF-8. */
+imp_status tok_encode_marked(const tok *t, const char *text, const uint8_t *data, size_t n, unsigned flags, tok_ids *out,
+                             imp_err *e);
 /* Text of ids; special tokens are left out unless keep_special. Equal to Hugging Face's decode of the same ids. */
 imp_status tok_decode(const tok *t, const int32_t *id, size_t n, bool keep_special, strbuf *out, imp_err *e);
 

@@ -168,6 +168,9 @@ typedef struct tok_enc {
     tok_ids *out;
     imp_err *e;
     imp_status st;     /* sticky */
+    const char *text;  /* the whole text, and one flag a byte: special tokens may not touch flagged ones; or NULL */
+    const uint8_t *data;
+    unsigned deny;     /* attributes of added tokens that stay text everywhere */
     bool last_unk;     /* fuse_unk within one piece */
     tok_sym *sym;
     size_t cap_sym;

@@ -150,8 +150,12 @@ static void read_merges(tj *j, jobj o)
     strbuf a = {0}, b = {0};
     tok_pair_batch batch = {0};
     size_t n = 0;
-    for (size_t i = 0; i < o.n; i++) /* an upper bound: every merge ends in a comma or the bracket */
-        n += o.s[i] == ',';
+    size_t first = 1;
+    while (first < o.n && strchr(" \t\r\n", o.s[first]))
+        first++;
+    const char sign = first < o.n && o.s[first] == '[' ? '[' : ','; /* every merge has one, so this bounds their number */
+    for (size_t i = 0; i < o.n; i++)
+        n += o.s[i] == sign;
     j->st = tok_pairs_alloc(j->t, n + 1, j->name, j->e);
     jr_init(&r, o.s, o.n, j->name, j->e);
     if (j->st == IMP_OK && jr_enter_array(&r))

@@ -541,12 +541,13 @@ static void out_text(const dec_ctx *d, const char *s, size_t n, strbuf *out, str
         sb_clear(tmp);
         size_t last = 0;
         const char *p;
-        while ((p = memmem(out->s + last, out->n - last, d->rep[k].from, d->rep[k].n_from)) != NULL) {
+        while (out->n > last && (p = memmem(out->s + last, out->n - last, d->rep[k].from, d->rep[k].n_from)) != NULL) {
             sb_add(tmp, out->s + last, (size_t)(p - out->s) - last);
             sb_add(tmp, d->rep[k].to, d->rep[k].n_to);
             last = (size_t)(p - out->s) + d->rep[k].n_from;
         }
-        sb_add(tmp, out->s + last, out->n - last);
+        if (out->n > last)
+            sb_add(tmp, out->s + last, out->n - last);
         strbuf t = *out;
         *out = *tmp;
         *tmp = t;
