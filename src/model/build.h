@@ -76,6 +76,12 @@ plan_reg op_attend(build *b, int32_t layer, plan_reg q, plan_reg k, plan_reg v, 
 /* ---- layer pieces --------------------------------------------------------------------------------------------------
  * Each takes a normed input and returns what is added to the residual stream. */
 plan_reg piece_attention(build *b, int32_t layer, plan_reg x); /* q, k, v, norms, rope, attend, output */
+/* q_proj holds [q | gate] a head; the answer is multiplied by sigmoid(gate). */
+plan_reg piece_gated_attention(build *b, int32_t layer, plan_reg x);
+/* Gated DeltaNet from its projections: qkv [q | k | v] before the convolution, z, beta and a (one a value head). */
+plan_reg piece_gdn(build *b, int32_t layer, plan_reg qkv, plan_reg z, plan_reg beta, plan_reg a);
+plan_reg piece_mamba2(build *b, int32_t layer, plan_reg x);
+plan_reg op_conv(build *b, int32_t layer, const char *role, plan_reg x, uint32_t width, uint32_t taps, bool bias);
 plan_reg piece_glu(build *b, int32_t layer, plan_reg x, const char *prefix, uint32_t n_ff); /* roles <prefix>_gate, _up, _down */
 plan_reg piece_mlp(build *b, int32_t layer, plan_reg x, const char *prefix, uint32_t n_ff);
 plan_reg piece_moe(build *b, int32_t layer, plan_reg x, plan_reg router_x); /* router, experts, shared expert */

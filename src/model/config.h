@@ -112,6 +112,8 @@ void cfg_moe(cfg *k, model_config *c);
 /* DeepSeek V3's way of choosing, which others took over: groups, sigmoid scores, choice bias, shared experts, scale, leading
  * dense layers. */
 void cfg_moe_deepseek(cfg *k, model_config *c);
+/* Gated DeltaNet's widths, and which layers are of that kind. */
+void cfg_gdn(cfg *k, model_config *c);
 /* hidden_act / hidden_activation must be one that c->act says; anything else is refused by name. */
 void cfg_act(cfg *k, model_config *c, plan_act dflt);
 

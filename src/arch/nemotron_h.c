@@ -1,0 +1,110 @@
+/* Nemotron-H and Nemotron-3: one norm and one mixer a layer, by a pattern of Mamba-2 (M), attention without rotation (*),
+ * squared-ReLU MLP (-) and mixture (E) with DeepSeek V3's routing. */
+#include "model/arch.h"
+
+#define HF "backbone.layers.%d."
+static const tensor_name names[] = {
+    {"token_embd", "token_embd.weight", "backbone.embeddings.weight"},
+    {"output_norm", "output_norm.weight", "backbone.norm_f.weight"},
+    {"attn_norm", "blk.%d.attn_norm.weight", HF "norm.weight"},
+    {"attn_q", "blk.%d.attn_q.weight", HF "mixer.q_proj.weight"},
+    {"attn_k", "blk.%d.attn_k.weight", HF "mixer.k_proj.weight"},
+    {"attn_v", "blk.%d.attn_v.weight", HF "mixer.v_proj.weight"},
+    {"attn_output", "blk.%d.attn_output.weight", HF "mixer.o_proj.weight"},
+    {"ssm_in", "blk.%d.ssm_in.weight", HF "mixer.in_proj.weight"},
+    {"ssm_conv", "blk.%d.ssm_conv1d.weight", HF "mixer.conv1d.weight"},
+    {"ssm_conv_bias", "blk.%d.ssm_conv1d.bias", HF "mixer.conv1d.bias"},
+    {"ssm_a", "blk.%d.ssm_a", HF "mixer.A_log"},
+    {"ssm_d", "blk.%d.ssm_d", HF "mixer.D"},
+    {"ssm_dt", "blk.%d.ssm_dt.bias", HF "mixer.dt_bias"},
+    {"ssm_norm", "blk.%d.ssm_norm.weight", HF "mixer.norm.weight"},
+    {"ssm_out", "blk.%d.ssm_out.weight", HF "mixer.out_proj.weight"},
+    {"ffn_up", "blk.%d.ffn_up.weight", HF "mixer.up_proj.weight"},
+    {"ffn_down", "blk.%d.ffn_down.weight", HF "mixer.down_proj.weight"},
+    {"ffn_router", "blk.%d.ffn_gate_inp.weight", HF "mixer.gate.weight"},
+    {"ffn_router_bias", "blk.%d.exp_probs_b.bias", HF "mixer.gate.e_score_correction_bias"},
+    {"ffn_up_exps", "blk.%d.ffn_up_exps.weight", HF "mixer.experts.%d.up_proj.weight"},
+    {"ffn_down_exps", "blk.%d.ffn_down_exps.weight", HF "mixer.experts.%d.down_proj.weight"},
+    {"ffn_shexp_up", "blk.%d.ffn_up_shexp.weight", HF "mixer.shared_experts.up_proj.weight"},
+    {"ffn_shexp_down", "blk.%d.ffn_down_shexp.weight", HF "mixer.shared_experts.down_proj.weight"},
+    {NULL, NULL, NULL},
+};
+
+static void pattern(cfg *k, model_config *c)
+{
+    meta_str s = cfg_str(k, NULL, "hybrid_override_pattern", "");
+    if (!k->gguf && s.n != c->n_layer)
+        cfg_fail(k, "key hybrid_override_pattern: wanted %u letters, got %zu", c->n_layer, s.n);
+    for (uint32_t i = 0; i < c->n_layer && k->status == IMP_OK; i++) {
+        layer_config *l = &c->layer[i];
+        bool ffn = l->n_ff > 0;
+        char kind = !k->gguf ? s.s[i] : l->n_kv_head ? '*' : !ffn ? 'M' : c->moe.n_expert ? 'E' : '-';
+        l->mixer = kind == 'M' ? MIX_MAMBA2 : kind == '*' ? MIX_ATTENTION : MIX_NONE;
+        l->ffn = kind == 'E' ? FFN_MOE : kind == '-' ? FFN_MLP : FFN_NONE;
+        l->rope = -1;
+        if (l->mixer == MIX_NONE && l->ffn == FFN_NONE)
+            cfg_fail(k, "key hybrid_override_pattern: wanted M, *, - or E, got '%c'", kind);
+    }
+}
+
+static void config(cfg *k, model_config *c)
+{
+    cfg_common(k, c);
+    if (k->status != IMP_OK)
+        return;
+    double eps = cfg_float(k, "attention.layer_norm_rms_epsilon", "layer_norm_epsilon", 1e-5);
+    c->norm_eps = (float)cfg_float(k, NULL, "norm_eps", eps);
+    c->act = ACT_RELU2;
+    c->mamba.n_head = (uint32_t)cfg_int(k, "ssm.time_step_rank", "mamba_num_heads", 1, 65536, CFG_REQUIRED);
+    uint32_t inner = (uint32_t)cfg_int(k, "ssm.inner_size", NULL, 1, 1 << 20, c->mamba.n_head);
+    c->mamba.head_dim = k->gguf ? inner / c->mamba.n_head : (uint32_t)cfg_int(k, NULL, "mamba_head_dim", 1, 4096, CFG_REQUIRED);
+    c->mamba.n_group = (uint32_t)cfg_int(k, "ssm.group_count", "n_groups", 1, 4096, 1);
+    c->mamba.d_state = (uint32_t)cfg_int(k, "ssm.state_size", "ssm_state_size", 1, 4096, CFG_REQUIRED);
+    c->mamba.taps = (uint32_t)cfg_int(k, "ssm.conv_kernel", "conv_kernel", 2, 64, 4);
+    if (c->mamba.n_head % c->mamba.n_group || !c->mamba.head_dim)
+        cfg_fail(k, "mamba: wanted heads to be a multiple of %u groups, got %u", c->mamba.n_group, c->mamba.n_head);
+    if (cfg_bool(k, NULL, "use_bias", false) || cfg_bool(k, NULL, "mamba_proj_bias", false) || cfg_bool(k, NULL, "attention_bias", false) ||
+        cfg_bool(k, NULL, "mlp_bias", false))
+        cfg_fail(k, "keys use_bias, mamba_proj_bias, attention_bias, mlp_bias: only false is supported");
+    if (!cfg_bool(k, NULL, "use_conv_bias", true))
+        cfg_fail(k, "key use_conv_bias: only true is supported");
+    if (cfg_has(k, NULL, "moe_latent_size"))
+        cfg_fail(k, "key moe_latent_size: latent experts are not supported");
+    cfg_moe_deepseek(k, c);
+    c->moe.gated = false;
+    c->moe.score = ROUTE_SIGMOID;
+    c->moe.choice_bias = true;
+    c->moe.group_top = 2;
+    pattern(k, c);
+}
+
+static void layer(build *b, int32_t i, plan_reg *x)
+{
+    const layer_config *l = &b->c->layer[i];
+    plan_reg y = op_norm(b, i, "attn_norm", *x, 0);
+    if (l->mixer == MIX_MAMBA2)
+        y = piece_mamba2(b, i, y);
+    else if (l->mixer == MIX_ATTENTION)
+        y = piece_attention(b, i, y);
+    else
+        y = piece_ffn(b, i, y);
+    *x = op_add(b, i, "residual", *x, y);
+}
+
+static const char *const harmless[] = {
+    "chunk_size", "expand", "hidden_dropout", "mamba_hidden_act", "mamba_ssm_cache_dtype", "moe_shared_expert_overlap", "mtp_*",
+    "num_logits_to_keep", "num_nextn_predict_layers", "rescale_prenorm_residual", "residual_in_fp32", "sliding_window", "time_step_*",
+    "use_mamba_kernels", "output_router_logits", "norm_eps", "n_shared_experts", "rope_theta", "partial_rotary_factor", "intermediate_size",
+    "max_position_embeddings", "nemotron_h_moe.rope.*", "nemotron_h.rope.*", "nemotron_h_moe.attention.layer_norm_epsilon",
+    "nemotron_h.attention.layer_norm_epsilon", "mamba_dt_*", "use_cache", "expert_gating_func", NULL};
+static const char *const ignored[] = {"mtp.*", NULL};
+
+const arch_def arch_nemotron_h = {
+    .title = "Nemotron-H",
+    .names = {"nemotron_h", "nemotron_h_moe", "NemotronHForCausalLM"},
+    .tensor = names,
+    .harmless = harmless,
+    .ignored_tensor = ignored,
+    .config = config,
+    .layer = layer,
+};
