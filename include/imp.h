@@ -124,11 +124,13 @@ IMP_API bool imp_token_is_eog(const imp_model *m, int32_t id);
 
 /* ---- Chat ------------------------------------------------------------------------------------------------------- */
 /* Renders an OpenAI-style request ({"messages":[..],"tools":[..],"add_generation_prompt":true,..}) through the model's chat
- * template, or `tmpl`: a template's text, or the name of a built-in one ("chatml", "llama3", "gemma", ...). NULL = model's.
- * text: imp_free. */
+ * template, or `tmpl`: a template's text, or the name of a built-in one ("chatml", "llama3", "gemma", ...). NULL = model's;
+ * IMP_E_NOTFOUND when there is none. Byte-equal to transformers where the template takes the messages as they are; else they
+ * are brought into a form that it takes. m may be NULL when tmpl is not. text: imp_free. */
 IMP_API imp_status imp_chat_render(const imp_model *m, const char *tmpl, const char *request_json, size_t n, char **text, size_t *n_text,
                                    imp_err *e);
-/* The same, tokenised; special-token text inside users' content stays text. */
+/* The prompt's tokens, as a chat request is answered: messages are first brought into the form that the template renders best,
+ * and special-token text inside users' content stays text. ids: imp_free. */
 IMP_API imp_status imp_chat_tokenize(const imp_model *m, const char *tmpl, const char *request_json, size_t n, int32_t **ids, size_t *n_ids,
                                      imp_err *e);
 

@@ -2,16 +2,21 @@
 #ifndef IMP_API_API_H
 #define IMP_API_API_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "engine/engine.h"
 #include "imp.h"
+
+#define API_MAX_TEMPLATES 8
+typedef struct api_templates api_templates; /* chat.c */
 
 struct imp_model {
     atomic_int refs;        /* one for the caller, one an engine */
     model *m;
     tok *t;                 /* NULL: no vocabulary */
     char *name;
+    api_templates *templates;
     imp_model_params par;
 };
 
@@ -22,5 +27,8 @@ struct imp_engine {
 
 /* model.c */
 void api_model_unref(imp_model *m);
+/* chat.c */
+imp_status api_templates_new(api_templates **out, imp_err *e);
+void api_templates_free(api_templates *a);
 
 #endif

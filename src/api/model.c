@@ -72,6 +72,8 @@ imp_status imp_model_open(const char *path, const imp_model_params *p, imp_model
     }
     if (s == IMP_OK && !(m->name = model_name(m->m->mf, path)))
         s = err_oom(e, path, strlen(path));
+    if (s == IMP_OK)
+        s = api_templates_new(&m->templates, e);
     if (s != IMP_OK) {
         api_model_unref(m);
         return s;
@@ -84,6 +86,7 @@ void api_model_unref(imp_model *m)
 {
     if (!m || atomic_fetch_sub(&m->refs, 1) > 1)
         return;
+    api_templates_free(m->templates);
     tok_free(m->t);
     model_close(m->m);
     mem_free(m->name);
