@@ -21,6 +21,7 @@ typedef struct chat_caps {
     bool system;          /* renders a system message */
     bool string_content;  /* renders content that is a string */
     bool parts_content;   /* renders content that is a list of {"type": "text"} parts */
+    bool strict_turns;    /* refuses two user messages in a row: neighbours of one role are merged */
     bool images;          /* renders a placeholder for an image part */
     bool tools;           /* shows tool definitions to the model */
     bool tool_calls;      /* renders an assistant's tool_calls */

@@ -128,6 +128,7 @@ imp_status chat_probe(const jinja_program *p, chat_caps *c, imp_err *e)
                                       .want = {"qz_hello"}, .veto = {"'text'", "\"text\""}}, &s);
     c->system = ask(p, (probe){.messages = "[{\"role\":\"system\",\"content\":\"qz_system\"}," USER "]", .want = {"qz_system"}}, &s);
     c->tools = ask(p, (probe){.messages = "[" USER "]", .tools = TOOLS, .want = {"qz_tool", "qz_par"}, .prompt = true}, &s);
+    c->strict_turns = c->string_content && !ask(p, (probe){.messages = "[" USER "," USER "]"}, &s);
     c->images = c->parts_content && probe_images(p, &s);
     c->reasoning = ask(p, (probe){.messages = REASONED("reasoning_content"), .want = {"qz_thought"}}, &s) ||
                    ask(p, (probe){.messages = REASONED("thinking"), .want = {"qz_thought"}}, &s) ||

@@ -358,6 +358,23 @@ static void merge_into_user(fit *f, jval list, jval text)
     jval_push(f->a, list, message(f, "user", f->caps->string_content ? text : one_part(f, text)));
 }
 
+/* Joins m to the last message of list if both are text of one role, for templates that want roles to alternate. */
+static bool joined_to_last(fit *f, jval list, jval m)
+{
+    const char *const roles[] = {"user", "assistant"};
+    if (!f->caps->strict_turns || !list.u.l->n)
+        return false;
+    jval last = list.u.l->v[list.u.l->n - 1];
+    const jval *a = jval_get(last, "content"), *b = jval_get(m, "content");
+    for (size_t i = 0; i < 2; i++)
+        if (is_role(last, roles[i]) && is_role(m, roles[i]) && is_text(a) && is_text(b) &&
+            !filled_list(last, "tool_calls") && !filled_list(m, "tool_calls")) {
+            jval_set(f->a, last, "content", both(f, a, b));
+            return true;
+        }
+    return false;
+}
+
 static void fit_message(fit *f, jval m, size_t at)
 {
     if (!is_text(role_of(m))) {
@@ -415,7 +432,8 @@ imp_status chat_fit(const chat_caps *caps, const jinja_program *p, const chat_re
             sys = *c;
             continue;
         }
-        jval_push(a, out, without_calls(&f, m));
+        if (!joined_to_last(&f, out, m))
+            jval_push(a, out, without_calls(&f, m));
     }
     if (!f.s && !a->failed && f.own_tools) {
         jval t = tool_instructions(&f);

@@ -51,14 +51,17 @@ imp_status tok_new(tok **out, modelfile *mf, imp_err *e)
     return IMP_OK;
 }
 
-/* ---- asking -------------------------------------------------------------------------------------------------------- */
+/* ---- asking ------------------------------------------------------------------------------------------------------ */
 int32_t tok_vocab_size(const tok *t) { return t->n; }
 int32_t tok_bos(const tok *t) { return t->bos; }
 int32_t tok_eos(const tok *t) { return t->eos; }
 bool tok_adds_bos(const tok *t) { return t->add_bos; }
 bool tok_adds_eos(const tok *t) { return t->add_eos; }
 bool tok_is_eog(const tok *t, int32_t id) { return id >= 0 && id < t->n && (t->attr[id] & TOK_EOG); }
-unsigned tok_attrs(const tok *t, int32_t id) { return id >= 0 && id < t->n ? t->attr[id] & ~(unsigned)TOK_EOG : TOK_UNUSED; }
+unsigned tok_attrs(const tok *t, int32_t id)
+{
+    return id >= 0 && id < t->n ? t->attr[id] & ~(unsigned)TOK_EOG : TOK_UNUSED;
+}
 
 void tok_bytes(const tok *t, int32_t id, const char **s, size_t *n)
 {
@@ -108,9 +111,11 @@ imp_status tok_template_set(tok *t, const int32_t *pre, size_t n_pre, const int3
 void tok_mark_eog(tok *t)
 {
     /* Texts under which families end a turn; many files name only one of theirs. */
-    static const char *const texts[] = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<turn|>",
-        "<|endoftext|>", "<|eom_id|>", "<|end_of_text|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_turn|>", "<end_of_utterance>",
-        "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>", "</s>", "<eos>", "<|user|>", "<|observation|>"};
+    static const char *const texts[] = {
+        "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<turn|>", "<|endoftext|>",
+        "<|eom_id|>", "<|end_of_text|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_turn|>", "<end_of_utterance>",
+        "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>", /* DeepSeek */
+        "</s>", "<eos>", "<|user|>", "<|observation|>"};
     bool harmony = false; /* gpt-oss: <|end|> closes one message of an answer, <|return|> and <|call|> end it */
     int32_t ret = tok_find(t, "<|return|>"), call = tok_find(t, "<|call|>");
     harmony = ret >= 0 && call >= 0;
@@ -124,7 +129,7 @@ void tok_mark_eog(tok *t)
         t->attr[t->eos] |= TOK_EOG;
 }
 
-/* ---- encoding ------------------------------------------------------------------------------------------------------ */
+/* ---- encoding ---------------------------------------------------------------------------------------------------- */
 void tok_enc_free(tok_enc *c)
 {
     mem_free(c->sym);
@@ -162,7 +167,8 @@ static bool is_word(uint32_t c)
                                   1u << UTF8PROC_CATEGORY_LM | 1u << UTF8PROC_CATEGORY_LO | 1u << UTF8PROC_CATEGORY_MN |
                                   1u << UTF8PROC_CATEGORY_MC | 1u << UTF8PROC_CATEGORY_ME | 1u << UTF8PROC_CATEGORY_ND |
                                   1u << UTF8PROC_CATEGORY_NL | 1u << UTF8PROC_CATEGORY_PC;
-    return words >> utf8proc_category((utf8proc_int32_t)c) & 1 || c == 0x200C || c == 0x200D || (c >= 0x24B6 && c <= 0x24E9);
+    return words >> utf8proc_category((utf8proc_int32_t)c) & 1 || c == 0x200C || c == 0x200D ||
+           (c >= 0x24B6 && c <= 0x24E9);
 }
 
 typedef void (*text_fn)(tok_enc *c, const char *s, size_t n, bool at_start);
@@ -170,8 +176,8 @@ typedef void (*text_fn)(tok_enc *c, const char *s, size_t n, bool at_start);
 #define SPECIAL (TOK_CONTROL | TOK_UNKNOWN)
 
 /* The longest added token at s[0..n) that may stand there: special ones not over flagged bytes. */
-static size_t match_added(const tok_enc *c, const tok_trie *tr, const char *s, size_t n, const uint8_t *data, unsigned deny,
-                          int32_t *id, unsigned *flags)
+static size_t match_added(const tok_enc *c, const tok_trie *tr, const char *s, size_t n, const uint8_t *data,
+                          unsigned deny, int32_t *id, unsigned *flags)
 {
     size_t m = tok_trie_match(c->t, tr, s, n, deny, id, flags);
     const uint8_t *bad = data && m ? memchr(data, 1, m) : NULL;
@@ -262,8 +268,8 @@ imp_status tok_encode(const tok *t, const char *text, size_t n, unsigned flags, 
     return tok_encode_marked(t, text, NULL, n, flags, out, e);
 }
 
-imp_status tok_encode_marked(const tok *t, const char *text, const uint8_t *data, size_t n, unsigned flags, tok_ids *out,
-                             imp_err *e)
+imp_status tok_encode_marked(const tok *t, const char *text, const uint8_t *data, size_t n, unsigned flags,
+                             tok_ids *out, imp_err *e)
 {
     if (n > TOK_MAX_TEXT)
         return err_set(e, IMP_E_LIMIT, "tokenizer: text of %zu bytes, at most %zu", n, TOK_MAX_TEXT);

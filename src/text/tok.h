@@ -48,8 +48,8 @@ imp_status tok_encode(const tok *t, const char *text, size_t n, unsigned flags, 
 /* As tok_encode, for text that was put together from a template and from data (chat.h): data has one flag a byte, and
  * special-token text is recognised only where none of its bytes is flagged. Everything else is cut and merged as if
  * the flags were not there. The text must be valid UTF-8. */
-imp_status tok_encode_marked(const tok *t, const char *text, const uint8_t *data, size_t n, unsigned flags, tok_ids *out,
-                             imp_err *e);
+imp_status tok_encode_marked(const tok *t, const char *text, const uint8_t *data, size_t n, unsigned flags,
+                             tok_ids *out, imp_err *e);
 /* Text of ids; special tokens are left out unless keep_special. Equal to Hugging Face's decode of the same ids. */
 imp_status tok_decode(const tok *t, const int32_t *id, size_t n, bool keep_special, strbuf *out, imp_err *e);
 

@@ -49,7 +49,8 @@ typedef struct tok_trie {
 
 typedef enum tok_norm_kind {
     NORM_NFC, NORM_NFD, NORM_NFKC, NORM_NFKD, NORM_PREPEND, NORM_REPLACE, NORM_REPLACE_RE, NORM_LOWER, NORM_STRIP,
-    NORM_STRIP_ACCENTS, NORM_BERT, NORM_NMT, NORM_CHARSMAP, NORM_SPM_SPACES /* SentencePiece's remove_extra_whitespaces */
+    NORM_STRIP_ACCENTS, NORM_BERT, NORM_NMT, NORM_CHARSMAP,
+    NORM_SPM_SPACES /* SentencePiece's remove_extra_whitespaces */
 } tok_norm_kind;
 typedef struct tok_norm {
     tok_norm_kind kind;
@@ -58,9 +59,13 @@ typedef struct tok_norm {
     size_t n_from, n_to;
     pcre2_code *re;
 } tok_norm;
+#define TOK_SPACES_TO_2581 \
+    ((tok_norm){.kind = NORM_REPLACE, .from = " ", .n_from = 1, .to = "\xE2\x96\x81", .n_to = 3})
 
 typedef enum tok_stage_kind { STAGE_RE, STAGE_STRING, STAGE_BYTE_LEVEL, STAGE_METASPACE } tok_stage_kind;
-typedef enum tok_split { SPLIT_ISOLATED, SPLIT_REMOVED, SPLIT_MERGE_PREV, SPLIT_MERGE_NEXT, SPLIT_CONTIGUOUS } tok_split;
+typedef enum tok_split {
+    SPLIT_ISOLATED, SPLIT_REMOVED, SPLIT_MERGE_PREV, SPLIT_MERGE_NEXT, SPLIT_CONTIGUOUS
+} tok_split;
 typedef struct tok_stage {
     tok_stage_kind kind;
     tok_split behavior;
@@ -148,13 +153,14 @@ size_t tok_alphabet_to_bytes(const char *s, size_t n, char *out); /* SIZE_MAX wh
 void tok_bytes_to_alphabet(const char *s, size_t n, strbuf *out);
 bool tok_trie_add(tok_trie *tr, const char *s, size_t n, int32_t id, unsigned flags);
 /* Longest entry at s whose token passes (attr & deny) == 0; returns its length or 0. */
-size_t tok_trie_match(const tok *t, const tok_trie *tr, const char *s, size_t n, unsigned deny, int32_t *id, unsigned *flags);
+size_t tok_trie_match(const tok *t, const tok_trie *tr, const char *s, size_t n, unsigned deny, int32_t *id,
+                      unsigned *flags);
 static inline tok_word tok_text(const tok *t, int32_t id)
 {
     return (tok_word){t->text + t->text_off[id], t->text_off[id + 1] - t->text_off[id]};
 }
 
-/* ---- one encode ---- */
+/* ---- one encode -------------------------------------------------------------------------------------------------- */
 typedef struct tok_sym {
     uint32_t start, len;
     int32_t prev, next;
@@ -190,7 +196,7 @@ void tok_enc_oom(tok_enc *c, const char *what);
 void tok_emit(tok_enc *c, int32_t id);
 void tok_emit_unk(tok_enc *c);
 
-/* ---- models ---- */
+/* ---- models ------------------------------------------------------------------------------------------------------ */
 void tok_bpe_word(tok_enc *c, const char *s, size_t n);       /* tok_bpe.c */
 void tok_spm_text(tok_enc *c, const char *s, size_t n);       /* tok_spm.c */
 void tok_unigram_word(tok_enc *c, const char *s, size_t n);   /* tok_unigram.c */
@@ -213,7 +219,7 @@ imp_status tok_pretok_named(tok *t, const char *name, size_t n, const char *file
 imp_status tok_norm_add(tok *t, tok_norm n, const char *file, imp_err *e);
 imp_status tok_stage_add(tok *t, tok_stage s, const char *file, imp_err *e);
 
-/* ---- loaders ---- */
+/* ---- loaders ----------------------------------------------------------------------------------------------------- */
 imp_status tok_load_gguf(tok *t, modelfile *mf, imp_err *e);   /* tok_gguf.c */
 imp_status tok_load_folder(tok *t, modelfile *mf, imp_err *e); /* tok_json.c */
 imp_status tok_load_json(tok *t, const char *s, size_t n, const char *name, imp_err *e);
