@@ -41,7 +41,8 @@ static imp_status get_id(gg *g, const char *key, int32_t *out)
     if (v == 0xFFFFFFFF)
         v = -1;
     if (v >= g->t->n)
-        return err_set(g->e, IMP_E_MODEL, "%s: %s: token %lld, but the vocabulary ends at %d", g->file, key, (long long)v, g->t->n - 1);
+        return err_set(g->e, IMP_E_MODEL, "%s: %s: token %lld, but the vocabulary ends at %d", g->file, key,
+                       (long long)v, g->t->n - 1);
     *out = (int32_t)v;
     return IMP_OK;
 }
@@ -143,10 +144,11 @@ static imp_status load_merges(gg *g)
     for (uint64_t i = 0; i < (st == IMP_OK ? v->arr.n : 0); i++) {
         meta_str s = {0};
         mf_array_str(v, i, &s);
-        const char *sp = s.n > 1 ? memchr(s.s + 1, ' ', s.n - 1) : NULL; /* the first character may be the space itself */
+        const char *sp =
+            s.n > 1 ? memchr(s.s + 1, ' ', s.n - 1) : NULL; /* the first character may be the space itself */
         if (!sp) {
-            st = err_set(g->e, IMP_E_MODEL, "%s: tokenizer.ggml.merges: element %llu has no space between its halves", g->file,
-                         (unsigned long long)i);
+            st = err_set(g->e, IMP_E_MODEL, "%s: tokenizer.ggml.merges: element %llu has no space between its halves",
+                         g->file, (unsigned long long)i);
             break;
         }
         tok_word l = {s.s, (size_t)(sp - s.s)}, r = {sp + 1, s.n - l.n - 1};
@@ -220,7 +222,8 @@ static imp_status load_spm(gg *g)
     if (st == IMP_OK && prefix)
         st = tok_norm_add(t, (tok_norm){.kind = NORM_PREPEND, .to = "\xE2\x96\x81", .n_to = 3}, g->file, g->e);
     if (st == IMP_OK)
-        st = tok_norm_add(t, (tok_norm){.kind = NORM_REPLACE, .from = " ", .n_from = 1, .to = "\xE2\x96\x81", .n_to = 3}, g->file, g->e);
+        st =
+            tok_norm_add(t, TOK_SPACES_TO_2581, g->file, g->e);
     t->strip_first = prefix;
     t->dec_fallback = true;
     return st;
@@ -258,7 +261,8 @@ imp_status tok_load_gguf(tok *t, modelfile *mf, imp_err *e)
     bool spm = model.n == 5 && !memcmp(model.s, "llama", 5), gpt2 = model.n == 4 && !memcmp(model.s, "gpt2", 4);
     bool gemma4 = model.n == 6 && !memcmp(model.s, "gemma4", 6);
     if (!spm && !gpt2 && !gemma4)
-        return err_set(e, IMP_E_UNSUPPORTED, "%s: tokenizer.ggml.model: unknown tokenizer '%.*s', known: llama gpt2 gemma4", g.file,
+        return err_set(e, IMP_E_UNSUPPORTED,
+                       "%s: tokenizer.ggml.model: unknown tokenizer '%.*s', known: llama gpt2 gemma4", g.file,
                        (int)(model.n > 60 ? 60 : model.n), model.s);
     g.bytes = gpt2;
     g.spaces = !gpt2;

@@ -71,7 +71,8 @@ static void read_vocab(vocab *w, jobj o)
     if (j->t->kind == TOK_KIND_UNIGRAM) {
         if (jr_enter_array(&r))
             for (double score; j->st == IMP_OK && jr_next_item(&r); id++) {
-                if (!jr_enter_array(&r) || !jr_next_item(&r) || !jr_string(&r, &s) || !jr_next_item(&r) || !jr_double(&r, &score))
+                if (!jr_enter_array(&r) || !jr_next_item(&r) || !jr_string(&r, &s) || !jr_next_item(&r) ||
+                    !jr_double(&r, &score))
                     break;
                 if (jr_next_item(&r)) {
                     jr_fail(&r, "a token of a Unigram vocabulary has two members");
@@ -153,7 +154,8 @@ static void read_merges(tj *j, jobj o)
     size_t first = 1;
     while (first < o.n && strchr(" \t\r\n", o.s[first]))
         first++;
-    const char sign = first < o.n && o.s[first] == '[' ? '[' : ','; /* every merge has one, so this bounds their number */
+    const char sign =
+        first < o.n && o.s[first] == '[' ? '[' : ','; /* every merge has one, so this bounds their number */
     for (size_t i = 0; i < o.n; i++)
         n += o.s[i] == sign;
     j->st = tok_pairs_alloc(j->t, n + 1, j->name, j->e);
@@ -162,7 +164,8 @@ static void read_merges(tj *j, jobj o)
         for (uint32_t rank = 0; j->st == IMP_OK && jr_next_item(&r); rank++) {
             tok_word l, x;
             if (jr_peek(&r) == JR_ARRAY) {
-                if (!jr_enter_array(&r) || !jr_next_item(&r) || !merge_half(j, &r, &a) || !jr_next_item(&r) || !merge_half(j, &r, &b))
+                if (!jr_enter_array(&r) || !jr_next_item(&r) || !merge_half(j, &r, &a) || !jr_next_item(&r) ||
+                    !merge_half(j, &r, &b))
                     break;
                 if (jr_next_item(&r)) {
                     jr_fail(&r, "a merge has two halves");
@@ -460,7 +463,7 @@ imp_status tok_load_json(tok *t, const char *s, size_t n, const char *name, imp_
     return j.st;
 }
 
-/* ---- the folder ---------------------------------------------------------------------------------------------------- */
+/* ---- the folder -------------------------------------------------------------------------------------------------- */
 /* A token given as "text" or {"content": "text"}. */
 static int32_t named_token(tj *j, jobj o, const char *key)
 {
@@ -497,7 +500,8 @@ static imp_status side(modelfile *mf, const char *name, jobj *out, imp_err *e)
     return st;
 }
 
-/* eos_token_id of config.json (which the model file has read already) and generation_config.json: a number or a list. */
+/* eos_token_id of config.json (which the model file has read already) and generation_config.json: a number or a list.
+ */
 static void eog_lists(tj *j, modelfile *mf)
 {
     static const char *const keys[] = {"eos_token_id", "text_config.eos_token_id"};
@@ -531,7 +535,8 @@ static void folder_config(tj *j, modelfile *mf, bool proto)
         t->eos = eos >= 0 ? eos : t->eos;
     }
     if (proto && j->st == IMP_OK) { /* tokenizer.model has no template: BOS and EOS as the configuration says */
-        bool bos = jobj_bool(j, cfg, "add_bos_token", true) && t->bos >= 0, eos = jobj_bool(j, cfg, "add_eos_token", false) && t->eos >= 0;
+        bool bos = jobj_bool(j, cfg, "add_bos_token", true) && t->bos >= 0,
+             eos = jobj_bool(j, cfg, "add_eos_token", false) && t->eos >= 0;
         if (j->st == IMP_OK)
             j->st = tok_template_set(t, &t->bos, bos, &t->eos, eos, j->e);
     }
@@ -565,7 +570,8 @@ imp_status tok_load_folder(tok *t, modelfile *mf, imp_err *e)
         proto = (jobj){s, n};
         if (j.st == IMP_OK)
             j.st = s && n ? tok_load_spm_proto(t, s, n, "tokenizer.model", e)
-                          : err_set(e, IMP_E_NOTFOUND, "%s: neither tokenizer.json nor tokenizer.model is there", mf_path(mf));
+                          : err_set(e, IMP_E_NOTFOUND, "%s: neither tokenizer.json nor tokenizer.model is there",
+                                    mf_path(mf));
     }
     if (j.st == IMP_OK)
         folder_config(&j, mf, proto.s != NULL);

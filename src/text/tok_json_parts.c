@@ -9,7 +9,7 @@
 
 #define SPM_SPACE "\xE2\x96\x81"
 
-/* ---- small objects --------------------------------------------------------------------------------------------- */
+/* ---- small objects ----------------------------------------------------------------------------------------------- */
 static void sub(tj *j, jr *r, jobj o) { jr_init(r, o.s, o.n, j->name, j->e); }
 
 static void sub_end(tj *j, jr *r)
@@ -123,8 +123,8 @@ void tj_refuse(tj *j, const char *what, jobj v)
     if (!jobj_get(j, v, "type", &type))
         type = v;
     if (j->st == IMP_OK)
-        j->st = err_set(j->e, IMP_E_UNSUPPORTED, "%s: %s not supported: %.*s", j->name, what, (int)(type.n > 80 ? 80 : type.n),
-                        type.s ? type.s : "");
+        j->st = err_set(j->e, IMP_E_UNSUPPORTED, "%s: %s not supported: %.*s", j->name, what,
+                        (int)(type.n > 80 ? 80 : type.n), type.s ? type.s : "");
 }
 
 typedef struct has_ctx {
@@ -168,7 +168,7 @@ static void get_pattern(tj *j, jobj o, const char **str, size_t *n, pcre2_code *
         tj_refuse(j, "pattern", p);
 }
 
-/* ---- normalizers ------------------------------------------------------------------------------------------------ */
+/* ---- normalizers ------------------------------------------------------------------------------------------------- */
 static int b64(char c)
 {
     static const char set[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -201,7 +201,8 @@ static void norm_charsmap(tj *j, jobj v)
     if (k >= 4)
         memcpy(&trie, s, 4);
     if (k < 4 || trie > k - 4 || trie % 4) {
-        j->st = err_set(j->e, IMP_E_PARSE, "%s: precompiled_charsmap: %zu bytes do not hold a trie of %u", j->name, k, trie);
+        j->st = err_set(j->e, IMP_E_PARSE, "%s: precompiled_charsmap: %zu bytes do not hold a trie of %u", j->name, k,
+                        trie);
         return;
     }
     char *copy = arena_alloc(&j->t->a, k); /* aligned, and with a zero after the end */
@@ -210,8 +211,9 @@ static void norm_charsmap(tj *j, jobj v)
         return;
     }
     memcpy(copy, s + 4, k - 4);
-    j->st = tok_norm_add(j->t, (tok_norm){.kind = NORM_CHARSMAP, .from = copy, .n_from = trie, .to = copy + trie, .n_to = k - 4 - trie},
-                         j->name, j->e);
+    j->st = tok_norm_add(
+        j->t, (tok_norm){.kind = NORM_CHARSMAP, .from = copy, .n_from = trie, .to = copy + trie, .n_to = k - 4 - trie},
+        j->name, j->e);
 }
 
 static void norm_item(tj *j, jobj v, void *user)
@@ -222,8 +224,12 @@ static void norm_item(tj *j, jobj v, void *user)
 
 void tj_normalizer(tj *j, jobj v)
 {
-    static const struct { const char *type; tok_norm_kind kind; } plain[] = {{"NFC", NORM_NFC}, {"NFD", NORM_NFD}, {"NFKC", NORM_NFKC},
-        {"NFKD", NORM_NFKD}, {"Lowercase", NORM_LOWER}, {"StripAccents", NORM_STRIP_ACCENTS}, {"Nmt", NORM_NMT}};
+    static const struct {
+        const char *type;
+        tok_norm_kind kind;
+    } plain[] = {{"NFC", NORM_NFC},   {"NFD", NORM_NFD},         {"NFKC", NORM_NFKC},
+                 {"NFKD", NORM_NFKD}, {"Lowercase", NORM_LOWER}, {"StripAccents", NORM_STRIP_ACCENTS},
+                 {"Nmt", NORM_NMT}};
     jobj type, x;
     tok_norm n = {0};
     if (jobj_isnull(v) || j->st != IMP_OK)
@@ -260,7 +266,8 @@ void tj_normalizer(tj *j, jobj v)
     } else if (jobj_is(j, type, "BertNormalizer")) {
         bool low = jobj_bool(j, v, "lowercase", true);
         n.kind = NORM_BERT;
-        n.flags = (jobj_bool(j, v, "clean_text", true) ? 1u : 0) | (jobj_bool(j, v, "handle_chinese_chars", true) ? 2u : 0) |
+        n.flags = (jobj_bool(j, v, "clean_text", true) ? 1u : 0) |
+                  (jobj_bool(j, v, "handle_chinese_chars", true) ? 2u : 0) |
                   (jobj_bool(j, v, "strip_accents", low) ? 4u : 0) | (low ? 8u : 0);
         j->st = tok_norm_add(j->t, n, j->name, j->e);
     } else if (jobj_is(j, type, "Precompiled")) {
@@ -274,7 +281,8 @@ void tj_normalizer(tj *j, jobj v)
 static bool get_behavior(tj *j, jobj v, const char *dflt, tok_split *out)
 {
     static const char *const names[] = {"Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"};
-    static const tok_split kinds[] = {SPLIT_ISOLATED, SPLIT_REMOVED, SPLIT_MERGE_PREV, SPLIT_MERGE_NEXT, SPLIT_CONTIGUOUS};
+    static const tok_split kinds[] = {SPLIT_ISOLATED, SPLIT_REMOVED, SPLIT_MERGE_PREV, SPLIT_MERGE_NEXT,
+                                      SPLIT_CONTIGUOUS};
     jobj b;
     bool given = jobj_get(j, v, "behavior", &b);
     for (size_t i = 0; i < CK_COUNT(names); i++)
@@ -308,7 +316,11 @@ static void pre_byte_level(tj *j, jobj v)
 static void pre_metaspace(tj *j, jobj v)
 {
     jobj x;
-    tok_stage s = {.kind = STAGE_METASPACE, .str = SPM_SPACE, .n_str = 3, .prepend = true, .split = jobj_bool(j, v, "split", true)};
+    tok_stage s = {.kind = STAGE_METASPACE,
+                   .str = SPM_SPACE,
+                   .n_str = 3,
+                   .prepend = true,
+                   .split = jobj_bool(j, v, "split", true)};
     if (jobj_get(j, v, "replacement", &x))
         s.str = jobj_str(j, x, &s.n_str);
     if (jobj_get(j, v, "prepend_scheme", &x)) {
@@ -563,11 +575,13 @@ void tj_decoder(tj *j, jobj v)
         return;
     t->dec_join_space = jobj_isnull(v);
     if (d.byte_level != t->byte_level) {
-        j->st = err_set(j->e, IMP_E_UNSUPPORTED, "%s: ByteLevel stands in only one of pre_tokenizer and decoder", j->name);
+        j->st =
+            err_set(j->e, IMP_E_UNSUPPORTED, "%s: ByteLevel stands in only one of pre_tokenizer and decoder", j->name);
         return;
     }
     if (d.byte_level && (d.n_rep || t->dec_fallback || t->strip_first)) {
-        j->st = err_set(j->e, IMP_E_UNSUPPORTED, "%s: decoder: ByteLevel together with others is not supported", j->name);
+        j->st =
+            err_set(j->e, IMP_E_UNSUPPORTED, "%s: decoder: ByteLevel together with others is not supported", j->name);
         return;
     }
     if (!d.n_rep && !t->dec_fallback && !j->shown)

@@ -29,7 +29,7 @@ static bool is_mark(uint32_t c, bool only_mn)
     return k == UTF8PROC_CATEGORY_MN || (!only_mn && (k == UTF8PROC_CATEGORY_MC || k == UTF8PROC_CATEGORY_ME));
 }
 
-/* ---- NFC, NFD, NFKC, NFKD --------------------------------------------------------------------------------------- */
+/* ---- NFC, NFD, NFKC, NFKD ---------------------------------------------------------------------------------------- */
 typedef struct cps {
     utf8proc_int32_t *v;
     size_t n, cap;
@@ -88,7 +88,8 @@ static bool decompose(cps *b, const char *s, size_t n, bool compat)
             return false;
         int bound = 0;
         utf8proc_option_t opt = (utf8proc_option_t)(UTF8PROC_DECOMPOSE | (compat ? UTF8PROC_COMPAT : 0));
-        utf8proc_ssize_t k = utf8proc_decompose_char((utf8proc_int32_t)cp, b->v + b->n, (utf8proc_ssize_t)(b->cap - b->n), opt, &bound);
+        utf8proc_ssize_t k =
+            utf8proc_decompose_char((utf8proc_int32_t)cp, b->v + b->n, (utf8proc_ssize_t)(b->cap - b->n), opt, &bound);
         if (k < 0 || (size_t)k > b->cap - b->n)
             return false;
         b->n += (size_t)k;
@@ -119,7 +120,8 @@ static bool nf(tok_norm_kind k, const char *s, size_t n, strbuf *out)
     cps b = {0};
     bool ok = decompose(&b, s, n, k == NORM_NFKC || k == NORM_NFKD);
     if (ok && (k == NORM_NFC || k == NORM_NFKC) && b.n) {
-        utf8proc_ssize_t m = utf8proc_normalize_utf32(b.v, (utf8proc_ssize_t)b.n, (utf8proc_option_t)(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+        utf8proc_ssize_t m = utf8proc_normalize_utf32(b.v, (utf8proc_ssize_t)b.n,
+                                                      (utf8proc_option_t)(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
         ok = m >= 0;
         b.n = ok ? (size_t)m : 0;
     }
@@ -245,8 +247,8 @@ static void nmt(const char *s, size_t n, strbuf *out)
         i += utf8_get(s + i, n - i, &c, NULL);
         if ((c >= 1 && c <= 8) || c == 0xB || (c >= 0xE && c <= 0x1F) || c == 0x7F || c == 0x8F || c == 0x9F)
             continue;
-        bool space = c == 9 || c == 0xA || c == 0xC || c == 0xD || c == 0x1680 || (c >= 0x200B && c <= 0x200F) || c == 0x2028 ||
-                     c == 0x2029 || c == 0x2581 || c == 0xFEFF || c == UTF8_REPLACEMENT;
+        bool space = c == 9 || c == 0xA || c == 0xC || c == 0xD || c == 0x1680 || (c >= 0x200B && c <= 0x200F) ||
+                     c == 0x2028 || c == 0x2029 || c == 0x2581 || c == 0xFEFF || c == UTF8_REPLACEMENT;
         sb_utf8(out, space ? ' ' : c);
     }
 }
@@ -276,7 +278,8 @@ static void spm_spaces(const char *s, size_t n, strbuf *out)
     }
 }
 
-/* ---- SentencePiece's precompiled map: a double-array trie over bytes, values are offsets of replacements ----------- */
+/* ---- SentencePiece's precompiled map: a double-array trie over bytes, values are offsets of replacements -----------
+ */
 static uint32_t unit(const tok_norm *k, uint32_t i)
 {
     uint32_t u = 0;

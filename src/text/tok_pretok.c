@@ -8,7 +8,7 @@
 #include "base/utf8.h"
 #include "text/tok_impl.h"
 
-/* ---- compiling -------------------------------------------------------------------------------------------------- */
+/* ---- compiling --------------------------------------------------------------------------------------------------- */
 static void *re_malloc(PCRE2_SIZE n, void *user)
 {
     (void)user;
@@ -22,13 +22,16 @@ static void re_free(void *p, void *user)
 
 #define SPACE_SET "\\p{Z}\\t-\\r\\x{85}" /* White_Space; PCRE2's own \s also takes U+180E */
 
-#define WORD_SET "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24B6}-\\x{24E9}" /* Unicode's word characters; PCRE2's \w has no marks */
+#define WORD_SET                                                                                                       \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24B6}-\\x{24E9}" /* Unicode's word characters; PCRE2's \w has no marks */
 
 /* PCRE2 10.42 reads \p{Han} as script extensions; Oniguruma means the script itself. */
 static bool is_script(const char *s, size_t n)
 {
-    static const char *const names[] = {"Han", "Hiragana", "Katakana", "Hangul", "Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Thai",
-        "Devanagari", "Bengali", "Tamil", "Telugu", "Lao", "Khmer", "Myanmar", "Georgian", "Armenian", "Ethiopic", "Bopomofo", "Common"};
+    static const char *const names[] = {"Han",      "Hiragana", "Katakana", "Hangul", "Latin",      "Cyrillic",
+                                        "Greek",    "Arabic",   "Hebrew",   "Thai",   "Devanagari", "Bengali",
+                                        "Tamil",    "Telugu",   "Lao",      "Khmer",  "Myanmar",    "Georgian",
+                                        "Armenian", "Ethiopic", "Bopomofo", "Common"};
     for (size_t i = 0; i < CK_COUNT(names); i++)
         if (strlen(names[i]) == n && !memcmp(names[i], s, n))
             return true;
@@ -87,7 +90,8 @@ static void trans_interval(trans *t)
 {
     const char *end = memchr(t->p + t->i, '}', t->n - t->i);
     size_t k = end ? (size_t)(end - (t->p + t->i)) + 1 : 1;
-    bool again = end && t->i + k < t->n && t->p[t->i + k] == '+' && t->i + 1 < t->n && t->p[t->i + 1] >= '0' && t->p[t->i + 1] <= '9';
+    bool again = end && t->i + k < t->n && t->p[t->i + k] == '+' && t->i + 1 < t->n && t->p[t->i + 1] >= '0' &&
+                 t->p[t->i + 1] <= '9';
     if (again && t->atom <= t->out->n) {
         strbuf tail = {0};
         sb_add(&tail, t->out->s + t->atom, t->out->n - t->atom);
@@ -140,7 +144,8 @@ static bool translate(const char *p, size_t n, strbuf *out)
             t.set = ch == '[';
         }
         sb_char(out, ch);
-        if (t.set && ch == '[' && (next == ']' || (next == '^' && t.i + 2 < n && p[t.i + 2] == ']'))) { /* a literal ] first */
+        if (t.set && ch == '[' &&
+            (next == ']' || (next == '^' && t.i + 2 < n && p[t.i + 2] == ']'))) { /* a literal ] first */
             sb_str(out, next == ']' ? "\\]" : "^\\]");
             t.i += next == ']' ? 1 : 2;
         }
@@ -154,7 +159,8 @@ imp_status tok_re_compile(pcre2_code **out, const char *pat, size_t n, const cha
     *out = NULL;
     if (!translate(pat, n, &b) && !b.failed) {
         sb_free(&b);
-        return err_set(e, IMP_E_UNSUPPORTED, "%s: tokenizer: pattern uses set operations that are not supported: %.*s", name, (int)(n > 200 ? 200 : n), pat);
+        return err_set(e, IMP_E_UNSUPPORTED, "%s: tokenizer: pattern uses set operations that are not supported: %.*s",
+                       name, (int)(n > 200 ? 200 : n), pat);
     }
     pcre2_general_context *g = pcre2_general_context_create(re_malloc, re_free, NULL);
     pcre2_compile_context *cc = g ? pcre2_compile_context_create(g) : NULL;
@@ -165,14 +171,15 @@ imp_status tok_re_compile(pcre2_code **out, const char *pat, size_t n, const cha
         st = err_oom(e, "a pattern", n);
     } else {
         pcre2_set_compile_extra_options(cc, 0);
-        *out = pcre2_compile((PCRE2_SPTR)(b.s ? b.s : ""), b.n, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &code, &off, cc);
+        *out =
+            pcre2_compile((PCRE2_SPTR)(b.s ? b.s : ""), b.n, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &code, &off, cc);
         if (!*out && code == PCRE2_ERROR_HEAP_FAILED) {
             st = err_oom(e, "a pattern", n);
         } else if (!*out) {
             char why[120] = "";
             pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
-            st = err_set(e, IMP_E_UNSUPPORTED, "%s: tokenizer: pattern does not compile at %zu: %s: %.*s", name, (size_t)off, why,
-                         (int)(n > 200 ? 200 : n), pat);
+            st = err_set(e, IMP_E_UNSUPPORTED, "%s: tokenizer: pattern does not compile at %zu: %s: %.*s", name,
+                         (size_t)off, why, (int)(n > 200 ? 200 : n), pat);
         } else {
             pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE); /* without JIT the interpreter serves */
         }
@@ -230,7 +237,7 @@ int tok_re_next(tok_enc *c, const pcre2_code *re, const char *s, size_t n, size_
     return 1;
 }
 
-/* ---- running the stages -------------------------------------------------------------------------------------------- */
+/* ---- running the stages ------------------------------------------------------------------------------------------ */
 typedef struct piece_walk {
     tok_enc *c;
     uint32_t stage;

@@ -150,11 +150,14 @@ static imp_status read_model(spm *m, const char *s, size_t n, const char *name, 
             read_normalizer(m, f.body);
     }
     if (b.bad || !m->n)
-        return err_set(e, IMP_E_PARSE, "%s: not a SentencePiece model (byte %zu of %zu)", name, (size_t)(b.p - (const uint8_t *)s), n);
+        return err_set(e, IMP_E_PARSE, "%s: not a SentencePiece model (byte %zu of %zu)", name,
+                       (size_t)(b.p - (const uint8_t *)s), n);
     if (m->model != PB_BPE && m->model != PB_UNIGRAM)
-        return err_set(e, IMP_E_UNSUPPORTED, "%s: SentencePiece model type %lld, known: 1 (unigram), 2 (bpe)", name, (long long)m->model);
+        return err_set(e, IMP_E_UNSUPPORTED, "%s: SentencePiece model type %lld, known: 1 (unigram), 2 (bpe)", name,
+                       (long long)m->model);
     if (m->suffix || !m->escape)
-        return err_set(e, IMP_E_UNSUPPORTED, "%s: treat_whitespace_as_suffix and unescaped white space are not supported", name);
+        return err_set(e, IMP_E_UNSUPPORTED,
+                       "%s: treat_whitespace_as_suffix and unescaped white space are not supported", name);
     return IMP_OK;
 }
 
@@ -167,19 +170,22 @@ static imp_status spm_norms(tok *t, const spm *m, const char *name, imp_err *e)
         if (k >= 4)
             memcpy(&trie, m->map.p, 4);
         if (k < 4 || trie > k - 4 || trie % 4)
-            return err_set(e, IMP_E_PARSE, "%s: precompiled_charsmap: %zu bytes do not hold a trie of %u", name, k, trie);
+            return err_set(e, IMP_E_PARSE, "%s: precompiled_charsmap: %zu bytes do not hold a trie of %u", name, k,
+                           trie);
         char *copy = arena_alloc(&t->a, k);
         if (!copy)
             return err_oom(e, "precompiled_charsmap", k);
         memcpy(copy, m->map.p + 4, k - 4);
-        st = tok_norm_add(t, (tok_norm){.kind = NORM_CHARSMAP, .from = copy, .n_from = trie, .to = copy + trie, .n_to = k - 4 - trie}, name, e);
+        st = tok_norm_add(
+            t, (tok_norm){.kind = NORM_CHARSMAP, .from = copy, .n_from = trie, .to = copy + trie, .n_to = k - 4 - trie},
+            name, e);
     }
     if (st == IMP_OK && m->trim)
         st = tok_norm_add(t, (tok_norm){.kind = NORM_SPM_SPACES}, name, e);
     if (st == IMP_OK && m->prefix)
         st = tok_norm_add(t, (tok_norm){.kind = NORM_PREPEND, .to = "\xE2\x96\x81", .n_to = 3}, name, e);
     if (st == IMP_OK)
-        st = tok_norm_add(t, (tok_norm){.kind = NORM_REPLACE, .from = " ", .n_from = 1, .to = "\xE2\x96\x81", .n_to = 3}, name, e);
+        st = tok_norm_add(t, TOK_SPACES_TO_2581, name, e);
     return st;
 }
 

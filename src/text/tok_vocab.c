@@ -83,7 +83,8 @@ void tok_bytes_to_alphabet(const char *s, size_t n, strbuf *out)
 imp_status tok_vocab_set(tok *t, const tok_word *w, size_t n, bool byte_level, const char *name, imp_err *e)
 {
     if (n == 0 || n > INT32_MAX / 4)
-        return err_set(e, IMP_E_MODEL, "%s: tokenizer: vocabulary of %zu tokens, wanted 1 to %d", name, n, INT32_MAX / 4);
+        return err_set(e, IMP_E_MODEL, "%s: tokenizer: vocabulary of %zu tokens, wanted 1 to %d", name, n,
+                       INT32_MAX / 4);
     uint64_t total = 0;
     for (size_t i = 0; i < n; i++)
         if (!ck_add(total, w[i].n, &total) || total > UINT32_MAX / 2)
@@ -300,7 +301,10 @@ imp_status tok_bigrams_build(tok *t, const char *name, imp_err *e)
 
 static int hex(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                  : -1;
 }
 
 bool tok_byte_token(tok_word w, unsigned *byte)
@@ -342,7 +346,7 @@ imp_status tok_out_spaces(tok *t, bool bytes, const char *name, imp_err *e)
     return IMP_OK;
 }
 
-/* ---- added tokens ---------------------------------------------------------------------------------------------- */
+/* ---- added tokens ------------------------------------------------------------------------------------------------ */
 static uint32_t trie_node(tok_trie *tr, uint8_t byte)
 {
     if (tr->n == tr->cap) {
@@ -387,7 +391,8 @@ bool tok_trie_add(tok_trie *tr, const char *s, size_t n, int32_t id, unsigned fl
     return true;
 }
 
-size_t tok_trie_match(const tok *t, const tok_trie *tr, const char *s, size_t n, unsigned deny, int32_t *id, unsigned *flags)
+size_t tok_trie_match(const tok *t, const tok_trie *tr, const char *s, size_t n, unsigned deny, int32_t *id,
+                      unsigned *flags)
 {
     size_t best = 0;
     uint32_t at = n ? tr->root[(uint8_t)s[0]] : 0;

@@ -20,7 +20,8 @@ static void check(bool ok)
 }
 
 /* A text with something for everybody. */
-static const char SAMPLE[] = " Hello  w\xC3\xB6rld e\xCC\x81 It's 12345\r\n\t\xE4\xB8\xAD\xE6\x96\x87 <s></s><|im_end|> \xF0\x9F\x99\x82\xFF \xE2\x96\x81 aaaa [INST] ##x";
+static const char SAMPLE[] = " Hello  w\xC3\xB6rld e\xCC\x81 It's 12345\r\n\t\xE4\xB8\xAD\xE6\x96\x87 "
+                             "<s></s><|im_end|> \xF0\x9F\x99\x82\xFF \xE2\x96\x81 aaaa [INST] ##x";
 
 static void use(const tok *t, const char *s, size_t n, unsigned flags, bool exact)
 {
@@ -100,10 +101,15 @@ static tok *make(const char *pattern, const char *norm)
 {
     strbuf b = {0};
     imp_err e = {0};
-    sb_printf(&b, "{\"added_tokens\":[{\"id\":256,\"content\":\"<s>\",\"special\":true},{\"id\":257,\"content\":\"</s>\",\"special\":true},"
-                  "{\"id\":258,\"content\":\"<|im_end|>\",\"special\":false,\"normalized\":false}],\"normalizer\":%s,\"pre_tokenizer\":{\"type\":\"Sequence\","
-                  "\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"%s\"},\"behavior\":\"Isolated\",\"invert\":false},"
-                  "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]},\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{",
+    sb_printf(&b,
+              "{\"added_tokens\":[{\"id\":256,\"content\":\"<s>\",\"special\":true},{\"id\":257,\"content\":\"</"
+              "s>\",\"special\":true},"
+              "{\"id\":258,\"content\":\"<|im_end|>\",\"special\":false,\"normalized\":false}],\"normalizer\":%s,\"pre_"
+              "tokenizer\":{\"type\":\"Sequence\","
+              "\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"%s\"},\"behavior\":\"Isolated\","
+              "\"invert\":false},"
+              "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]},\"decoder\":{\"type\":"
+              "\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{",
               norm, pattern);
     for (int i = 0; i < 256; i++) {
         char c = (char)i;
@@ -112,8 +118,10 @@ static tok *make(const char *pattern, const char *norm)
         sb_printf(&b, "%s\"%s%s\":%d", i ? "," : "", one.s[0] == '"' || one.s[0] == '\\' ? "\\" : "", one.s, i);
         sb_free(&one);
     }
-    sb_str(&b, ",\"aa\":259,\"aaaa\":260,\"\xC4\xA0t\":261,\"he\":262,\"\xC4\xA0the\":263,\"\xC4\xA0\xC4\xA0\":264,\"\xC3\xA4\xC2\xB8\":265},"
-               "\"merges\":[\"a a\",\"aa aa\",\"\xC4\xA0 t\",\"h e\",\"\xC4\xA0t he\",\"\xC4\xA0 \xC4\xA0\",\"\xC3\xA4 \xC2\xB8\"]}}");
+    sb_str(&b, ",\"aa\":259,\"aaaa\":260,\"\xC4\xA0t\":261,\"he\":262,\"\xC4\xA0the\":263,\"\xC4\xA0\xC4\xA0\":264,"
+               "\"\xC3\xA4\xC2\xB8\":265},"
+               "\"merges\":[\"a a\",\"aa aa\",\"\xC4\xA0 t\",\"h e\",\"\xC4\xA0t he\",\"\xC4\xA0 \xC4\xA0\",\"\xC3\xA4 "
+               "\xC2\xB8\"]}}");
     tok *t = from_bytes(0, b.s, b.n, &e);
     if (!t)
         fprintf(stderr, "%s\n", e.message);
@@ -126,8 +134,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static tok *fixed[3];
     if (!fixed[0]) {
-        fixed[0] = make("(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|"
-                        "\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+", "null");
+        fixed[0] = make("(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}| "
+                        "?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|"
+                        "\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+",
+                        "null");
         fixed[1] = make("\\\\s?[a-z]+|(?<!\\\\s)\\\\s+$|\\\\p{Han}+", "null");
         fixed[2] = make("\\\\w+|[^\\\\w\\\\s]+", "{\"type\":\"NFC\"}");
     }

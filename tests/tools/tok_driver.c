@@ -65,7 +65,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", e.message);
         return 1;
     }
-    fprintf(stderr, "open %.1f ms, tokenizer %.1f ms, %d tokens\n", (t1 - t0) * 1e3, (clock_s() - t1) * 1e3, tok_vocab_size(t));
+    fprintf(stderr, "open %.1f ms, tokenizer %.1f ms, %d tokens\n", (t1 - t0) * 1e3, (clock_s() - t1) * 1e3,
+            tok_vocab_size(t));
     char *line = NULL;
     size_t cap = 0;
     while (getline(&line, &cap, stdin) > 0) {

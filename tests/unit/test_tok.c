@@ -1,6 +1,6 @@
-/* Tokenizers: every fixture of tests/fixtures/tok (made by Hugging Face `tokenizers` and SentencePiece, see its make.py)
- * gives equal ids and equal text; streaming equals decoding; long texts stay linear; special text stays text; bad
- * vocabularies are refused by name; running out of memory anywhere is survived. */
+/* Tokenizers: every fixture of tests/fixtures/tok (made by Hugging Face `tokenizers` and SentencePiece, see its
+ * make.py) gives equal ids and equal text; streaming equals decoding; long texts stay linear; special text stays text;
+ * bad vocabularies are refused by name; running out of memory anywhere is survived. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -20,10 +20,12 @@
 
 #define DIR "tests/fixtures/tok/"
 
-static const char *const NAMES[] = {"pre-llama-bpe.gguf", "pre-qwen2.gguf", "pre-qwen35.gguf", "pre-gpt-2.gguf", "pre-starcoder.gguf",
-    "pre-command-r.gguf", "pre-falcon.gguf", "pre-gpt-4o.gguf", "pre-tekken.gguf", "pre-deepseek-llm.gguf", "pre-deepseek-coder.gguf",
-    "pre-deepseek-v3.gguf", "pre-viking.gguf", "pre-kimi-k2.gguf", "pre-seed-coder.gguf", "pre-bailingmoe.gguf", "gemma4.gguf",
-    "spm-llama.gguf", "spm-bpe", "spm-unigram", "json-gemma", "json-unigram", "json-wordpiece"};
+static const char *const NAMES[] = {
+    "pre-llama-bpe.gguf", "pre-qwen2.gguf", "pre-qwen35.gguf", "pre-gpt-2.gguf", "pre-starcoder.gguf",
+    "pre-command-r.gguf", "pre-falcon.gguf", "pre-gpt-4o.gguf", "pre-tekken.gguf", "pre-deepseek-llm.gguf",
+    "pre-deepseek-coder.gguf", "pre-deepseek-v3.gguf", "pre-viking.gguf", "pre-kimi-k2.gguf", "pre-seed-coder.gguf",
+    "pre-bailingmoe.gguf", "gemma4.gguf", "spm-llama.gguf", "spm-bpe", "spm-unigram", "json-gemma", "json-unigram",
+    "json-wordpiece"};
 
 static char *corpus;
 static size_t n_corpus;
@@ -130,7 +132,7 @@ static void test_fixtures(void **state)
         check_fixture(NAMES[i]);
 }
 
-/* ---- one at a time --------------------------------------------------------------------------------------------------- */
+/* ---- one at a time ----------------------------------------------------------------------------------------------- */
 static tok_ids encode(const tok *t, const char *s, size_t n, unsigned flags)
 {
     tok_ids v = {0};
@@ -143,7 +145,8 @@ static tok_ids encode(const tok *t, const char *s, size_t n, unsigned flags)
 static void test_special_text_stays_text(void **state)
 {
     (void)state;
-    static const char *const files[] = {"pre-qwen2.gguf", "pre-llama-bpe.gguf", "spm-llama.gguf", "gemma4.gguf", "json-gemma", "spm-bpe"};
+    static const char *const files[] = {"pre-qwen2.gguf", "pre-llama-bpe.gguf", "spm-llama.gguf",
+                                        "gemma4.gguf",    "json-gemma",         "spm-bpe"};
     static const char *const texts[] = {"<|im_end|>", "</s>", "</s>", "<eos>", "<eos>", "</s>"};
     for (size_t i = 0; i < CK_COUNT(files); i++) {
         modelfile *mf;
@@ -151,7 +154,8 @@ static void test_special_text_stays_text(void **state)
         int32_t id = tok_find(t, texts[i]);
         assert_true(id >= 0);
         assert_true(tok_attrs(t, id) & TOK_CONTROL);
-        tok_ids on = encode(t, texts[i], strlen(texts[i]), TOK_PARSE_SPECIAL), off = encode(t, texts[i], strlen(texts[i]), 0);
+        tok_ids on = encode(t, texts[i], strlen(texts[i]), TOK_PARSE_SPECIAL),
+                off = encode(t, texts[i], strlen(texts[i]), 0);
         assert_int_equal(on.n, 1);
         assert_int_equal(on.id[0], id);
         for (size_t k = 0; k < off.n; k++)
@@ -184,7 +188,8 @@ static void test_questions(void **state)
     assert_int_equal(tok_eos(t), 904);
     assert_true(tok_adds_bos(t));
     assert_false(tok_adds_eos(t));
-    assert_true(tok_is_eog(t, 904) && tok_is_eog(t, tok_find(t, "<|im_end|>")) && !tok_is_eog(t, 5) && !tok_is_eog(t, -1));
+    assert_true(tok_is_eog(t, 904) && tok_is_eog(t, tok_find(t, "<|im_end|>")) && !tok_is_eog(t, 5) &&
+                !tok_is_eog(t, -1));
     assert_int_equal(tok_find(t, "no such token"), -1);
     assert_int_equal(tok_find(t, ""), -1);
     assert_int_equal(tok_attrs(t, tok_find(t, "<think>")), TOK_USER);
@@ -207,7 +212,8 @@ static void test_questions(void **state)
     mf_close(mf);
 }
 
-/* Bytes of a SentencePiece run are written when the run ends; one that is not UTF-8 as a whole becomes U+FFFD a byte. */
+/* Bytes of a SentencePiece run are written when the run ends; one that is not UTF-8 as a whole becomes U+FFFD a byte.
+ */
 static void test_byte_runs(void **state)
 {
     (void)state;
@@ -246,9 +252,11 @@ static void test_byte_runs(void **state)
 static void test_long_texts(void **state)
 {
     (void)state;
-    static const char *const files[] = {"pre-qwen2.gguf", "pre-gpt-4o.gguf", "pre-deepseek-llm.gguf", "pre-deepseek-v3.gguf", "pre-kimi-k2.gguf",
-        "spm-llama.gguf", "spm-unigram", "gemma4.gguf", "json-unigram"};
-    static const char *const units[] = {" ", "a", "7", "A", "\xE4\xB8\xAD", "\n", "ab", "\xCC\xA3\xCC\x81", " \n", "<", "\xFF", "A1 b\r\n"};
+    static const char *const files[] = {"pre-qwen2.gguf",       "pre-gpt-4o.gguf",  "pre-deepseek-llm.gguf",
+                                        "pre-deepseek-v3.gguf", "pre-kimi-k2.gguf", "spm-llama.gguf",
+                                        "spm-unigram",          "gemma4.gguf",      "json-unigram"};
+    static const char *const units[] = {" ",   "a", "7",    "A",       "\xE4\xB8\xAD", "\n", "ab", "\xCC\xA3\xCC\x81",
+                                        " \n", "<", "\xFF", "A1 b\r\n"};
     const size_t size = 1 << 20;
     char *text = mem_alloc(size + 1);
     for (size_t i = 0; i < CK_COUNT(files); i++) {
@@ -274,7 +282,7 @@ static void test_long_texts(void **state)
     mem_free(text);
 }
 
-/* ---- bad files ------------------------------------------------------------------------------------------------------------ */
+/* ---- bad files --------------------------------------------------------------------------------------------------- */
 typedef struct bad {
     const char *what, *model, *pre;
     int n_tokens, n_scores, n_types, type, merges; /* merges: 1 good, 2 without a space */
@@ -286,7 +294,8 @@ typedef struct bad {
 
 static void write_bad(strbuf *b, const bad *d)
 {
-    unsigned n_kv = 2 + (d->pre != NULL) + (d->n_tokens >= 0) + (d->n_scores >= 0) + (d->n_types >= 0) + (d->merges > 0) + (d->eos >= 0);
+    unsigned n_kv = 2 + (d->pre != NULL) + (d->n_tokens >= 0) + (d->n_scores >= 0) + (d->n_types >= 0) +
+                    (d->merges > 0) + (d->eos >= 0);
     gm_head(b, 3, 0, n_kv);
     gm_kv_str(b, "general.architecture", "llama");
     gm_kv_str(b, "tokenizer.ggml.model", d->model);
@@ -337,8 +346,10 @@ static void test_bad_gguf(void **state)
         {"good gpt2", "gpt2", "gpt-2", 5, -1, -1, 1, 1, 0, 3, NULL, NULL},
         {"good llama", "llama", NULL, 5, 5, 5, 6, 0, 0, 3, "<0x41>", NULL},
         {"no vocabulary", "no_vocab", NULL, -1, -1, -1, 1, 0, 0, -1, NULL, "has no vocabulary"},
-        {"unknown model", "bpe2", NULL, 5, -1, -1, 1, 1, 0, -1, NULL, "unknown tokenizer 'bpe2', known: llama gpt2 gemma4"},
-        {"unknown pre", "gpt2", "wrong", 5, -1, -1, 1, 1, 0, -1, NULL, "unknown pre-tokenizer 'wrong', known: default llama-bpe"},
+        {"unknown model", "bpe2", NULL, 5, -1, -1, 1, 1, 0, -1, NULL,
+         "unknown tokenizer 'bpe2', known: llama gpt2 gemma4"},
+        {"unknown pre", "gpt2", "wrong", 5, -1, -1, 1, 1, 0, -1, NULL,
+         "unknown pre-tokenizer 'wrong', known: default llama-bpe"},
         {"no tokens", "gpt2", "gpt-2", -1, -1, -1, 1, 1, 0, -1, NULL, "tokenizer.ggml.tokens is missing"},
         {"zero tokens", "gpt2", "gpt-2", 0, -1, -1, 1, 1, 0, -1, NULL, "vocabulary of 0 tokens"},
         {"no merges", "gpt2", "gpt-2", 5, -1, -1, 1, 0, 0, -1, NULL, "tokenizer.ggml.merges is missing"},
@@ -347,7 +358,8 @@ static void test_bad_gguf(void **state)
         {"few scores", "llama", NULL, 5, 4, -1, 1, 0, 0, -1, NULL, "scores: wanted 5 elements, got 4"},
         {"score NaN", "llama", NULL, 5, 5, -1, 1, 0, (float)(0.0 / 0.0), -1, NULL, "scores: element 0 is not a number"},
         {"many types", "llama", NULL, 5, 5, 6, 1, 0, 0, -1, NULL, "token_type: wanted 5 elements, got 6"},
-        {"byte token", "llama", NULL, 5, 5, 5, 6, 0, 0, -1, "<0xZZ>", "token 0: a byte token must read <0xXX>, got '<0xZZ>'"},
+        {"byte token", "llama", NULL, 5, 5, 5, 6, 0, 0, -1, "<0xZZ>",
+         "token 0: a byte token must read <0xXX>, got '<0xZZ>'"},
         {"eos beyond", "llama", NULL, 5, 5, 5, 1, 0, 0, 5, NULL, "eos_token_id: token 5, but the vocabulary ends at 4"},
     };
     for (size_t i = 0; i < CK_COUNT(cases); i++) {
@@ -360,7 +372,8 @@ static void test_bad_gguf(void **state)
         assert_int_equal(mf_open(&mf, path, &e), IMP_OK);
         imp_status st = tok_new(&t, mf, &e);
         if (cases[i].want ? st == IMP_OK || !strstr(e.message, cases[i].want) : st != IMP_OK)
-            fail_msg("%s: wanted '%s', got %d '%s'", cases[i].what, cases[i].want ? cases[i].want : "success", (int)st, e.message);
+            fail_msg("%s: wanted '%s', got %d '%s'", cases[i].what, cases[i].want ? cases[i].want : "success", (int)st,
+                     e.message);
         assert_true(st == IMP_OK || t == NULL);
         tok_free(t);
         mf_close(mf);
@@ -373,8 +386,10 @@ static void test_bad_gguf(void **state)
 static void test_out_of_memory(void **state)
 {
     (void)state;
-    static const char *const files[] = {"pre-deepseek-v3.gguf", "spm-llama.gguf", "gemma4.gguf", "json-unigram", "json-wordpiece", "spm-unigram"};
-    const char *text = "Hello  w\xC3\xB6rld e\xCC\x81 12345 \xE4\xB8\xAD\xE6\x96\x87 \xFF supercalifragilisticexpialidocious </s>\n";
+    static const char *const files[] = {"pre-deepseek-v3.gguf", "spm-llama.gguf", "gemma4.gguf",
+                                        "json-unigram",         "json-wordpiece", "spm-unigram"};
+    const char *text =
+        "Hello  w\xC3\xB6rld e\xCC\x81 12345 \xE4\xB8\xAD\xE6\x96\x87 \xFF supercalifragilisticexpialidocious </s>\n";
     for (size_t i = 0; i < CK_COUNT(files); i++) {
         modelfile *mf;
         tok *good = open_fixture(files[i], &mf), *t = NULL;
@@ -417,8 +432,9 @@ static void test_out_of_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fixtures), cmocka_unit_test(test_special_text_stays_text), cmocka_unit_test(test_questions),
-        cmocka_unit_test(test_byte_runs), cmocka_unit_test(test_long_texts), cmocka_unit_test(test_bad_gguf),
+        cmocka_unit_test(test_fixtures),      cmocka_unit_test(test_special_text_stays_text),
+        cmocka_unit_test(test_questions),     cmocka_unit_test(test_byte_runs),
+        cmocka_unit_test(test_long_texts),    cmocka_unit_test(test_bad_gguf),
         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, load_corpus, free_corpus);
