@@ -114,8 +114,7 @@ void tok_mark_eog(tok *t)
     static const char *const texts[] = {
         "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<turn|>", "<|endoftext|>",
         "<|eom_id|>", "<|end_of_text|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_turn|>", "<end_of_utterance>",
-        "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>", /* DeepSeek */
-        "</s>", "<eos>", "<|user|>", "<|observation|>"};
+        "<｜end▁of▁sentence｜>", "</s>", "<eos>", "<|user|>", "<|observation|>"};
     bool harmony = false; /* gpt-oss: <|end|> closes one message of an answer, <|return|> and <|call|> end it */
     int32_t ret = tok_find(t, "<|return|>"), call = tok_find(t, "<|call|>");
     harmony = ret >= 0 && call >= 0;
