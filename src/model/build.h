@@ -20,6 +20,7 @@ typedef struct build {
     int32_t *slot_of_layer, *kvgroup_of_layer; /* [n_layer] where each layer's K and V are, -1 = none yet */
     int32_t rope_const[CONFIG_MAX_ROPE];  /* plan constants of c->rope, -1 = not made yet */
     float rope_mscale[CONFIG_MAX_ROPE];
+    plan_reg ple;          /* inputs of all layers [T, n_layer * width] (Gemma 4 E) */
 } build;
 
 typedef enum bind_flags {

@@ -225,7 +225,8 @@ void cfg_moe(cfg *k, model_config *c)
     if (n < 0)
         n = cfg_int(k, NULL, "n_routed_experts", 0, 65536, 0);
     m->n_expert = (uint32_t)n;
-    m->n_used = (uint32_t)cfg_int(k, "expert_used_count", "num_experts_per_tok", 0, 1024, 0);
+    int64_t used = cfg_int(k, NULL, "top_k_experts", 0, 1024, 0); /* Gemma 4's word for it */
+    m->n_used = (uint32_t)cfg_int(k, "expert_used_count", "num_experts_per_tok", 0, 1024, used);
     m->n_ff = (uint32_t)cfg_int(k, "expert_feed_forward_length", "moe_intermediate_size", 0, MAX_DIM, c->n_ff);
     m->score = ROUTE_SOFTMAX;
     m->scale = 1;

@@ -52,7 +52,8 @@ typedef struct plan_register {
  * KV_STORE     k[T,kw] (v[T,vw]) into group and slot at the token's kv_index
  * ATTEND       softmax(scale * q k^T, softcap, sinks, visibility) v over the sequence's blocks
  * ATTEND_FREE  the same without a cache: q, k, v registers, all rows of one image see each other (vision)
- * ROUTE        scores[T,E] -> out0 ids[T,k] (idx), out1 weights[T,k] (wide); weight[0] = choice bias
+ * ROUTE        scores[T,E] -> out0 ids[T,k] (idx), out1 weights[T,k] (wide); weight[0] = choice bias,
+ *              weight[1] = a factor on each expert's weight, after everything else
  * EXPERT_LINEAR x[T,K] or x[T,k*K], ids[T,k], W of E experts [N,K]: y[T,k*N]
  * COMBINE      y[T,N] = sum over j of w[t,j] * x[t, j*N ..]      in fixed order j = 0..k-1
  * CONV         causal depthwise convolution over a sequence, `taps` taps, then ACT; weight[0] [width,taps], weight[1] bias;

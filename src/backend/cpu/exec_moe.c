@@ -78,9 +78,13 @@ void run_route(const bexec *x, const instr *in, int ith)
     const plan_route *r = &in->op->attr.route;
     long t0, t1;
     pool_share(x_rows(x, x->reg[in->out[0]].dim), 1, ith, x->be->n_thread, &t0, &t1);
-    for (long t = t0; t < t1; t++)
-        route_token(r, row(x, in->in[0], t), in->w[0] ? in->w[0]->vec : NULL, x_i32(x, in->out[0]) + t * (long)x->reg[in->out[0]].ld,
-                    x_f32(x, in->out[1]) + t * (long)x->reg[in->out[1]].ld, x_scratch(x, ith));
+    for (long t = t0; t < t1; t++) {
+        int32_t *ids = x_i32(x, in->out[0]) + t * (long)x->reg[in->out[0]].ld;
+        float *w = x_f32(x, in->out[1]) + t * (long)x->reg[in->out[1]].ld;
+        route_token(r, row(x, in->in[0], t), in->w[0] ? in->w[0]->vec : NULL, ids, w, x_scratch(x, ith));
+        for (uint32_t j = 0; in->w[1] && j < r->k; j++)
+            w[j] *= in->w[1]->vec[ids[j]];
+    }
 }
 
 void run_combine(const bexec *x, const instr *in, int ith)
