@@ -36,10 +36,17 @@ imp_status cli_load_model(cli *c, imp_err *e);     /* c->model from -m */
 imp_status cli_load_engine(cli *c, uint32_t n_row, imp_err *e); /* model too, with a progress bar on a terminal */
 void cli_close(cli *c);
 bool cli_on_terminal(void);                        /* is stderr one? */
-/* Ctrl-C: sets the flag and, with an engine running, cancels the current request. A second one ends the program (130). */
+/* interrupt.c. Ctrl-C: sets the flag and, with an engine running, cancels the current request. A second one ends the
+ * program (130). imp chat takes the signals itself: fn runs on the signal's thread, with SIGINT or SIGTERM, and returns
+ * true when it has dealt with it; false ends the program. */
 void cli_catch_interrupt(cli *c);
 bool cli_interrupted(void);
 void cli_set_request(uint64_t id);                 /* what Ctrl-C cancels; 0 = nothing */
+void cli_set_engine(imp_engine *g);                /* whose request that is */
+typedef bool (*cli_interrupt_fn)(void *user, int sig);
+void cli_on_interrupt(cli_interrupt_fn fn, void *user); /* NULL: as before */
+/* --chat-template as imp_chat_* take it: NULL, a built-in name, or a file's text (in c->mem). */
+imp_status cli_chat_template(cli *c, const char **tmpl, imp_err *e);
 /* The prompt text from -p, -f or stdin. text is owned by the caller (imp_free). */
 imp_status cli_read_prompt(cli *c, char **text, size_t *n, imp_err *e);
 imp_status cli_parse_ids(const char *text, int32_t **ids, size_t *n, imp_err *e); /* "1, 2,3" or "[1,2]"; imp_free */
@@ -49,8 +56,12 @@ void cli_progress_end(void);
 /* env.c: the only getenv of the program */
 const char *cli_env(const char *name);
 
+/* cmd_help.c: `imp help --json | --markdown | --man COMMAND`; returns the exit status */
+int cli_help(int argc, char **argv);
+
 /* Subcommands. */
 int cmd_run(cli *c);
+int cmd_chat(cli *c);
 int cmd_tokenize(cli *c);
 int cmd_logits(cli *c);
 int cmd_perplexity(cli *c);

@@ -126,7 +126,7 @@ int main(int argc, char **argv)
         skip = 2;
     }
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0)
-        return print_usage(stdout);
+        return argc > skip ? cli_help(argc - skip, argv + skip) : print_usage(stdout);
     if (strcmp(name, "--version") == 0 || strcmp(name, "version") == 0)
         return printf("imp %s\n", IMP_VERSION) < 0;
     for (const command *c = cli_commands; c->name; c++)
