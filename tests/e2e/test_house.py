@@ -134,3 +134,16 @@ def test_scripts_are_posix_shell():
     for f in shells:
         r = run("dash" if shutil.which("dash") else "sh", "-n", f)
         assert r.returncode == 0, r.stderr
+
+
+def test_tables_of_the_readme_are_the_programs_own():
+    r = run(sys.executable, ROOT / "scripts" / "readme_tables.py", "--check", BUILD / "imp")
+    assert r.returncode == 0, r.stdout + r.stderr + "run: python3 scripts/readme_tables.py"
+
+
+def test_manual_pages_are_well_formed(imp):
+    import json
+    for c in json.loads(imp.ok("help", "--json"))["commands"]:
+        if c["built"]:
+            page = imp.ok("help", "--man", c["name"]).decode()
+            assert page.startswith(".TH ") and ".SH OPTIONS" in page and "\n\n" not in page
