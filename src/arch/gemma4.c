@@ -78,13 +78,26 @@ static void share_kv(cfg *k, model_config *c)
     }
 }
 
+/* Head width of the global layers: a key of its own, or the first global layer's entry in transformers 5's files. */
+static uint32_t global_width(cfg *k, model_config *c)
+{
+    uint32_t d = (uint32_t)cfg_int(k, NULL, "global_head_dim", 1, 4096, c->d_head);
+    for (uint32_t i = 0; i < c->n_layer; i++) {
+        char key[64];
+        snprintf(key, sizeof key, "per_layer_config.%u.head_dim", i);
+        if (is_global(k, i))
+            return (uint32_t)cfg_int(k, NULL, key, 1, 4096, d);
+    }
+    return d;
+}
+
 static void config(cfg *k, model_config *c)
 {
     cfg_common(k, c);
     if (k->status != IMP_OK)
         return;
     cfg_act(k, c, ACT_GELU_TANH);
-    uint32_t d_global = k->gguf ? c->d_head : (uint32_t)cfg_int(k, NULL, "global_head_dim", 1, 4096, c->d_head);
+    uint32_t d_global = k->gguf ? c->d_head : global_width(k, c);
     uint32_t d_local = (uint32_t)cfg_int(k, "attention.key_length_swa", "head_dim", 1, 4096, c->d_head);
     uint32_t kv_global = (uint32_t)cfg_int(k, NULL, "num_global_key_value_heads", 1, 65536, c->n_kv_head ? c->n_kv_head : 1);
     bool k_eq_v = cfg_bool(k, NULL, "attention_k_eq_v", false);
@@ -102,13 +115,17 @@ static void config(cfg *k, model_config *c)
     for (uint32_t i = 0; i < c->n_layer && k->status == IMP_OK; i++) {
         layer_config *l = &c->layer[i];
         bool global = is_global(k, i);
-        char v[64];
+        char v[64], own_d[64], own_kv[64]; /* transformers 5 writes what differs layer by layer */
         snprintf(v, sizeof v, "blk.%u.attn_v.weight", i);
+        snprintf(own_d, sizeof own_d, "per_layer_config.%u.head_dim", i);
+        snprintf(own_kv, sizeof own_kv, "per_layer_config.%u.num_key_value_heads", i);
         l->window = global ? 0 : c->window;
         l->rope = global ? 0 : 1;
-        l->d_k = l->d_v = global ? d_global : d_local;
-        if (global && !k->gguf)
-            l->n_kv_head = kv_global;
+        l->d_k = l->d_v = (uint32_t)cfg_int(k, NULL, own_d, 1, 4096, global ? d_global : d_local);
+        if (global && c->rope[0].rot > l->d_k)
+            cfg_fail(k, "rotation: wanted at most %u columns, got %u", l->d_k, c->rope[0].rot);
+        if (!k->gguf)
+            l->n_kv_head = (uint32_t)cfg_int(k, NULL, own_kv, 1, 65536, global ? kv_global : l->n_kv_head);
         l->v_is_k = global && (k->gguf ? !mf_tensor_find(k->mf, v) : k_eq_v);
         if (l->n_kv_head == 0 || l->n_head % l->n_kv_head)
             cfg_fail(k, "key num_key_value_heads: layer %u: wanted a divisor of %u, got %u", i, l->n_head, l->n_kv_head);
@@ -197,8 +214,8 @@ static void embed(build *b, plan_reg *x)
 
 static const char *const harmless[] = {
     "audio_config*", "audio_token_id", "boa_token_id", "boi_token_id", "eoa_token_index", "eoa_token_id", "eoi_token_id", "image_token_id",
-    "video_token_id", "vision_config*", "vision_soft_tokens_per_image", "text_config.use_bidirectional_attention",
-    "text_config.vocab_size_per_layer_input", "text_config.num_global_key_value_heads", "text_config.attention_k_eq_v", NULL};
+    "video_token_id", "vision_config*", "vision_soft_tokens_per_image", "use_bidirectional_attention",
+    "vocab_size_per_layer_input", "num_global_key_value_heads", "attention_k_eq_v", NULL};
 static const char *const ignored[] = {"model.embed_vision.*", "model.vision_tower.*", "model.audio_tower.*", "model.embed_audio.*", NULL};
 
 const arch_def arch_gemma4 = {

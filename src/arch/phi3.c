@@ -13,7 +13,7 @@ static void config(cfg *k, model_config *c)
 }
 
 static const char *const harmless[] = {"phi3.rope.scaling.finetuned", "embd_pdrop", "resid_pdrop", "full_attn_mod", "interpolate_factor",
-                                       "lm_head_bias", "mlp_bias", NULL};
+                                       "lm_head_bias", "mlp_bias", "original_max_position_embeddings", NULL};
 
 const arch_def arch_phi3 = {
     .title = "Phi-3, Phi-4",

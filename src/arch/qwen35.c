@@ -57,9 +57,9 @@ static void layer(build *b, int32_t i, plan_reg *x)
 
 static const char *const harmless[] = {
     "qwen35.rope.dimension_sections", "qwen35moe.rope.dimension_sections", "vision_config.*", "image_token_id", "video_token_id",
-    "vision_start_token_id", "vision_end_token_id", "text_config.rope_parameters.mrope_interleaved", "text_config.rope_parameters.mrope_section",
-    "text_config.mtp_num_hidden_layers", "text_config.mtp_use_dedicated_embeddings", "text_config.mamba_ssm_dtype", "text_config.output_router_logits",
-    "text_config.router_aux_loss_coef", "language_model_only", "text_config.mlp_only_layers", NULL};
+    "vision_start_token_id", "vision_end_token_id", "rope_parameters.mrope_interleaved", "rope_parameters.mrope_section",
+    "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "mamba_ssm_dtype", "output_router_logits",
+    "router_aux_loss_coef", "language_model_only", "mlp_only_layers", NULL};
 static const char *const ignored[] = {"model.visual.*", "mtp.*", "visual.*", NULL};
 
 const arch_def arch_qwen35 = {

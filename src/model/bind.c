@@ -333,7 +333,9 @@ imp_status bind_check_all(build *b)
     bool gguf = mf_get_kind(b->mf) == MF_GGUF;
     for (size_t i = 0; i < mf_meta_count(b->mf); i++) {
         const meta_kv *kv = mf_meta_at(b->mf, i);
-        if (!kv->used && !matches(gguf ? harmless_gguf : harmless_hf, kv->key) && !matches(b->arch->harmless, kv->key))
+        const char *inner = strncmp(kv->key, "text_config.", 12) == 0 ? kv->key + 12 : kv->key; /* nested or not, the same key */
+        if (!kv->used && !matches(gguf ? harmless_gguf : harmless_hf, kv->key) && !matches(b->arch->harmless, kv->key) &&
+            !matches(b->arch->harmless, inner))
             return build_fail(b, IMP_E_UNSUPPORTED, "key %s: family %s does not read it, so the model may mean something else",
                               kv->key, b->arch->title);
     }

@@ -177,8 +177,7 @@ void cfg_rope(cfg *k, const model_config *c, uint32_t d_head, rope_config *r)
     r->attn_factor = scaling(k, "rope.scaling.attn_factor", "attention_factor", 0);
     r->mscale = scaling(k, NULL, "mscale", 0);
     r->mscale_all_dim = scaling(k, NULL, "mscale_all_dim", 0);
-    char key[] = "rope_scaling.truncate";
-    r->truncate = cfg_bool(k, NULL, key, true);
+    r->truncate = cfg_bool(k, NULL, cfg_has(k, NULL, "rope_parameters.truncate") ? "rope_parameters.truncate" : "rope_scaling.truncate", true);
     if (r->original_ctx <= 0)
         r->original_ctx = c->n_ctx_train / (r->kind == ROPE_YARN && r->factor > 1 ? r->factor : 1);
     if (r->kind == ROPE_LONGROPE && r->factor <= 1 && r->original_ctx > 0)
@@ -195,7 +194,8 @@ void cfg_rope(cfg *k, const model_config *c, uint32_t d_head, rope_config *r)
             r->divisor_long = divisors_of(k, "rope_factors_long.weight", r->rot / 2, true);
         }
     } else if (r->kind == ROPE_LONGROPE) {
-        r->divisor = divisors_key(k, "rope_scaling.short_factor", r->rot / 2);
-        r->divisor_long = divisors_key(k, "rope_scaling.long_factor", r->rot / 2);
+        bool old = cfg_has(k, NULL, "rope_scaling.short_factor");
+        r->divisor = divisors_key(k, old ? "rope_scaling.short_factor" : "rope_parameters.short_factor", r->rot / 2);
+        r->divisor_long = divisors_key(k, old ? "rope_scaling.long_factor" : "rope_parameters.long_factor", r->rot / 2);
     }
 }
