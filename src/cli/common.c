@@ -1,9 +1,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,49 +60,6 @@ static void show_log(void *user, imp_log_level level, const char *line)
     }
 }
 
-/* ---- Ctrl-C ----------------------------------------------------------------------------------------------------- */
-/* imp_cancel takes a lock, so a signal handler may not call it: a thread waits for the signal instead. */
-static atomic_bool interrupted;
-static _Atomic uint64_t current;
-static imp_engine *_Atomic current_engine;
-
-bool cli_interrupted(void) { return atomic_load(&interrupted); }
-void cli_set_request(uint64_t id) { atomic_store(&current, id); }
-
-static void *wait_for_interrupt(void *arg)
-{
-    sigset_t *set = arg;
-    for (int sig;;) {
-        if (sigwait(set, &sig))
-            continue;
-        imp_engine *g = atomic_load(&current_engine);
-        uint64_t id = atomic_load(&current);
-        if (atomic_exchange(&interrupted, true) || !g || !id) {
-            if (bar_shown)
-                fputc('\n', stderr);
-            _exit(sig == SIGTERM ? 143 : 130);
-        }
-        imp_cancel(g, id);
-    }
-    return NULL;
-}
-
-void cli_catch_interrupt(cli *c)
-{
-    static sigset_t set;
-    (void)c;
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
-    pthread_sigmask(SIG_BLOCK, &set, NULL); /* before any other thread exists, so that all inherit it */
-    signal(SIGPIPE, SIG_IGN);               /* a closed pipe is a failed write, handled where it happens */
-    pthread_t t;
-    if (pthread_create(&t, NULL, wait_for_interrupt, &set) == 0)
-        pthread_detach(t);
-    else
-        pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-}
-
 /* ---- loading ---------------------------------------------------------------------------------------------------- */
 imp_status cli_load_model(cli *c, imp_err *e)
 {
@@ -156,7 +110,7 @@ imp_status cli_load_engine(cli *c, uint32_t n_row, imp_err *e)
     p.log = show_log;
     p.log_user = c;
     s = imp_engine_new(c->model, &p, &c->engine, e);
-    atomic_store(&current_engine, c->engine);
+    cli_set_engine(c->engine);
     if (s == IMP_OK && c->o.verbose) {
         imp_stats st = {.size = sizeof st};
         imp_engine_stats(c->engine, &st);
@@ -168,11 +122,26 @@ imp_status cli_load_engine(cli *c, uint32_t n_row, imp_err *e)
 
 void cli_close(cli *c)
 {
-    atomic_store(&current_engine, NULL);
+    cli_set_engine(NULL);
     imp_engine_free(c->engine);
     imp_model_close(c->model);
     c->engine = NULL;
     c->model = NULL;
+}
+
+imp_status cli_chat_template(cli *c, const char **tmpl, imp_err *e)
+{
+    *tmpl = c->o.chat_template;
+    if (!*tmpl || strchr(*tmpl, '{') || !file_exists(*tmpl) || file_is_dir(*tmpl))
+        return IMP_OK; /* the model's own, a template's text, or a built-in one's name */
+    char *text;
+    size_t n;
+    imp_status s = file_read_all(*tmpl, 1 << 20, &text, &n, e);
+    if (s != IMP_OK)
+        return s;
+    *tmpl = arena_strndup(&c->mem, text, n);
+    mem_free(text);
+    return *tmpl ? IMP_OK : err_oom(e, "chat template", n);
 }
 
 /* ---- input ------------------------------------------------------------------------------------------------------ */

@@ -1,6 +1,6 @@
 /* Every environment variable that imp reads:
  *   IMP_CONFIG        imp.conf to read when there is no --config
- *   HOME, XDG_CONFIG_HOME, XDG_CACHE_HOME   where configuration and downloads live
+ *   HOME, XDG_CONFIG_HOME, XDG_CACHE_HOME, XDG_STATE_HOME   where configuration, downloads and history live
  *   HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_CACHE   the hub that `imp pull` asks, and its cache
  *   NO_COLOR, TERM    whether a terminal gets colours */
 #include <stdlib.h>

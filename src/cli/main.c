@@ -10,7 +10,7 @@
 
 const command cli_commands[] = {
     {"run", CMD_RUN, 0, cmd_run, "imp run -m MODEL [-p TEXT | -f FILE | stdin] [-n N]", "one prompt, the answer streamed to stdout"},
-    {"chat", CMD_CHAT, 0, NULL, "imp chat -m MODEL", "interactive chat"},
+    {"chat", CMD_CHAT, 0, cmd_chat, "imp chat -m MODEL [--system TEXT]", "a conversation, on a terminal or one message a line"},
     {"serve", CMD_SERVE, 0, NULL, "imp serve -m MODEL [--host 127.0.0.1] [--port 8080]", "the HTTP server"},
     {"bench", CMD_BENCH, 0, cmd_bench, "imp bench -m MODEL [-p 512] [-n 128] [-d 0] [-r 5] [-o md|csv|json|jsonl]", "measure speed"},
     {"logits", CMD_LOGITS, 0, cmd_logits, "imp logits -m MODEL --ids \"1,2,3\" -o OUT.npy [--last]", "logits as a NumPy file"},

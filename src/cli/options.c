@@ -58,6 +58,8 @@ static const opt_def defs[] = {
      .help = "chat template instead of the model's: a built-in name or a file"},
     {.name = "template", .type = OPT_STR, .arg = "FILE", AT(template_file), .cmds = CMD_TEMPLATE, .help = "template to render"},
     {.name = "system", .alias = "-s", .key = "chat.system", .type = OPT_STR, .arg = "TEXT", AT(system), .cmds = CMD_RUN | CMD_CHAT, .help = "system message"},
+    {.name = "history", .key = "chat.history", .type = OPT_STR, .arg = "FILE", AT(history), .cmds = CMD_CHAT,
+     .help = "where the lines typed are kept (none: nowhere)"},
     /* answer */
     {.name = "max-tokens", .alias = "-n --n-predict --max-new-tokens", .key = "sampling.max_tokens", .type = OPT_INT, .arg = "N", .min = -1, .max = 1 << 30,
      AT(max_tokens), .cmds = ANSWER, .help = "most tokens of the answer (0 or -1: up to the context)"},
