@@ -1,7 +1,7 @@
 /* DeepSeek V2, V3, R1: latent attention (MLA) in its absorbed form, so the cache holds the latent and the rotated key alone;
  * shared and routed experts, chosen within groups. */
 #include <math.h>
-#include <string.h>
+#include <stdio.h>
 
 #include "model/arch.h"
 
@@ -20,13 +20,24 @@ static const tensor_name names[] = {
     {NULL, NULL, NULL},
 };
 
+/* Does the first mixture of the folder bias its choice, as V3 does? */
+static bool choice_bias(cfg *k, const model_config *c)
+{
+    char name[96];
+    uint32_t i = 0;
+    while (i + 1 < c->n_layer && c->layer[i].ffn != FFN_MOE)
+        i++;
+    snprintf(name, sizeof name, "model.layers.%u.mlp.gate.e_score_correction_bias", i);
+    return mf_tensor_find(k->mf, name) != NULL;
+}
+
 static void routing(cfg *k, model_config *c)
 {
     moe_config *m = &c->moe;
     meta_str score = cfg_str(k, NULL, "scoring_func", NULL), method = cfg_str(k, NULL, "topk_method", NULL);
     bool sigmoid = k->gguf ? cfg_int(k, "expert_gating_func", NULL, 1, 2, 1) == 2 : cfg_str_is(score, "sigmoid");
-    if (!k->gguf && !score.s) /* V3's class has no other way */
-        sigmoid = cfg_str_is(method, "noaux_tc");
+    if (!k->gguf && !score.s) /* V3's class has no other way, and newer files do not say it */
+        sigmoid = cfg_str_is(method, "noaux_tc") || choice_bias(k, c);
     m->score = sigmoid ? ROUTE_SIGMOID : ROUTE_SOFTMAX;
     m->choice_bias = sigmoid;
     m->group_top = sigmoid ? 2 : 1;
