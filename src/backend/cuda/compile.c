@@ -364,7 +364,7 @@ static imp_status make_scratch(bexec *x, imp_err *e)
     uint64_t one = n_table > 1 << 18 ? 1 << 18 : n_table;
     if (heads && s == IMP_OK) {
         uint64_t pos = (uint64_t)most * (uint64_t)x->kv->block_size;
-        x->part_splits = (uint32_t)((pos > 1 << 20 ? 1 << 20 : pos) / 256 + 2);
+        x->part_splits = attend_splits((uint32_t)(pos > 1 << 20 ? 1 << 20 : pos)) + 1;
         uint64_t per = (uint64_t)heads * x->part_splits * (up_to(dmax, 64) > 128 ? 256 + 2 : up_to(dmax, 64) + 2) * 4;
         x->part_tokens = per ? (uint32_t)((96ull << 20) / per) : 64;
         x->part_tokens = x->part_tokens < 1 ? 1 : x->part_tokens > 64 ? 64 : x->part_tokens;

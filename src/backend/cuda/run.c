@@ -1,7 +1,10 @@
 /* Runs the nodes of a compiled plan: chooses a kernel by class and number of rows, fills its arguments, launches. */
 #include "backend/cuda/exec.h"
 
-#define SMEM_PAIR (113u << 10) /* what a block may take so that two share a multiprocessor of 228 KiB */
+/* What a block may take so that two or three share a multiprocessor of 228 KiB. A gemv has two blocks on each and leaves
+ * the third place to the next kernel, whose weights then arrive while this one drains. */
+#define SMEM_PAIR (113u << 10)
+#define SMEM_THIRD (75u << 10)
 
 typedef struct rows { /* the rows a launch is about */
     int32_t r0, n;
@@ -35,8 +38,8 @@ static op_args norm_args(const bexec *x, const plan_op *o, CUdeviceptr in, uint3
 /* Stages of a gemv's rings and its shared memory; 0 when the rows do not fit. */
 static uint32_t gemv_fit(const bexec *x, const gemv_args *a, uint32_t m, uint32_t *smem)
 {
-    uint32_t fixed = 576 + 16384 + up_to(m * (a->w[0].k_tiles * TILE_COLS * 2 + 16), 128) + 128, per = 8 * a->slot_bytes;
-    uint32_t budget = fixed + 2 * per <= SMEM_PAIR ? SMEM_PAIR : (uint32_t)x->b->smem_max;
+    uint32_t fixed = 576 + 2048 * m + up_to(m * (a->w[0].k_tiles * TILE_COLS * 2 + 16), 128) + 128, per = 8 * a->slot_bytes;
+    uint32_t budget = fixed + 2 * per <= SMEM_THIRD ? SMEM_THIRD : fixed + 2 * per <= SMEM_PAIR ? SMEM_PAIR : (uint32_t)x->b->smem_max;
     if (m > GEMV_MAX_M || fixed + 2 * per > budget)
         return 0;
     uint32_t n = (budget - fixed) / per;
@@ -50,8 +53,7 @@ static imp_status run_gemv(bexec *x, gemv_args *a, uint32_t gy, uint32_t smem, i
     uint32_t groups = 8 / a->w[0].seg, blocks = div_up(a->n_item, groups), most = (uint32_t)x->b->n_sm * (smem <= SMEM_PAIR ? 2 : 1);
     if (gy > 1)
         most = most / gy ? most / gy : 1;
-    uint32_t per = div_up(blocks, most);
-    return go(x, K_gemv, div_up(blocks, per), gy, 1, 256, smem, a, e);
+    return go(x, K_gemv, blocks < most ? blocks : most, gy, 1, 256, smem, a, e);
 }
 
 static void gemv_weights(const bexec *x, const node *n, gemv_args *a)
@@ -135,6 +137,61 @@ static imp_status product_rows(bexec *x, const dweight *w, CUdeviceptr xh, uint3
     return s;
 }
 
+/* Tiles of the prompt kernel, best first; a fixed table, so that a shape takes the same time on every start. */
+typedef struct prefill_tile {
+    kernel_id k;
+    uint32_t mb, n_tok;
+} prefill_tile;
+static const prefill_tile prefill_tiles[] = {{K_prefill_2x128, 2, 128}, {K_prefill_1x256, 1, 256}, {K_prefill_1x128, 1, 128}, {K_prefill_1x64, 1, 64}};
+
+static uint32_t prefill_smem(const bexec *x, const prefill_tile *t, uint32_t tile_bytes, uint32_t *n_x, uint32_t *n_w)
+{
+    uint32_t xb = t->n_tok * 128, wb = 8 * t->mb * tile_bytes, most = (uint32_t)x->b->smem_max - 1024 - 256;
+    *n_w = 2;
+    if (2 * wb + 2 * xb > most)
+        return 0;
+    *n_x = (most - 2 * wb) / xb;
+    *n_x = *n_x > 8 ? 8 : *n_x;
+    if (*n_x == 8 && 3 * wb + 8 * xb <= most)
+        *n_w = 3;
+    return 1024 + 256 + *n_w * wb + *n_x * xb;
+}
+
+static imp_status product_prompt(bexec *x, const dweight *w, CUdeviceptr xh, uint32_t ldx, CUdeviceptr out, uint32_t ldo, CUdeviceptr res, uint32_t ldr,
+                                 uint32_t n, imp_err *e)
+{
+    const prefill_tile *best = NULL;
+    uint32_t n_x = 0, n_w = 0, smem = 0;
+    double least = 0;
+    for (size_t i = 0; i < sizeof prefill_tiles / sizeof *prefill_tiles; i++) {
+        const prefill_tile *t = &prefill_tiles[i];
+        if (!prefill_smem(x, t, w->tile_bytes, &n_x, &n_w))
+            continue;
+        /* waves of blocks, each as long as its tile is large, small tiles less efficient */
+        uint32_t blocks = div_up(w->row_tiles, 8 * t->mb) * div_up(n, t->n_tok), waves = div_up(blocks, (uint32_t)x->b->n_sm);
+        double cost = (double)waves * t->mb * (t->n_tok + (t->n_tok < 128 ? 40 : 24));
+        if (!best || cost < least) {
+            best = t;
+            least = cost;
+        }
+    }
+    if (!best)
+        return product_rows(x, w, xh, ldx, out, ldo, res, ldr, n, e);
+    smem = prefill_smem(x, best, w->tile_bytes, &n_x, &n_w);
+    struct {
+        CUtensorMap map;
+        prefill_args a;
+    } p = {.a = {.w = *w, .out = out, .residual = res, .m = n, .ldo = ldo, .ldr = ldr, .n_stage_x = n_x, .n_stage_w = n_w}};
+    cuuint64_t dim[2] = {ldx, n}, stride[1] = {(cuuint64_t)ldx * 2};
+    cuuint32_t box[2] = {64, best->n_tok}, step[2] = {1, 1};
+    imp_status s = cu_check(&x->b->cu,
+                            x->b->cu.TensorMapEncodeTiled(&p.map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, (void *)(uintptr_t)xh, dim, stride, box, step,
+                                                          CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                                                          CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+                            e, "describing activations");
+    return s == IMP_OK ? go(x, best->k, div_up(w->row_tiles, 8 * best->mb), div_up(n, best->n_tok), 1, 384, smem, &p, e) : s;
+}
+
 static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
 {
     const plan *p = x->p;
@@ -147,11 +204,19 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
         a.n_stage = gemv_fit(x, &a, (uint32_t)r.n, &smem);
     if (a.n_stage) {
         a.m = (uint32_t)r.n;
-        a.x_kind = n->norm >= 0 ? X_NORM : x->reg[in].f16 ? X_F16 : X_F32;
-        plan_reg src = n->norm >= 0 ? p->op[n->norm].in[0] : in;
+        bool norm = n->norm >= 0 && r.n == 1; /* every block normalises for itself: cheap for one row only */
+        a.x_kind = norm ? X_NORM : x->reg[in].f16 ? X_F16 : X_F32;
+        plan_reg src = norm ? p->op[n->norm].in[0] : in;
         a.x = at_row(x, src, r.r0);
         a.ldx = reg_ld(x, src);
-        if (n->norm >= 0) {
+        if (n->norm >= 0 && !norm) {
+            CUdeviceptr xh;
+            uint32_t ld;
+            imp_status s = f16_input(x, n, r, &xh, &ld, e);
+            if (s != IMP_OK)
+                return s;
+        }
+        if (norm) {
             const plan_op *o = &p->op[n->norm];
             a.norm_w = vec(x, o->weight[0]);
             a.eps = o->attr.norm.eps;
@@ -174,8 +239,9 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
     imp_status s = f16_input(x, n, r, &xh, &ldx, e);
     for (int32_t i = 0; i < n->n_lin && s == IMP_OK; i++) {
         plan_reg o = n->add >= 0 ? out : p->op[n->lin[i]].out[0];
-        s = product_rows(x, &a.w[i], xh, ldx, at_row(x, o, r.r0), reg_ld(x, o), res == PLAN_NONE ? 0 : at_row(x, res, r.r0),
-                         res == PLAN_NONE ? 0 : reg_ld(x, res), (uint32_t)r.n, e);
+        bool prompt = r.prompt && !x->b->deterministic && x->b->fn[K_prefill_1x64];
+        s = (prompt ? product_prompt : product_rows)(x, &a.w[i], xh, ldx, at_row(x, o, r.r0), reg_ld(x, o), res == PLAN_NONE ? 0 : at_row(x, res, r.r0),
+                                                     res == PLAN_NONE ? 0 : reg_ld(x, res), (uint32_t)r.n, e);
     }
     if (s == IMP_OK && n->glu >= 0) {
         const plan_op *g = &p->op[n->glu];
@@ -273,6 +339,9 @@ static uint32_t attend_width(const bexec *x, const plan_attend *t)
     return d <= 64 ? 64 : d <= 128 ? 128 : 256;
 }
 
+/* Barriers, three stages of 16 rows of K and V a warp, the warps' results (attend.cu). */
+static uint32_t attend_smem(uint32_t d, uint32_t heads) { return 128 + 4 * 3 * 16 * 2 * (d * 2 + 16) + 4 * heads * (d + 2) * 4; }
+
 static imp_status run_attend(bexec *x, const plan_op *o, imp_err *e)
 {
     const plan_attend *t = &o->attr.attend;
@@ -298,13 +367,13 @@ static imp_status run_attend(bexec *x, const plan_op *o, imp_err *e)
             a.n_tok = (uint32_t)r->n;
             uint32_t per = 64 / (t->n_head / t->n_kv_head); /* tokens a block of 64 rows */
             s = go(x, d == 64 ? K_attend_p64 : d == 128 ? K_attend_p128 : K_attend_p256, div_up((uint32_t)r->n, per), t->n_kv_head, 1, 128,
-                   64 * (d + 8) * 2 * 5, &a, e);
+                   128 + 4 * 64 * (d * 2 + 16), &a, e);
         } else {
             for (int32_t k = 0; k < r->n && s == IMP_OK; k += (int32_t)x->part_tokens) {
                 uint32_t c = (uint32_t)(r->n - k) < x->part_tokens ? (uint32_t)(r->n - k) : x->part_tokens;
                 a.tok0 = (uint32_t)(r->begin + k);
                 a.n_tok = c;
-                s = go(x, d == 64 ? K_attend_d64 : d == 128 ? K_attend_d128 : K_attend_d256, x->split, t->n_kv_head, c, 128, 4 * 16 * (d + 2) * 4, &a, e);
+                s = go(x, d == 64 ? K_attend_d64 : d == 128 ? K_attend_d128 : K_attend_d256, x->split, t->n_kv_head, c, 128, attend_smem(d, t->n_head / t->n_kv_head), &a, e);
             }
         }
     }

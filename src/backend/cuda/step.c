@@ -72,13 +72,13 @@ static imp_status fill_tables(bexec *x, ticket_slot *t, const batch *b, uint64_t
     for (int32_t i = 0; i < b->n_tok; i++) {
         tok[i] = (tok_desc){.id = b->id[i], .seq = b->seq[i], .kv_index = b->kv_index[i], .vis_begin = b->vis_begin[i], .vis_end = b->vis_end[i],
                             .pos = {b->pos[i][0], b->pos[i][1], b->pos[i][2]}, .cls = b->cls[i], .ext = b->id[i] == BATCH_EXTERNAL ? (*n_ext)++ : -1};
-        uint32_t n = ((uint32_t)b->vis_end[i] + 255) / 256;
+        uint32_t n = attend_splits((uint32_t)b->vis_end[i]);
         if (b->cls[i] != BATCH_P || x->b->deterministic || !x->b->fn[K_attend_p64])
             split = n > split ? n : split;
     }
-    x->split = 1;
+    x->split = 1; /* few different numbers, so that few graphs */
     while (x->split < split)
-        x->split *= 2;
+        x->split = x->split < 8 ? x->split + 1 : x->split + x->split / 8;
     if (x->split > x->part_splits)
         x->split = x->part_splits ? x->part_splits : 1;
     for (int32_t s = 0; s < b->n_seq; s++) {

@@ -6,7 +6,6 @@
 #include "ptx.cuh"
 
 #define LOG2E 1.4426950408889634f
-#define SPLIT 256 /* positions a block of the decode kernel takes, at absolute multiples */
 
 struct view { /* one token's */
     u32 lo, hi;

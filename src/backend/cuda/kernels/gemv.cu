@@ -30,14 +30,14 @@ struct cursor { /* walks the tiles of one warp: items, then gate/up, then its se
     u32 item, sub, kt;
 };
 
-/* Segments of one output in order, z groups of them apart; then scale and bias. part: [seg][256]. */
-DEV float total(const dweight &w, const float *part, u32 seg, u32 n)
+/* Segments of one output in order, z groups of them apart; then scale and bias. */
+DEV float total(const dweight &w, const float *part, u32 stride, u32 seg, u32 n)
 {
     float v = 0;
     for (u32 zi = 0; zi < w.z; zi++) {
         float sum = 0;
         for (u32 s = zi * seg / w.z; s < (zi + 1) * seg / w.z; s++)
-            sum += part[s * 256];
+            sum += part[s * stride];
         v += sum;
     }
     if (w.row_scale)
@@ -47,16 +47,17 @@ DEV float total(const dweight &w, const float *part, u32 seg, u32 n)
     return v;
 }
 
-KERNEL(256, 2) imp_gemv(const __grid_constant__ gemv_args p)
+KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
 {
     extern __shared__ __align__(128) u8 smem[];
     const u32 tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
     const u32 seg = p.w[0].seg, groups = WARPS / seg, grp = warp / seg, my_seg = warp % seg;
     const u32 n_sub = p.pair ? 2 : 1;
     const u32 kpad = p.w[0].k_tiles * TILE_COLS, xstride = kpad * 2 + 16;
-    /* barriers 512 | norm scratch 64 | sums 2 x 8 x 2 x 512 | x | rings */
+    /* barriers 512 | norm scratch 64 | sums 2 x 8 x 2 x 16 m | x | rings */
+    const u32 rs = 16 * p.m; /* floats of a warp's sums */
     float *red = (float *)(smem + 576);
-    u8 *xs = smem + 576 + 16384;
+    u8 *xs = smem + 576 + 2048 * p.m;
     const u32 ring = smem_addr(xs) + ((p.m * xstride + 127) & ~127u) + warp * p.n_stage * p.slot_bytes;
     const u32 bars = smem_addr(smem) + warp * 64;
     const u32 k0 = seg_begin(p.w[0], my_seg), k1 = seg_begin(p.w[0], my_seg + 1);
@@ -128,14 +129,31 @@ KERNEL(256, 2) imp_gemv(const __grid_constant__ gemv_args p)
             continue;
         }
         const float *src = (const float *)p.x + (u64)(xrow + m) * p.ldx + xcol;
-        float scale = 1.0f;
-        if (p.x_kind == X_NORM) {
-            float s = 0;
-            for (u32 i = tid; i < p.k; i += 256)
-                s += src[i] * src[i];
-            scale = rsqrtf(block_sum(s, (float *)(smem + 512)) / (float)p.k + p.eps);
-        }
         const float *nw = p.x_kind == X_NORM ? (const float *)p.norm_w : 0;
+        const float one = nw ? p.plus_one : 1.0f;
+        if (p.k % 4 == 0 && p.k <= 4096) {
+            float4 v[4], g[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                g[j] = nw && tid * 4 + 1024u * j < p.k ? *(const float4 *)(nw + tid * 4 + 1024 * j) : make_float4(0, 0, 0, 0);
+            float scale = 1.0f;
+            if (p.x_kind == X_NORM)
+                scale = row_rms<4>(src, p.k, p.eps, (float *)(smem + 512), v);
+            else
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    v[j] = tid * 4 + 1024u * j < p.k ? *(const float4 *)(src + tid * 4 + 1024 * j) : make_float4(0, 0, 0, 0);
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                u32 i = tid * 4 + 1024 * j;
+                if (i < kpad) {
+                    *(u32 *)(dst + ACT_POS(i)) = pack_h2(v[j].x * scale * (g[j].x + one), v[j].y * scale * (g[j].y + one));
+                    *(u32 *)(dst + ACT_POS(i + 2)) = pack_h2(v[j].z * scale * (g[j].z + one), v[j].w * scale * (g[j].w + one));
+                }
+            }
+            continue;
+        }
+        float scale = p.x_kind == X_NORM ? row_rms<0>(src, p.k, p.eps, (float *)(smem + 512), 0) : 1.0f;
         for (u32 i = tid; i < kpad; i += 256) {
             float v = i < p.k ? src[i] : 0.0f;
             if (p.x_kind == X_NORM && i < p.k)
@@ -165,12 +183,12 @@ KERNEL(256, 2) imp_gemv(const __grid_constant__ gemv_args p)
                     phase ^= 1;
                 }
             }
-            float *r = red + ((parity * WARPS + warp) * 2 + sub) * 128;
-            u32 g = lane >> 2, t = lane & 3;
-            if (2 * t < p.m) {
-                *(float2 *)(r + g * 8 + 2 * t) = make_float2(acc[0], acc[1]);
-                *(float2 *)(r + (g + 8) * 8 + 2 * t) = make_float2(acc[2], acc[3]);
-            }
+            float *r = red + ((parity * WARPS + warp) * 2 + sub) * rs + (lane >> 2);
+            u32 t = lane & 3;
+            if (2 * t < p.m)
+                r[2 * t * 16] = acc[0], r[2 * t * 16 + 8] = acc[2];
+            if (2 * t + 1 < p.m)
+                r[(2 * t + 1) * 16] = acc[1], r[(2 * t + 1) * 16 + 8] = acc[3];
         }
         if (seg > 1)
             bar_sync(1 + grp, seg * 32);
@@ -182,10 +200,10 @@ KERNEL(256, 2) imp_gemv(const __grid_constant__ gemv_args p)
             u32 r = i & 15, m = i >> 4, n = rt * 16 + r;
             if (n >= w.rows)
                 continue;
-            const float *q = red + (parity * WARPS + grp * seg) * 256 + r * 8 + m;
-            float y = total(w, q, seg, bias_off + n);
+            const float *q = red + (parity * WARPS + grp * seg) * 2 * rs + i;
+            float y = total(w, q, 2 * rs, seg, bias_off + n);
             if (p.pair)
-                y = glu_apply(p.act, y, total(p.w[1], q + 128, seg, bias_off + n), p.limit, p.alpha);
+                y = glu_apply(p.act, y, total(p.w[1], q + rs, 2 * rs, seg, bias_off + n), p.limit, p.alpha);
             u32 orow = row * p.m + m;
             if (p.out_f16) {
                 ((u16 *)p.out[0])[(u64)orow * p.ldo[0] + ACT_POS(n)] = f2h(y);

@@ -77,19 +77,37 @@ KERNEL(256, 4) imp_norm(const __grid_constant__ op_args p)
     pdl_wait();
     const u32 row = blockIdx.x, tid = threadIdx.x;
     const float *src = (const float *)p.a + (u64)row * p.lda, *w = (const float *)p.w, *b = (const float *)p.bias;
-    float s = 0, mean = 0;
+    float scale, mean = 0;
     if (p.flag) { /* LayerNorm */
+        float s = 0;
         for (u32 i = tid; i < p.width; i += 256)
             s += src[i];
         mean = block_sum(s, red) / (float)p.width;
         s = 0;
         for (u32 i = tid; i < p.width; i += 256)
             s += (src[i] - mean) * (src[i] - mean);
+        scale = rsqrtf(block_sum(s, red) / (float)p.width + p.eps);
+    } else if (p.out_f16 && p.width % 4 == 0 && p.width <= 8192) {
+        float4 v[8];
+        scale = row_rms<8>(src, p.width, p.eps, red, v);
+        u16 *out = (u16 *)p.out + (u64)row * p.ldo;
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            u32 i = tid * 4 + 1024 * j;
+            if (i < p.width) {
+                float4 g = w ? *(const float4 *)(w + i) : make_float4(1, 1, 1, 1);
+                float o = w ? p.plus_one : 0.0f;
+                *(u32 *)(out + ACT_POS(i)) = pack_h2(v[j].x * scale * (g.x + o), v[j].y * scale * (g.y + o));
+                *(u32 *)(out + ACT_POS(i + 2)) = pack_h2(v[j].z * scale * (g.z + o), v[j].w * scale * (g.w + o));
+            } else if (i < p.ldo) {
+                *(u32 *)(out + ACT_POS(i)) = 0;
+                *(u32 *)(out + ACT_POS(i + 2)) = 0;
+            }
+        }
+        return;
     } else {
-        for (u32 i = tid; i < p.width; i += 256)
-            s += src[i] * src[i];
+        scale = row_rms<0>(src, p.width, p.eps, red, 0);
     }
-    float scale = rsqrtf(block_sum(s, red) / (float)p.width + p.eps);
     for (u32 i = tid; i < p.width; i += 256) {
         float v = p.flag ? (src[i] - mean) * scale * (w ? w[i] + p.plus_one : 1.0f) + (b ? b[i] : 0.0f)
                          : src[i] * scale * (w ? w[i] + p.plus_one : 1.0f);
@@ -215,18 +233,28 @@ DEV void head_norm(float *h, u32 n, const float *w, float eps, float plus, u32 l
         h[i] = h[i] * scale * (w ? w[i] + plus : 1.0f);
     __syncwarp();
 }
-DEV void head_rope(float *h, const rope_args &r, const tok_desc &d, u32 lane)
+DEV void rope_angle(const rope_args &r, const tok_desc &d, u32 i, float &c, float &s)
 {
-    for (u32 i = lane; i < r.rot / 2; i += 32) {
-        u32 axis = 0;
-        if (r.section[0]) {
-            u32 e0 = r.section[0], e1 = e0 + r.section[1];
-            axis = i < e0 ? 0 : i < e1 ? 1 : 2;
-        }
+    u32 axis = 0;
+    if (r.section[0]) {
+        u32 e0 = r.section[0], e1 = e0 + r.section[1];
+        axis = i < e0 ? 0 : i < e1 ? 1 : 2;
+    }
+    sincosf((float)d.pos[axis] * ((const float *)r.freq)[i], &s, &c);
+    c *= r.mscale;
+    s *= r.mscale;
+}
+/* The first two angles of a lane may be at hand already (cs: c0 s0 c1 s1): they do not depend on the previous kernel. */
+DEV void head_rope(float *h, const rope_args &r, const tok_desc &d, u32 lane, const float *cs)
+{
+    for (u32 i = lane, j = 0; i < r.rot / 2; i += 32, j++) {
         float c, s;
-        sincosf((float)d.pos[axis] * ((const float *)r.freq)[i], &s, &c);
-        c *= r.mscale;
-        s *= r.mscale;
+        if (cs && j == 0)
+            c = cs[0], s = cs[1];
+        else if (cs && j == 1)
+            c = cs[2], s = cs[3];
+        else
+            rope_angle(r, d, i, c, s);
         u32 x = r.rot_off + (r.interleaved ? 2 * i : i), y = r.interleaved ? x + 1 : x + r.rot / 2;
         float a = h[x], b = h[y];
         h[x] = a * c - b * s;
@@ -246,12 +274,20 @@ KERNEL(128, 4) imp_qkv(const __grid_constant__ qkv_args p)
 {
     __shared__ float heads[4][HEAD_MAX];
     pdl_launch();
-    pdl_wait();
     const u32 lane = threadIdx.x & 31, tok = blockIdx.y;
     u32 h = blockIdx.x * 4 + (threadIdx.x >> 5);
-    float *v = heads[threadIdx.x >> 5];
-    const tok_desc &d = ((const tok_desc *)p.tok)[tok];
+    float *v = heads[threadIdx.x >> 5], cs[4] = {1, 0, 1, 0};
+    const tok_desc &d = ((const tok_desc *)p.tok)[tok]; /* the step's tables were there before its first kernel began */
     const u32 nq = p.rope_q.n_head;
+    {
+        const bool q = h < nq, has = q ? p.has_rope_q : h < nq + p.n_k_head && p.has_rope_k;
+        const rope_args &r = q ? p.rope_q : p.rope_k;
+        if (has && lane < r.rot / 2)
+            rope_angle(r, d, lane, cs[0], cs[1]);
+        if (has && lane + 32 < r.rot / 2)
+            rope_angle(r, d, lane + 32, cs[2], cs[3]);
+    }
+    pdl_wait();
     if (h < nq) {
         u32 n = p.rope_q.head_dim;
         float *q = (float *)p.q + (u64)tok * p.ldq + h * n;
@@ -261,7 +297,7 @@ KERNEL(128, 4) imp_qkv(const __grid_constant__ qkv_args p)
         if (p.has_q_norm)
             head_norm(v, n, (const float *)p.q_norm, p.q_eps, p.q_plus, lane);
         if (p.has_rope_q)
-            head_rope(v, p.rope_q, d, lane);
+            head_rope(v, p.rope_q, d, lane, cs);
         for (u32 i = lane; i < n; i += 32)
             q[i] = v[i];
         return;
@@ -281,7 +317,7 @@ KERNEL(128, 4) imp_qkv(const __grid_constant__ qkv_args p)
     if (is_k && p.has_k_norm)
         head_norm(v, n, (const float *)p.k_norm, p.k_eps, p.k_plus, lane);
     if (is_k && p.has_rope_k)
-        head_rope(v, p.rope_k, d, lane);
+        head_rope(v, p.rope_k, d, lane, cs);
     if (!is_k && p.has_v_norm)
         head_norm(v, n, (const float *)p.v_norm, p.v_eps, p.v_plus, lane);
     for (u32 i = lane; i < n; i += 32)
@@ -301,7 +337,7 @@ KERNEL(128, 4) imp_rope(const __grid_constant__ rope_op p)
     for (u32 i = lane; i < n; i += 32)
         v[i] = ((const float *)p.o.a)[(u64)row * p.o.lda + h * n + i];
     __syncwarp();
-    head_rope(v, p.r, ((const tok_desc *)p.o.tok)[row], lane);
+    head_rope(v, p.r, ((const tok_desc *)p.o.tok)[row], lane, 0);
     for (u32 i = lane; i < n; i += 32)
         put(p.o, row, h * n + i, v[i]);
     if (h == 0 && lane == 0)

@@ -143,4 +143,32 @@ DEV float block_sum(float v, float *red)
     return s;
 }
 
+/* 1 / rms of a row over 256 threads: a fixed order of sums that every kernel with a norm shares. keep: the thread's
+ * values, four at a time, when the row has at most 1024 * N of them (N = 0: nothing is kept). */
+template <int N> DEV float row_rms(const float *src, u32 n, float eps, float *red, float4 *keep)
+{
+    float s = 0;
+    if (n % 4 == 0) {
+        if (N) {
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                keep[j] = threadIdx.x * 4 + 1024u * j < n ? *(const float4 *)(src + threadIdx.x * 4 + 1024 * j) : make_float4(0, 0, 0, 0);
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                s = fmaf(keep[j].x, keep[j].x, s), s = fmaf(keep[j].y, keep[j].y, s);
+                s = fmaf(keep[j].z, keep[j].z, s), s = fmaf(keep[j].w, keep[j].w, s);
+            }
+        } else {
+            for (u32 i = threadIdx.x * 4; i < n; i += 1024) {
+                float4 v = *(const float4 *)(src + i);
+                s = fmaf(v.x, v.x, s), s = fmaf(v.y, v.y, s), s = fmaf(v.z, v.z, s), s = fmaf(v.w, v.w, s);
+            }
+        }
+    } else {
+        for (u32 i = threadIdx.x; i < n; i += 256)
+            s = fmaf(src[i], src[i], s);
+    }
+    return rsqrtf(block_sum(s, red) / (float)n + eps);
+}
+
 #endif
