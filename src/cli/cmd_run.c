@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/jsonw.h"
 #include "base/mem.h"
 #include "cli/cli.h"
@@ -103,6 +104,32 @@ static void report(cli *c, answer *a, uint64_t seed)
                 a->t_first ? a->t_first - c->t_start : 0);
 }
 
+#define MAX_CONSTRAINT_BYTES ((size_t)16 << 20)
+
+/* --schema, --regex or --grammar into the request; the text lives in c->mem. */
+static imp_status constraint(cli *c, imp_request *r, imp_err *e)
+{
+    const char *path = c->o.schema ? c->o.schema : c->o.grammar;
+    int given = (c->o.schema != NULL) + (c->o.regex != NULL) + (c->o.grammar != NULL);
+    if (given > 1)
+        return err_set(e, IMP_E_USAGE, "--schema, --regex, --grammar: give one of them");
+    r->constraint_kind = c->o.schema  ? IMP_CONSTRAINT_SCHEMA
+                         : c->o.regex ? IMP_CONSTRAINT_REGEX
+                         : given      ? IMP_CONSTRAINT_GRAMMAR
+                                      : IMP_CONSTRAINT_NONE;
+    r->constraint = c->o.regex;
+    if (!path)
+        return IMP_OK;
+    char *text;
+    size_t n;
+    imp_status s = file_read_all(path, MAX_CONSTRAINT_BYTES, &text, &n, e);
+    if (s != IMP_OK)
+        return s;
+    r->constraint = arena_strndup(&c->mem, text, n);
+    mem_free(text);
+    return r->constraint ? IMP_OK : err_oom(e, path, n);
+}
+
 int cmd_run(cli *c)
 {
     imp_err e = {0};
@@ -111,9 +138,9 @@ int cmd_run(cli *c)
     answer a = {.c = c, .ids = c->o.ids, .json = c->o.json, .first = true};
     imp_request r;
     imp_request_init(&r);
-    const char *unmet = c->o.schema ? "schema" : c->o.regex ? "regex" : c->o.grammar ? "grammar" : NULL;
-    /* An answer that only looks constrained would be worse than none. */
-    imp_status s = unmet ? err_set(&e, IMP_E_USAGE, "option --%s: not built yet", unmet) : cli_load_model(c, &e);
+    imp_status s = cli_load_model(c, &e);
+    if (s == IMP_OK)
+        s = constraint(c, &r, &e);
     if (s == IMP_OK)
         s = prompt_ids(c, &ids, &n, &e);
     if (s == IMP_OK)

@@ -57,6 +57,8 @@ void seq_free(engine *g, seq *s)
     mem_free(s->tok);
     stream_free(&s->text);
     penalty_free(&s->pen);
+    constrain_state_free(s->constraint);
+    mem_free(s->mask);
     mem_free(s);
 }
 
@@ -64,6 +66,7 @@ static void request_free(request *q)
 {
     if (!q)
         return;
+    constrain_prog_free(q->prog);
     arena_free(&q->mem);
     mem_free(q);
 }
@@ -124,8 +127,6 @@ static imp_status check_request(const engine *g, const imp_request *r, imp_err *
     for (uint32_t i = 0; i < r->n_prompt; i++)
         if (r->prompt[i] < 0 || (uint32_t)r->prompt[i] >= g->m->config.n_vocab)
             return err_set(e, IMP_E_USAGE, "prompt: token %u is %d, wanted 0 to %u", i, r->prompt[i], g->m->config.n_vocab - 1);
-    if (r->constraint_kind != IMP_CONSTRAINT_NONE)
-        return err_set(e, IMP_E_UNSUPPORTED, "constraint: not connected to the engine yet");
     return IMP_OK;
 }
 
@@ -153,7 +154,7 @@ static seq *seq_new(engine *g, request *q, uint32_t choice, imp_err *e)
     }
     if (!ok)
         err_oom(e, "sequence", (uint64_t)s->cap_tok * sizeof *s->tok);
-    ok = ok && penalty_init(&s->pen, &q->r.sampling, s->cap_tok, e) == IMP_OK;
+    ok = ok && penalty_init(&s->pen, &q->r.sampling, s->cap_tok, e) == IMP_OK && constraint_attach(g, s, e) == IMP_OK;
     if (!ok) {
         seq_free(g, s);
         return NULL;
@@ -173,6 +174,8 @@ imp_status engine_submit(engine *g, const imp_request *r, imp_event_fn fn, void 
         return err_oom(e, "request", sizeof *q);
     seq_list list = {0};
     st = request_copy(q, r, e);
+    if (st == IMP_OK)
+        st = constraint_compile(g, q, e);
     for (uint32_t i = 0; i < r->n && st == IMP_OK; i++) {
         seq *s = seq_new(g, q, i, e);
         if (s)
@@ -430,6 +433,7 @@ imp_status engine_new(model *m, const tok *tk, const imp_engine_params *p, engin
         pthread_condattr_init(&a);
         pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
         pthread_mutex_init(&g->lock, NULL);
+        pthread_mutex_init(&g->vocab_lock, NULL);
         pthread_cond_init(&g->wake, &a);
         pthread_cond_init(&g->done, &a);
         pthread_condattr_destroy(&a);
@@ -461,6 +465,7 @@ void engine_free(engine *g)
     }
     if (g->have_sync) {
         pthread_mutex_destroy(&g->lock);
+        pthread_mutex_destroy(&g->vocab_lock);
         pthread_cond_destroy(&g->wake);
         pthread_cond_destroy(&g->done);
     }
@@ -472,6 +477,7 @@ void engine_free(engine *g)
         if (g->w[i])
             g->api->weight_free(g->be, g->w[i]);
     mem_free(g->w);
+    constrain_vocab_free(g->vocab);
     if (g->be)
         g->api->close(g->be);
     for (int i = 0; i < PLAN_MAX_GROUPS; i++)

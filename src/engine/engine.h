@@ -2,7 +2,7 @@
  *
  * Threads: any thread may submit, cancel, wait and ask for stats; these take the queue's lock for a moment. Sequences,
  * blocks and the backend belong to the engine thread alone. Events are delivered on that thread with no lock held.
- * Order of locks: there is one, engine.lock.
+ * Order of locks: engine.lock and vocab_lock are never held together.
  *
  * Life of a sequence (one choice of a request):
  *   WAITING -> RUNNING     admit(): a slot is free and its first chunk fits

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "constrain/constrain.h"
 #include "engine/blocks.h"
 #include "engine/engine.h"
 #include "engine/penalty.h"
@@ -22,6 +23,7 @@ typedef struct request {
     void *user;
     atomic_bool cancelled;
     uint32_t n_left;           /* choices without their DONE event */
+    constrain_prog *prog;      /* compiled constraint, shared by the choices; NULL = none */
     int64_t t_submit;
     bool started;
 } request;
@@ -43,8 +45,8 @@ struct seq {
     penalty pen;
     sample_row_in sample;      /* this step's row */
     float mirostat_mu;
-    void *constraint;          /* constrain state, NULL = none */
-    uint32_t *mask;
+    constrain_state *constraint; /* NULL = none */
+    uint32_t *mask;            /* [(n_vocab + 31) / 32] of it */
     int64_t t_first_sched, t_first_token;
     uint32_t n_row;            /* logits rows already delivered (prompt positions) */
 };
@@ -78,6 +80,8 @@ struct engine {
     seq_list incoming;         /* submitted, not yet seen by the thread */
     uint64_t next_id;
     bool stop;
+    constrain_vocab *vocab;    /* made by the first constrained request, under vocab_lock */
+    pthread_mutex_t vocab_lock;
     bool have_thread, have_sync;
     pthread_t thread;
     _Atomic uint32_t n_running, n_waiting;
@@ -103,6 +107,12 @@ struct engine {
 /* engine.c */
 void seq_free(engine *g, seq *s);
 void engine_event(seq *s, imp_event *ev);   /* fills in id and choice, delivers */
+/* constraint.c: compiles a request's constraint (on the caller's thread), gives each choice its state, steers its steps. */
+imp_status constraint_compile(engine *g, request *q, imp_err *e);
+imp_status constraint_attach(engine *g, seq *s, imp_err *e);
+imp_status constraint_mask(engine *g, seq *s);     /* fills s->mask; IMP_E_NUMERIC never: IMP_E_LIMIT when nothing can follow */
+/* Takes the chosen token; *final: the text is complete and nothing may follow. */
+imp_status constraint_accept(seq *s, int32_t id, bool *final);
 /* kv.c: blocks for positions up to n_kv; false when there are not enough free ones. Drops what windows no longer see. */
 bool kv_reserve(engine *g, seq *s, uint32_t n_kv);
 void kv_release(engine *g, seq *s);

@@ -137,20 +137,34 @@ static bool ensure_logits(engine *g, seq *s)
     return g->logits != NULL;
 }
 
+/* The token that will be sampled in this step depends on a mask made here. */
+static bool masked(engine *g, seq *s, uint32_t n)
+{
+    if (!s->constraint || s->n_kv + n != s->n_tok)
+        return true;
+    imp_status st = constraint_mask(g, s);
+    if (st != IMP_OK)
+        engine_finish(g, s, IMP_FINISH_ERROR, st, st == IMP_E_LIMIT ? "constraint: no token of this vocabulary can continue the text"
+                                                                    : "constraint: out of memory");
+    return st == IMP_OK;
+}
+
 /* Gives s its part of the step. May preempt younger sequences or end s. */
 static void visit(engine *g, seq *s)
 {
     uint32_t n = chunk_of(g, s);
     if (n == 0)
         return;
-    if (!ensure_logits(g, s))
+    if (!ensure_logits(g, s)) {
         engine_finish(g, s, IMP_FINISH_ERROR, IMP_E_NOMEM, "logits: out of memory");
-    else if (make_room(g, s, n))
-        add_tokens(g, s, n);
-    else if (g->running.n == 1)
+    } else if (make_room(g, s, n)) {
+        if (masked(g, s, n))
+            add_tokens(g, s, n);
+    } else if (g->running.n == 1) {
         engine_finish(g, s, IMP_FINISH_ERROR, IMP_E_NOMEM, "KV cache: no memory for the next block");
-    else if (g->b.n_tok == 0 && youngest(g) == s)
+    } else if (g->b.n_tok == 0 && youngest(g) == s) {
         preempt(g, s); /* nothing younger to take from: it waits itself */
+    }
 }
 
 static seq *next_unvisited(engine *g, bool decoders)
@@ -189,6 +203,11 @@ static bool ends(const engine *g, const seq *s, int32_t id)
 static void accept(engine *g, seq *s, const sample_row_out *o)
 {
     int32_t id = o->id;
+    bool final = false;
+    if (constraint_accept(s, id, &final) != IMP_OK) {
+        engine_finish(g, s, IMP_FINISH_ERROR, IMP_E_INTERNAL, "constraint: a token outside the mask was chosen");
+        return;
+    }
     s->tok[s->n_tok++] = id;
     if (!s->t_first_token)
         s->t_first_token = clock_ns();
@@ -208,6 +227,7 @@ static void accept(engine *g, seq *s, const sample_row_out *o)
     }
     if (!eos)
         engine_event(s, &ev);
+    eos = eos || final; /* a constrained text that nothing may follow needs no token that says so */
     if (!eos && !hit && !full)
         return;
     if (!hit) {
