@@ -36,7 +36,7 @@ ISA_amx    := $(ISA_vnni) -mamx-tile -mamx-int8 -mamx-bf16
 isa_flags   = $(foreach i,avx2 avx512 vnni amx,$(if $(filter %_$(i).c,$(1)),$(ISA_$(i))))
 
 .DELETE_ON_ERROR:
-.PHONY: all lib test unit unit-build san san-build tsan fuzz layers install clean help links
+.PHONY: all lib test unit unit-build san san-build tsan fuzz fuzz-lib fuzz-build layers readme man install clean help links
 .SECONDARY:
 
 all: $(BUILD)/imp links lib
@@ -103,22 +103,37 @@ san:
 tsan:
 	$(MAKE) $(TSAN) all unit
 
-# libFuzzer: `make fuzz-NAME` builds tests/fuzz/fuzz_NAME.c with clang and runs it for FUZZ_SECONDS on its corpus.
+# libFuzzer: `make fuzz-NAME` builds tests/fuzz/fuzz_NAME.c with clang and runs it for FUZZ_SECONDS on its corpus; what it
+# finds is written beside that corpus, in $(BUILD).
 FUZZ_SECONDS ?= 60
-fuzz-%: tests/fuzz/fuzz_%.c
-	$(MAKE) BUILD=$(BUILD)/fuzz CC=$(CLANG) CUDA=0 OPT="-O1 -g" WARN= EXTRA_CFLAGS="-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined" lib
-	$(CLANG) -std=c17 -D_GNU_SOURCE $(CPPFLAGS) -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -o $(BUILD)/fuzz/$* $< $(BUILD)/fuzz/libimp.a $(LDLIBS)
+FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SAN := address,undefined -fno-sanitize-recover=undefined
+fuzz-lib:
+	$(MAKE) BUILD=$(BUILD)/fuzz CC=$(CLANG) CUDA=0 OPT="-O1 -g" WARN= WERROR= EXTRA_CFLAGS="-fsanitize=fuzzer-no-link,$(FUZZ_SAN)" lib
+$(BUILD)/fuzz/run-%: tests/fuzz/fuzz_%.c fuzz-lib
+	$(CLANG) -std=c17 -D_GNU_SOURCE $(CPPFLAGS) -O1 -g -fsanitize=fuzzer,$(FUZZ_SAN) -o $@ $< $(BUILD)/fuzz/libimp.a $(LDLIBS)
+fuzz-build: $(FUZZERS:%=$(BUILD)/fuzz/run-%)
+$(FUZZERS:%=fuzz-%): fuzz-%: $(BUILD)/fuzz/run-%
 	@mkdir -p $(BUILD)/corpus/$*
-	$(BUILD)/fuzz/$* -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 -timeout=20 -print_final_stats=1 $(FUZZ_ARGS) $(BUILD)/corpus/$* $(wildcard tests/fuzz/seeds/$*)
+	$< -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 -timeout=20 -print_final_stats=1 -artifact_prefix=$(BUILD)/corpus/$*- $(FUZZ_ARGS) \
+	    $(BUILD)/corpus/$* $(wildcard tests/fuzz/seeds/$*)
 
-fuzz: $(patsubst tests/fuzz/fuzz_%.c,fuzz-%,$(wildcard tests/fuzz/fuzz_*.c))
+fuzz: $(FUZZERS:%=fuzz-%)
 
 # Includes may only point down the list of folders in docs/design.md.
 layers:
 	@python3 scripts/layers.py
 
-install: all $(BUILD)/libimp.so
+# The tables of README.md and docs/imp.conf.md, printed by the program.
+readme: all
+	@python3 scripts/readme_tables.py $(BUILD)/imp
+
+install: all $(BUILD)/libimp.so man
 	@sh scripts/install.sh "$(BUILD)" "$(PREFIX)" "$(DESTDIR)"
+
+man: all
+	@mkdir -p $(BUILD)/man
+	@for c in $$($(BUILD)/imp --help | awk '/^  [a-z]/ {print $$1}'); do $(BUILD)/imp help --man $$c > $(BUILD)/man/imp-$$c.1; done
 
 clean:
 	rm -rf $(BUILD)

@@ -55,17 +55,20 @@ san() {
     ASAN_OPTIONS=abort_on_error=0:detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 make -s san
 }
 
+# Every target gets FUZZ_SECONDS, as many at a time as there are cores.
 fuzz() {
+    quiet_make fuzz fuzz-build || return 1
+    names=$(ls tests/fuzz/fuzz_*.c | sed 's|tests/fuzz/fuzz_||; s|\.c$||')
+    for t in $names; do echo "$t"; done |
+        xargs -P "$jobs" -I{} sh -c 'make -s fuzz-{} >"$BUILD/log.fuzz-{}" 2>&1 || touch "$BUILD/log.fuzz-{}.failed"'
     bad=0 n=0
-    for f in tests/fuzz/fuzz_*.c; do
-        [ -f "$f" ] || continue
-        t=${f#tests/fuzz/fuzz_}
-        t=${t%.c}
+    for t in $names; do
         n=$((n + 1))
         log=$BUILD/log.fuzz-$t
-        if make -s -j"$jobs" "fuzz-$t" >"$log" 2>&1; then
+        if [ ! -e "$log.failed" ]; then
             awk -v t="$t" '/stat::number_of_executed_units/ {print "fuzz " t ": " $2 " inputs, no finding"}' "$log"
         else
+            rm -f "$log.failed"
             bad=$((bad + 1))
             tail -n 30 "$log"
             echo "fuzz $t: FAILED, see $log"
