@@ -108,11 +108,8 @@ static void multiply(const fixture *f, int isa, long n_tok, float *y)
         ISA[isa].ops->quantise(f->x + t * f->cols, f->cols, 0, nb, a.q + at * CPU_QBLOCK, a.meta + at, step);
     }
     void *scratch = mem_aligned(64, cpu_mm_scratch((uint64_t)f->cols));
-    for (int g = 0; g < 3; g++) {
-        const uint8_t *q = f->panel + (uint64_t)g * f->panel_bytes;
-        ISA[isa].mm->fn[f->p - cpu_pack_table](q, q + f->s_off, &a, y + g * 16, ROWS, ROWS - g * 16 < 16 ? ROWS - g * 16 : 16,
-                                               f->bias + g * 16, scratch);
-    }
+    cpu_panels p = {f->panel, f->panel_bytes, f->s_off};
+    ISA[isa].mm->fn[f->p - cpu_pack_table](&p, &a, y, ROWS, ROWS, f->bias, scratch);
     mem_free(a.q);
     mem_free(a.meta);
     mem_free(scratch);

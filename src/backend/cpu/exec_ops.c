@@ -260,10 +260,9 @@ static void linear_packed(const bexec *x, const bweight *b, long expert, long r0
     cpu_mm_fn fn = x->be->mm->fn[b->pack - cpu_pack_table];
     long rows = (long)b->w->rows;
     const float *bias = b->bias ? b->bias + expert * rows : NULL;
-    for (long r = r0; r < r1; r += 16) {
-        const uint8_t *panel = b->data + (uint64_t)(expert * b->n_group + r / 16) * b->panel;
-        fn(panel, panel + b->s_off, a, y + r, ldy, r1 - r < 16 ? r1 - r : 16, bias ? bias + r : NULL, x_scratch(x, ith));
-    }
+    cpu_panels p = {b->data + (uint64_t)(expert * b->n_group + r0 / 16) * b->panel, b->panel, b->s_off};
+    if (r0 < r1)
+        fn(&p, a, y + r0, ldy, r1 - r0, bias ? bias + r0 : NULL, x_scratch(x, ith));
 }
 
 static void run_linear(const bexec *x, const instr *in, int ith)

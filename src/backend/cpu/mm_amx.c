@@ -146,6 +146,7 @@ TILE_FN(part_split_min, h, 1, 1)
 typedef void (*tile_fn)(const panel *p, long nb, const int8_t *a, const cpu_qmeta *am, int h, float *y, long ldy, long n_row,
                         const float *bias);
 
+/* Unpacked panels p[0..n) times every tile of x. */
 static void all_tiles(const panel *p, const cpu_qact *x, int split, int min, float *y, long ldy, long n_row, const float *bias)
 {
     static const tile_fn FULL[2][2] = {{full_plain, full_min}, {full_split, full_split_min}};
@@ -156,8 +157,9 @@ static void all_tiles(const panel *p, const cpu_qact *x, int split, int min, flo
         if (h != configured)
             configure(h, split);
         configured = h;
-        (h == CPU_TILE ? FULL : PART)[split][min](p, x->nb, x->q + t0 * x->nb * CPU_QBLOCK, x->meta + t0 * x->nb, h, y + t0 * ldy, ldy,
-                                                  n_row, bias);
+        for (long r = 0; r < n_row; r += 16)
+            (h == CPU_TILE ? FULL : PART)[split][min](&p[r / 16], x->nb, x->q + t0 * x->nb * CPU_QBLOCK, x->meta + t0 * x->nb, h,
+                                                      y + t0 * ldy + r, ldy, n_row - r, bias ? bias + r : NULL);
     }
     _tile_release();
 }
@@ -186,26 +188,32 @@ static void all_tiles(const panel *p, const cpu_qact *x, int split, int min, flo
                 m += 16 * (1 + X##_SPLIT);                                                                                 \
             }                                                                                                              \
     }                                                                                                                      \
-    static void X##_amx(const uint8_t *q, const uint8_t *s, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, \
-                        void *scratch)                                                                                     \
+    static void X##_amx(const cpu_panels *in, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch)\
     {                                                                                                                      \
-        long last = x->n_tok % CPU_TILE;                                                                                   \
+        long last = x->n_tok % CPU_TILE, nb = x->nb, block = 16 * cpu_mm_panels((uint64_t)nb * 32);                        \
         cpu_qact few = *x, many = *x;                                                                                      \
         if (last && last < FEWEST) { /* the last tile is short: it is laid out by itself, so it can go elsewhere */        \
             many.n_tok -= last;                                                                                            \
-            few.q += many.n_tok * x->nb * CPU_QBLOCK;                                                                      \
-            few.meta += many.n_tok * x->nb;                                                                                \
+            few.q += many.n_tok * nb * CPU_QBLOCK;                                                                         \
+            few.meta += many.n_tok * nb;                                                                                   \
             few.n_tok = last;                                                                                              \
-            cpu_mm_vnni.fn[ID_##X](q, s, &few, y + many.n_tok * ldy, ldy, n_row, bias, scratch);                           \
+            cpu_mm_vnni.fn[ID_##X](in, &few, y + many.n_tok * ldy, ldy, n_row, bias, scratch);                             \
             if (!many.n_tok)                                                                                               \
                 return;                                                                                                    \
         }                                                                                                                  \
-        int8_t *w = scratch;                                                                                               \
-        float *d = (float *)(w + 512 * x->nb), *m = d + 32 * x->nb;                                                        \
-        X##_open(q, s, x->nb / (SUB), w, d, m);                                                                            \
-        __asm__ volatile("" ::: "memory"); /* the compiler does not know that tile loads read what was just stored */      \
-        panel p = {w, d, m};                                                                                               \
-        all_tiles(&p, &many, X##_SPLIT, X##_MIN, y, ldy, n_row, bias);                                                     \
+        for (long r0 = 0; r0 < n_row; r0 += block) {                                                                       \
+            long n = n_row - r0 < block ? n_row - r0 : block;                                                              \
+            panel p[16];                                                                                                   \
+            int8_t *w = scratch;                                                                                           \
+            for (long r = 0; r < n; r += 16, w += nb * 768) {                                                              \
+                const uint8_t *q = in->data + (uint64_t)((r0 + r) / 16) * in->stride;                                      \
+                float *d = (float *)(w + 512 * nb), *m = d + 32 * nb;                                                      \
+                X##_open(q, q + in->s_off, nb / (SUB), w, d, m);                                                           \
+                p[r / 16] = (panel){w, d, m};                                                                              \
+            }                                                                                                              \
+            __asm__ volatile("" ::: "memory"); /* the compiler does not know that tile loads read what was just stored */  \
+            all_tiles(p, &many, X##_SPLIT, X##_MIN, y + r0, ldy, n, bias ? bias + r0 : NULL);                              \
+        }                                                                                                                  \
     }
 
 enum {

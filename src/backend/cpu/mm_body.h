@@ -120,21 +120,24 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
     {                                                                                                           \
         X##_rows(q, s, n_super, a, am, step, 2, h, y, ldy, n_row, bias);                                        \
     }                                                                                                           \
-    static void X##_mm(const uint8_t *q, const uint8_t *s, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, \
-                       void *scratch)                                                                           \
-    {                                                                                                           \
-        (void)scratch;                                                                                          \
-        for (long t0 = 0; t0 < x->n_tok; t0 += CPU_TILE) {                                                      \
-            long step = x->n_tok - t0 < CPU_TILE ? x->n_tok - t0 : CPU_TILE;                                    \
-            for (long t = 0; t < step;) {                                                                       \
-                const int8_t *a = x->q + (t0 * x->nb + t) * CPU_QBLOCK;                                                 \
-                const cpu_qmeta *am = x->meta + t0 * x->nb + t;                                                 \
-                long n = step - t >= MM_MAX ? MM_MAX : step - t >= 2 ? 2 : 1;                                   \
-                for (int h = 0; h * U_ROWS < n_row; h++)                                                        \
-                    (n == 1 ? X##_rows1 : n == 2 ? X##_rows2 : X##_rows_max)(                                   \
-                        q, s, x->nb / (SUB), a, am, step, h, y + (t0 + t) * ldy + h * U_ROWS, ldy, n_row - h * U_ROWS, \
-                        bias ? bias + h * U_ROWS : NULL);                                                       \
-                t += n;                                                                                         \
-            }                                                                                                   \
-        }                                                                                                       \
+    static void X##_mm(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch)\
+    {                                                                                                                 \
+        (void)scratch;                                                                                                \
+        long block = x->n_tok <= CPU_TILE ? n_row : 16 * cpu_mm_panels((uint64_t)x->nb * 32);                         \
+        for (long r0 = 0; r0 < n_row; r0 += block)                                                                    \
+            for (long t0 = 0; t0 < x->n_tok; t0 += CPU_TILE)                                                          \
+                for (long r = r0; r < n_row && r < r0 + block; r += 16) {                                             \
+                    const uint8_t *q = p->data + (uint64_t)(r / 16) * p->stride, *s = q + p->s_off;                   \
+                    long step = x->n_tok - t0 < CPU_TILE ? x->n_tok - t0 : CPU_TILE;                                  \
+                    for (long t = 0; t < step;) {                                                                     \
+                        const int8_t *a = x->q + (t0 * x->nb + t) * CPU_QBLOCK;                                       \
+                        const cpu_qmeta *am = x->meta + t0 * x->nb + t;                                               \
+                        long n = step - t >= MM_MAX ? MM_MAX : step - t >= 2 ? 2 : 1, rows = n_row - r < 16 ? n_row - r : 16;\
+                        for (int h = 0; h * U_ROWS < rows; h++)                                                       \
+                            (n == 1 ? X##_rows1 : n == 2 ? X##_rows2 : X##_rows_max)(                                 \
+                                q, s, x->nb / (SUB), a, am, step, h, y + (t0 + t) * ldy + r + h * U_ROWS, ldy, rows - h * U_ROWS,\
+                                bias ? bias + r + h * U_ROWS : NULL);                                                 \
+                        t += n;                                                                                       \
+                    }                                                                                                 \
+                }                                                                                                     \
     }

@@ -26,15 +26,28 @@ typedef struct cpu_pack {
 extern const cpu_pack cpu_pack_table[PACK_COUNT];
 const cpu_pack *cpu_pack_find(quant_id id); /* NULL: no packed layout */
 
-/* One panel times all of a: y[t][0..n_row) = products (+ bias). scratch: cpu_mm_scratch(cols) bytes, 64-aligned. */
-typedef void (*cpu_mm_fn)(const uint8_t *q, const uint8_t *s, const cpu_qact *a, float *y, long ldy, long n_row, const float *bias,
-                          void *scratch);
+/* Panels one after the other. */
+typedef struct cpu_panels {
+    const uint8_t *data;
+    uint64_t stride, s_off; /* bytes from panel to panel, and to a panel's scales */
+} cpu_panels;
+
+/* n_row rows of panels times all of a: y[t][0..n_row) = products (+ bias[n_row]). scratch: cpu_mm_scratch(cols) bytes,
+ * 64-aligned. */
+typedef void (*cpu_mm_fn)(const cpu_panels *p, const cpu_qact *a, float *y, long ldy, long n_row, const float *bias, void *scratch);
 typedef struct cpu_mm {
     const char *isa;
     cpu_mm_fn fn[PACK_COUNT];
 } cpu_mm;
 
-static inline uint64_t cpu_mm_scratch(uint64_t cols) { return cols * 32 + 8192; } /* unpacked: cols/32 * (512 + 2 * 128) bytes */
+/* Panels that meet a tile of tokens before the next tile comes: what they take unpacked (cols/32 * (512 + 2 * 128) bytes
+ * each) stays in a core's second-level cache, beside a tile. */
+static inline long cpu_mm_panels(uint64_t cols)
+{
+    uint64_t n = ((uint64_t)640 << 10) / (cols * 24 + 1);
+    return n < 1 ? 1 : n > 16 ? 16 : (long)n;
+}
+static inline uint64_t cpu_mm_scratch(uint64_t cols) { return (uint64_t)cpu_mm_panels(cols) * cols * 24 + 8192; }
 
 extern const cpu_mm cpu_mm_avx2, cpu_mm_vnni, cpu_mm_amx;
 
