@@ -3,6 +3,7 @@
  * for the space). */
 #include <math.h>
 
+#include "base/ck.h"
 #include "base/mem.h"
 #include "text/tok_impl.h"
 
@@ -15,6 +16,7 @@ typedef struct gg {
     imp_err *e;
     const meta_value *tokens;
     bool spaces, bytes; /* U+2581 stands for the space; byte-level texts */
+    bool phi3;          /* its special tokens swallow the white space after them, which GGUF does not say */
 } gg;
 
 static imp_status get_array(gg *g, const char *key, meta_type elem, uint64_t n, bool need, const meta_value **out)
@@ -63,6 +65,17 @@ static imp_status load_tokens(gg *g)
     return st;
 }
 
+static unsigned strip_flags(const gg *g, meta_str s, int64_t kind)
+{
+    static const char *const keep[] = {"<unk>", "<s>", "<|endoftext|>"};
+    if (!g->phi3 || kind == GG_USER)
+        return 0;
+    for (size_t i = 0; i < CK_COUNT(keep); i++)
+        if (strlen(keep[i]) == s.n && !memcmp(keep[i], s.s, s.n))
+            return 0;
+    return TOK_ADDED_RSTRIP;
+}
+
 static bool add_spaced(tok *t, meta_str s, int32_t id)
 {
     strbuf b = {0};
@@ -92,7 +105,7 @@ static imp_status load_types(gg *g, uint8_t *skip)
         if (k == GG_UNKNOWN || k == GG_CONTROL || k == GG_USER) {
             /* SentencePiece matches user tokens after spaces became U+2581; the file has them with spaces again */
             bool spaces = k == GG_USER && g->spaces && memchr(s.s ? s.s : "", ' ', s.n);
-            if (spaces ? !add_spaced(t, s, i) : !tok_trie_add(&t->raw, s.s, s.n, i, 0))
+            if (spaces ? !add_spaced(t, s, i) : !tok_trie_add(&t->raw, s.s, s.n, i, strip_flags(g, s, k)))
                 return err_oom(g->e, "the added tokens", (unsigned long long)t->raw.n);
         }
         /* Out of the index: special texts must not be reached by merging, and in raw bytes an added token's text could
@@ -266,6 +279,11 @@ imp_status tok_load_gguf(tok *t, modelfile *mf, imp_err *e)
                        (int)(model.n > 60 ? 60 : model.n), model.s);
     g.bytes = gpt2;
     g.spaces = !gpt2;
+    meta_str arch = {0};
+    st = mf_get_str(mf, "general.architecture", arch, &arch, e);
+    if (st != IMP_OK)
+        return st;
+    g.phi3 = spm && arch.n == 4 && !memcmp(arch.s, "phi3", 4);
     st = mf_get_str(mf, "tokenizer.ggml.pre", gemma4 ? (meta_str){"gemma4", 6} : (meta_str){"default", 7}, &pre, e);
     if (st == IMP_OK && gemma4)
         pre = (meta_str){"gemma4", 6};

@@ -1,6 +1,7 @@
 /* Tokenizers: every fixture of tests/fixtures/tok (made by Hugging Face `tokenizers` and SentencePiece, see its
  * make.py) gives equal ids and equal text; streaming equals decoding; long texts stay linear; special text stays text;
  * bad vocabularies are refused by name; running out of memory anywhere is survived. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,7 +17,7 @@
 #include "base/mem.h"
 #include "base/utf8.h"
 #include "gguf_make.h"
-#include "text/tok.h"
+#include "text/tok_impl.h"
 
 #define DIR "tests/fixtures/tok/"
 
@@ -282,6 +283,52 @@ static void test_long_texts(void **state)
     mem_free(text);
 }
 
+/* One tokenizer, many threads: nothing of it is written while encoding. */
+typedef struct worker {
+    pthread_t id;
+    const tok *t;
+    uint32_t hash;
+} worker;
+
+static void *encode_corpus(void *arg)
+{
+    worker *w = arg;
+    tok_ids v = {0};
+    w->hash = 0x811C9DC5u;
+    for (size_t at = 0; at < n_corpus;) {
+        uint32_t len;
+        memcpy(&len, corpus + at, 4);
+        v.n = 0;
+        if (tok_encode(w->t, corpus + at + 4, len, 3, &v, NULL) != IMP_OK)
+            w->hash = 0;
+        w->hash = fnv(v.id, v.n * sizeof *v.id, w->hash);
+        at += 4 + len;
+    }
+    tok_ids_free(&v);
+    return NULL;
+}
+
+static void test_threads(void **state)
+{
+    (void)state;
+    static const char *const files[] = {"pre-kimi-k2.gguf", "spm-llama.gguf", "json-unigram"};
+    for (size_t i = 0; i < CK_COUNT(files); i++) {
+        modelfile *mf;
+        tok *t = open_fixture(files[i], &mf);
+        worker w[4];
+        for (int k = 0; k < 4; k++) {
+            w[k].t = t;
+            assert_int_equal(pthread_create(&w[k].id, NULL, encode_corpus, &w[k]), 0);
+        }
+        for (int k = 0; k < 4; k++)
+            pthread_join(w[k].id, NULL);
+        for (int k = 1; k < 4; k++)
+            assert_int_equal(w[k].hash, w[0].hash);
+        tok_free(t);
+        mf_close(mf);
+    }
+}
+
 /* ---- bad files --------------------------------------------------------------------------------------------------- */
 typedef struct bad {
     const char *what, *model, *pre;
@@ -382,6 +429,61 @@ static void test_bad_gguf(void **state)
     }
 }
 
+#define JSON_BPE(more)                                                                                                 \
+    "{" more "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]}}"
+
+static void test_bad_json(void **state)
+{
+    (void)state;
+    static const struct { const char *text, *want;
+    } cases[] = {
+        {JSON_BPE(""), NULL},
+        {JSON_BPE("\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[]},\"decoder\":{\"type\":\"Fuse\"},"), NULL},
+        {"", "wanted"},
+        {"[]", "wanted"},
+        {"{}", "no model"},
+        {"{\"model\":{\"type\":\"BPE\"}}", "without a vocabulary"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{}}}", "vocabulary is empty"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0}}}", "without merges"},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0}}}", "model not supported: \"WordLevel\""},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}}", "-1"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":99999999},\"merges\":[]}}", "99999999"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"aa\"]}}", "space between its halves"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[[\"a\",\"a\",\"a\"]]}}", "two halves"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[],\"end_of_word_suffix\":\"</w>\"}}", "</w>"},
+        {"{\"model\":{\"type\":\"Unigram\",\"unk_id\":7,\"vocab\":[[\"a\",0.5]]}}", "model.unk_id"},
+        {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",0.5,1]]}}", "two members"},
+        {JSON_BPE("\"normalizer\":{\"type\":\"Magic\"},"), "normalizer not supported: \"Magic\""},
+        {JSON_BPE("\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"/////w==\"},"),
+         "precompiled_charsmap"},
+        {JSON_BPE("\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"},"),
+         "pre-tokenizer not supported: \"UnicodeScripts\""},
+        {JSON_BPE("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},\"behavior\":\"Isolated\"},"),
+         "does not compile"},
+        {JSON_BPE("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[a&&b]\"}},"), "set operations"},
+        {JSON_BPE("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},\"behavior\":\"Odd\"},"),
+         "split behavior"},
+        {JSON_BPE("\"pre_tokenizer\":{\"type\":\"ByteLevel\"},"), "ByteLevel stands in only one"},
+        {JSON_BPE("\"decoder\":{\"type\":\"CTC\"},"), "decoder not supported: \"CTC\""},
+        {JSON_BPE("\"decoder\":{\"type\":\"Strip\",\"content\":\"x\",\"start\":1,\"stop\":0},"), "one leading space"},
+        {JSON_BPE("\"post_processor\":{\"type\":\"Odd\"},"), "post-processor not supported: \"Odd\""},
+        {JSON_BPE("\"post_processor\":{\"type\":\"BertProcessing\",\"sep\":[\"x\",3],\"cls\":[\"x\",0]},"), "3"},
+        {JSON_BPE("\"added_tokens\":[{\"id\":3}],"), "added token without content"},
+        {JSON_BPE("\"added_tokens\":[{\"id\":-3,\"content\":\"x\"}],"), "token id -3"},
+        {JSON_BPE("") "x", "wanted"},
+    };
+    for (size_t i = 0; i < CK_COUNT(cases); i++) {
+        imp_err e = {0};
+        tok *t = mem_calloc(1, sizeof *t);
+        t->bos = t->eos = t->unk = -1;
+        imp_status st = tok_load_json(t, cases[i].text, strlen(cases[i].text), "tokenizer.json", &e);
+        if (cases[i].want ? st == IMP_OK || !strstr(e.message, cases[i].want) : st != IMP_OK)
+            fail_msg("%s: wanted '%s', got %d '%s'", cases[i].text, cases[i].want ? cases[i].want : "success", (int)st,
+                     e.message);
+        tok_free(t);
+    }
+}
+
 /* Every allocation of loading and of encoding fails once: an error each time, nothing lost, and then it works. */
 static void test_out_of_memory(void **state)
 {
@@ -434,7 +536,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fixtures),      cmocka_unit_test(test_special_text_stays_text),
         cmocka_unit_test(test_questions),     cmocka_unit_test(test_byte_runs),
-        cmocka_unit_test(test_long_texts),    cmocka_unit_test(test_bad_gguf),
+        cmocka_unit_test(test_long_texts),    cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_bad_gguf),
+        cmocka_unit_test(test_bad_json),
         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, load_corpus, free_corpus);
