@@ -86,6 +86,7 @@ typedef struct machine {
     const lexer *lex;      /* at text[0..n_lexed) */
     size_t n_lexed;
     bool text_known, used_text;
+    bool deep_trust, deep_guessed; /* let unknown whole items pass; one did */
     mask_row **mask;       /* hash by state */
     size_t n_mask, cap_mask;
     size_t bytes;
@@ -111,6 +112,8 @@ bool machine_complete(const machine *m, uint32_t set);
 uint32_t machine_copy_set(machine *to, const machine *from, uint32_t set);
 
 /* machine_json.c */
+/* Are the places left in the object all taken by required names? */
+bool key_only_required(const machine *m, const pobj *o, const frame *f);
 void json_step(machine *m, uint32_t id, unsigned char b);
 void machine_add(machine *m, uint32_t id);
 void step_frame(machine *m, uint32_t id, unsigned char b);

@@ -191,6 +191,22 @@ static uint32_t list_narrow(machine *m, uint32_t list, uint32_t tag, uint32_t de
     return r;
 }
 
+/* Does a value of the list go on, behind `depth` code points, with one of these ranges? */
+static bool list_specials(const machine *m, uint32_t list, uint32_t depth, const cprange *r, unsigned n)
+{
+    size_t n_used, len;
+    const uint32_t *used = machine_list(m, list, &n_used);
+    for (size_t i = 0; i < n_used; i++) {
+        const uint32_t *w = used[i] == KEY_UNKNOWN ? NULL : machine_list(m, used[i], &len);
+        if (!w)
+            return true;
+        for (unsigned k = 0; k < n; k++)
+            if (len > depth + 1 && w[depth + 1] >= r[k].lo && w[depth + 1] <= r[k].hi)
+                return true;
+    }
+    return false;
+}
+
 static bool list_ends(const machine *m, uint32_t list, uint32_t tag, uint32_t depth)
 {
     size_t n;
@@ -221,7 +237,10 @@ static uint32_t value_done(machine *m, uint32_t parent, char closing)
     if (f.kind != F_ARR || !m->p->arr[f.node].unique)
         return parent;
     uint32_t id = current_item(m, closing);
-    if (m->oom || list_has(m, f.y, id))
+    /* A whole array or object must be compared now; a string or number was compared while it was written. */
+    bool unknown = id == KEY_UNKNOWN && (closing == '}' || closing == ']');
+    m->deep_guessed = m->deep_guessed || (unknown && m->deep_trust);
+    if (m->oom || (unknown && !m->deep_trust) || (!unknown && list_has(m, f.y, id)))
         return 0;
     f.y = list_add(m, f.y, id);
     return machine_frame(m, &f);
@@ -417,6 +436,8 @@ static void str_step(machine *m, uint32_t id, unsigned char b)
         unsigned n = codec_ranges(next, r);
         for (unsigned i = 0; i < n; i++)
             if (str_range(m, s, &f, r[i].lo, r[i].hi)) {
+                if (f.y && !list_specials(m, f.y, f.z, r, n))
+                    f.y = f.z = 0;
                 f.x = next;
                 add_frame(m, &f);
                 break;
@@ -466,7 +487,7 @@ static bool node_any(const pobj *o, const uint32_t *node)
 }
 
 /* Only required names may still come: the places left are theirs. */
-static bool only_required(const machine *m, const pobj *o, const frame *f)
+bool key_only_required(const machine *m, const pobj *o, const frame *f)
 {
     return o->maxp != INF && o->maxp - f->cnt <= required_left(m, o, f);
 }
@@ -501,7 +522,7 @@ static bool can_key(const machine *m, const pobj *o, const frame *f)
 {
     if (o->maxp != INF && f->cnt >= o->maxp)
         return false;
-    bool only = only_required(m, o, f);
+    bool only = key_only_required(m, o, f);
     for (uint32_t i = 0; i < o->n_names; i++)
         if (name_usable(m, o, f, i, only))
             return true;
@@ -647,6 +668,17 @@ static bool key_range(machine *m, const pobj *o, const frame *of, const frame *f
     return false;
 }
 
+/* Does a name or a used key go on with a code point of these ranges? */
+static bool key_specials(const machine *m, const pobj *o, const frame *f, const cprange *r, unsigned n)
+{
+    uint32_t lo = f->y & 0xFFFF, hi = f->y >> 16;
+    for (unsigned k = 0; k < n; k++)
+        for (uint32_t i = lo; i < hi; i++)
+            if (o->name_len[i] > f->cnt && o->name[i][f->cnt] >= r[k].lo && o->name[i][f->cnt] <= r[k].hi)
+                return true;
+    return list_specials(m, f->z, f->cnt, r, n);
+}
+
 static void key_step(machine *m, uint32_t id, unsigned char b)
 {
     frame f = m->fr[id], of = m->fr[f.parent];
@@ -655,7 +687,7 @@ static void key_step(machine *m, uint32_t id, unsigned char b)
     codec_result r = codec_step(true, f.x, b, &next, &cp);
     if (r == CODEC_DEAD)
         return;
-    bool only = only_required(m, o, &of);
+    bool only = key_only_required(m, o, &of);
     uint32_t lo = f.y & 0xFFFF, hi = f.y >> 16;
     if (r == CODEC_QUOTE) {
         if (lo < hi && o->name_len[lo] == f.cnt) {
@@ -682,6 +714,8 @@ static void key_step(machine *m, uint32_t id, unsigned char b)
     unsigned n = codec_ranges(next, rg);
     for (unsigned i = 0; i < n; i++)
         if (key_range(m, o, &of, &f, rg[i], only)) {
+            if (!o->kd && !key_specials(m, o, &f, rg, n))
+                f.y = f.z = f.cnt = 0; /* whatever it becomes, it leaves the names: the state that most keys share */
             f.x = next;
             add_frame(m, &f);
             return;

@@ -117,7 +117,8 @@ static void at_text(constrain_state *s, size_t n)
     s->m.text_known = true;
 }
 
-static bool take(constrain_state *s, const char *bytes, size_t n)
+/* The set after these bytes (0: refused); the text holds them behind n_text, not yet counted. */
+static uint32_t try_bytes(constrain_state *s, const char *bytes, size_t n)
 {
     uint32_t set = s->set;
     bool json = s->p->json;
@@ -126,20 +127,26 @@ static bool take(constrain_state *s, const char *bytes, size_t n)
     sb_add(&s->text, bytes, n);
     if (s->text.failed) {
         s->text.failed = false;
-        return false;
+        return 0;
     }
     for (size_t i = 0; i < n && set; i++) {
         at_text(s, s->n_text + i);
         if (json && s->p->ws == CONSTRAIN_WS_FREE) {
             lexer_feed(&probe, bytes[i], s->n_text + i, false);
             if (probe.ws_run > s->p->ws_max)
-                return false;
+                return 0;
         }
         set = machine_step(&s->m, set, (unsigned char)bytes[i]);
     }
+    return set;
+}
+
+static bool take(constrain_state *s, const char *bytes, size_t n)
+{
+    uint32_t set = try_bytes(s, bytes, n);
     if (!set)
         return false;
-    if (json)
+    if (s->p->json)
         for (size_t i = 0; i < n; i++)
             lexer_feed(&s->lex, bytes[i], s->n_text + i, s->p->any_unique);
     s->n_text += n;
@@ -265,8 +272,6 @@ static void walk(constrain_state *s, const trie *t, uint32_t from, uint32_t *bit
                 memset(s->path_first[d], 0, sizeof s->path_first[d]);
                 machine_first(m, next, s->path_first[d]);
             }
-            if (m->text_known)
-                s->text.s[s->n_text + d - 1] = (char)v->byte;
         }
     }
 }
@@ -333,32 +338,55 @@ static void free_string(constrain_state *s, uint32_t after, uint32_t need, uint3
 
 static uint32_t single(machine *m, uint32_t id) { return machine_set(m, &id, 1); }
 
-static void key_mask(constrain_state *s, uint32_t id, uint32_t *bits)
+/* A key or string that anything may follow, except that names or values in its way must be looked at one by one: the
+ * frame `off`, where nothing is in the way, gives the mask, and a walk mends it where the two differ. */
+static void apart_mask(constrain_state *s, uint32_t id, const frame *off, uint32_t after, uint32_t need, uint32_t room, uint32_t *bits)
 {
     machine *m = &s->m;
-    frame f = m->fr[id], off = f;
-    off.y = off.z = off.cnt = 0;
-    uint32_t off_id = machine_frame(m, &off), base = single(m, off_id), here = single(m, id);
-    uint32_t after = machine_step(m, base, '"');
+    uint32_t off_id = machine_frame(m, off), base = single(m, off_id), here = single(m, id);
     uint32_t *t = off_id == id ? bits : s->tmp_bits;
     if (t != bits)
         memset(t, 0, s->v->words * sizeof *t);
-    free_string(s, after, 0, INF, t);
+    free_string(s, after ? after : machine_step(m, base, '"'), need, room, t);
     if (t != bits) {
         walk_apart(s, here, base, t);
         or_bits(bits, t, s->v->words);
     }
 }
 
-static void mask_fill(constrain_state *s, uint32_t *bits)
+/* Fills in what configuration id allows, if it is a string or key without an automaton. */
+static bool easy_mask(constrain_state *s, uint32_t id, uint32_t *bits)
 {
     machine *m = &s->m;
     const constrain_prog *p = s->p;
+    frame f = m->fr[id], up = m->fr[f.parent], off = f;
+    if (f.x)
+        return false;
+    if (f.kind == F_STR && !p->str[f.node].d) {
+        const strlex *sl = &p->str[f.node];
+        uint32_t room = sl->max == INF ? INF : sl->max - f.cnt, need = sl->min > f.cnt ? sl->min - f.cnt : 0;
+        off.y = off.z = 0;
+        bool unique = up.kind == F_ARR && p->arr[up.node].unique;
+        apart_mask(s, id, &off, unique && !need ? 0 : single(m, f.parent), need, room, bits);
+        return true;
+    }
+    if (f.kind == F_KEY && p->obj[f.node].extras && !p->obj[f.node].kd && !key_only_required(m, &p->obj[f.node], &up)) {
+        off.y = off.z = off.cnt = 0;
+        apart_mask(s, id, &off, 0, 0, INF, bits);
+        return true;
+    }
+    return false;
+}
+
+static void mask_fill(constrain_state *s, uint32_t *bits)
+{
+    machine *m = &s->m;
     size_t n, n_rest = 0;
     at_text(s, s->n_text);
-    /* A mask may be kept for the set, so it may not depend on the text; only whole items of uniqueItems need it. Keys and
-     * items that a token completes are then unknown, which at most forbids a token that completes two of them. */
-    m->text_known = p->deep_unique;
+    /* A mask may be kept for the set, so it must not depend on the text. Keys and items that a token completes are then
+     * unknown, which at most forbids a token that completes two of them, or a whole array or object of uniqueItems
+     * together with something before it. */
+    m->text_known = false;
     machine_list(m, s->set, &n);
     uint32_t *rest = mem_alloc((n + 1) * sizeof *rest);
     if (!rest) {
@@ -367,21 +395,37 @@ static void mask_fill(constrain_state *s, uint32_t *bits)
     }
     for (size_t i = 0; i < n; i++) {
         uint32_t id = machine_list(m, s->set, &n)[i];
-        frame f = m->fr[id];
-        const strlex *sl = f.kind == F_STR ? &p->str[f.node] : NULL;
-        if (sl && !sl->d && !f.x && !f.y && !p->any_unique) {
-            uint32_t room = sl->max == INF ? INF : sl->max - f.cnt, need = sl->min > f.cnt ? sl->min - f.cnt : 0;
-            free_string(s, single(m, f.parent), need, room, bits);
-        } else if (f.kind == F_KEY && !f.x && p->obj[f.node].extras && !p->obj[f.node].kd && !p->deep_unique &&
-                   p->obj[f.node].maxp == INF) {
-            key_mask(s, id, bits);
-        } else {
+        if (!easy_mask(s, id, bits))
             rest[n_rest++] = id;
-        }
     }
     if (n_rest && !m->oom && !m->full)
         walk(s, &s->v->all, machine_set(m, rest, n_rest), bits, false, 0, INF);
     mem_free(rest);
+}
+
+/* Tokens that complete a whole array or object of uniqueItems together with something before it: the text decides, so
+ * the mask that allows them on trust is made too, and each token that only it allows is tried. */
+static void deep_fill(constrain_state *s, uint32_t *bits)
+{
+    const constrain_vocab *v = s->v;
+    machine *m = &s->m;
+    uint32_t *trust = mem_calloc(v->words + 1, sizeof *trust);
+    if (!trust) {
+        m->oom = true;
+        return;
+    }
+    m->deep_trust = true;
+    m->deep_guessed = false;
+    mask_fill(s, trust);
+    m->deep_trust = false;
+    for (size_t w = 0; w < v->words && m->deep_guessed && !m->full && !m->oom; w++)
+        for (uint32_t more = trust[w] & ~bits[w]; more; more &= more - 1) {
+            uint32_t id = (uint32_t)(w * 32) + (uint32_t)__builtin_ctz(more);
+            if (try_bytes(s, v->tok[id].s, v->tok[id].n))
+                set_bit(bits, id);
+        }
+    s->text.n = s->n_text;
+    mem_free(trust);
 }
 
 static mask_row **mask_slot(machine *m, uint32_t set) { return &m->mask[hash64(set) & (m->cap_mask - 1)]; }
@@ -429,28 +473,20 @@ imp_status constrain_state_mask(constrain_state *s, uint32_t *bits)
     if (known) {
         memcpy(bits, known, v->words * sizeof *bits);
     } else {
-        /* room in the text for the bytes of a token being tried */
-        s->text.n = s->n_text;
-        for (int i = 0; i <= v->all.max_depth && !s->text.failed; i += 64)
-            sb_add(&s->text, "                                                                ", 64);
-        if (s->text.failed) {
-            s->text.failed = false;
-            return IMP_E_NOMEM;
-        }
         for (int tries = 0;; tries++) {
             mask_fill(s, bits);
+            if (s->p->deep_unique && !m->full && !m->oom)
+                deep_fill(s, bits);
             if (!m->full && !m->oom)
                 break;
             bool oom = m->oom;
             m->full = m->oom = false;
             memset(bits, 0, v->words * sizeof *bits);
             if (tries || oom || !renew(s)) {
-                s->text.n = s->n_text;
                 return oom ? IMP_E_NOMEM : IMP_E_LIMIT;
             }
         }
-        s->text.n = s->n_text;
-        if (!s->p->deep_unique) /* else the mask depends on more than the set */
+        if (!s->p->deep_unique)
             mask_keep(m, s->set, bits, v->words);
     }
     bool complete = machine_complete(m, s->set);

@@ -3,7 +3,7 @@
  *             "seed": n, "max_steps": n, "forced": text, "plain_integers": bool}
  *   answer:  {"ok": bool, "error": text, "status": n, "compile_us": x, "bytes": n, "accept": [bool..] (texts),
  *             "token_accept": [index of the first refused token, or -1; -2: not complete at the end],
- *             "mask_us": [..], "walks": [text | null], "forced": text}
+ *             "mask_us": [sum, count, worst, its list, its index], "walks": [text | null], "forced": text}
  * usage: constrain_driver [VOCAB]; VOCAB: u32 n, then per token u32 length | eos << 31 and its bytes. */
 #include <jansson.h>
 #include <stdio.h>
@@ -13,6 +13,9 @@
 
 #include "constrain/constrain.h"
 
+#define HIST 200000
+static long hist[HIST]; /* masks by whole microseconds */
+static double total_us;
 static constrain_token *toks; /* the vocabulary's bytes, for walks */
 
 static double now_us(void)
@@ -69,7 +72,9 @@ static bool allowed(const uint32_t *bits, long id) { return bits[id / 32] >> id 
 
 static void run_tokens(const constrain_prog *p, const constrain_vocab *v, json_t *req, json_t *ans)
 {
-    json_t *lists = json_object_get(req, "tokens"), *l, *t, *out = json_array(), *us = json_array();
+    json_t *lists = json_object_get(req, "tokens"), *l, *t, *out = json_array();
+    double sum = 0, worst = 0;
+    long worst_list = 0, worst_at = 0, n_mask = 0;
     size_t i, k;
     uint32_t *bits = malloc((constrain_vocab_size(v) + 31) / 32 * 4);
     json_array_foreach(lists, i, l) {
@@ -81,7 +86,12 @@ static void run_tokens(const constrain_prog *p, const constrain_vocab *v, json_t
             long id = (long)json_integer_value(t);
             double t0 = now_us();
             imp_status st = constrain_state_mask(s, bits);
-            json_array_append_new(us, json_real(now_us() - t0));
+            double us = now_us() - t0;
+            sum += us;
+            n_mask++;
+            hist[us < HIST - 1 ? (int)us : HIST - 1]++;
+            if (us > worst)
+                worst = us, worst_list = (long)i, worst_at = (long)k;
             bool in_mask = !st && allowed(bits, id), taken = constrain_state_accept_token(s, (int32_t)id);
             if (in_mask != taken)
                 fprintf(stderr, "mask and acceptance differ at token %zu (id %ld): mask %d, accept %d\n", k, id, in_mask, taken);
@@ -97,7 +107,8 @@ static void run_tokens(const constrain_prog *p, const constrain_vocab *v, json_t
     }
     free(bits);
     json_object_set_new(ans, "token_accept", out);
-    json_object_set_new(ans, "mask_us", us);
+    json_object_set_new(ans, "mask_us", json_pack("[f,i,f,i,i]", sum, (int)n_mask, worst, (int)worst_list, (int)worst_at));
+    total_us += sum;
 }
 
 static unsigned long long rng(unsigned long long *s)
@@ -233,6 +244,17 @@ int main(int argc, char **argv)
         json_decref(req);
         constrain_prog_free(p);
     }
+    long n_mask = 0, seen = 0;
+    for (int i = 0; i < HIST; i++)
+        n_mask += hist[i];
+    static const double at[] = {0.5, 0.9, 0.95, 0.99, 0.999, 1};
+    if (n_mask)
+        fprintf(stderr, "masks %ld avg %.2f us", n_mask, total_us / (double)n_mask);
+    for (int i = 0, k = 0; i < HIST && n_mask && k < 6; i++)
+        for (seen += hist[i]; k < 6 && (double)seen >= at[k] * (double)n_mask; k++)
+            fprintf(stderr, " p%g %d", at[k] * 100, i);
+    if (n_mask)
+        fputc('\n', stderr);
     free(line);
     constrain_vocab_free(v);
     return 0;
