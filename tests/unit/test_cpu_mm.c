@@ -57,7 +57,7 @@ typedef struct fixture {
     long cols;
     uint8_t *data, *panel;
     float *w, *x, *bias; /* decoded weights, activations */
-    uint64_t row_bytes, s_off, panel_bytes;
+    uint64_t row_bytes, panel_bytes;
 } fixture;
 
 static void make(fixture *f, const cpu_pack *p, long cols)
@@ -77,15 +77,14 @@ static void make(fixture *f, const cpu_pack *p, long cols)
         f->x[i] = unit() * (i % 97 == 0 ? 8 : 1);
     memset(f->x + cols, 0, (size_t)cols * sizeof(float)); /* token 1: nothing but zeros */
     uint64_t n_super = (uint64_t)cols / p->values;
-    f->s_off = (n_super * p->q_bytes + 63) / 64 * 64;
-    f->panel_bytes = f->s_off + (n_super * p->s_bytes + 63) / 64 * 64;
+    f->panel_bytes = (n_super * (p->q_bytes + p->s_bytes) + 63) / 64 * 64;
     f->panel = mem_aligned(64, 3 * f->panel_bytes + 8192);
     memset(f->panel, 0, 3 * f->panel_bytes);
     for (int g = 0; g < 3; g++) {
         const uint8_t *row[16];
         for (int i = 0; i < 16; i++)
             row[i] = g * 16 + i < ROWS ? f->data + (uint64_t)(g * 16 + i) * f->row_bytes : NULL;
-        p->pack(row, n_super, f->panel + (uint64_t)g * f->panel_bytes, f->panel + (uint64_t)g * f->panel_bytes + f->s_off);
+        p->pack(row, n_super, f->panel + (uint64_t)g * f->panel_bytes + p->s_bytes, f->panel + (uint64_t)g * f->panel_bytes);
     }
 }
 
@@ -108,7 +107,7 @@ static void multiply(const fixture *f, int isa, long n_tok, float *y)
         ISA[isa].ops->quantise(f->x + t * f->cols, f->cols, 0, nb, a.q + at * CPU_QBLOCK, a.meta + at, step);
     }
     void *scratch = mem_aligned(64, cpu_mm_scratch((uint64_t)f->cols));
-    cpu_panels p = {f->panel, f->panel_bytes, f->s_off};
+    cpu_panels p = {f->panel, f->panel_bytes};
     ISA[isa].mm->fn[f->p - cpu_pack_table](&p, &a, y, ROWS, ROWS, f->bias, scratch);
     mem_free(a.q);
     mem_free(a.meta);

@@ -25,7 +25,6 @@ struct bweight {
     const cpu_pack *pack;  /* NULL: not packed */
     uint8_t *data;         /* n_expert * n_group panels of 16 rows, mem_map */
     uint64_t n_data, panel; /* bytes in all, bytes a panel */
-    uint64_t s_off;        /* scales of a panel */
     long n_group;          /* panels an expert */
     quant_id plain;        /* F32, F16 or BF16 when rows can be multiplied as they lie; else QUANT_NONE */
     float *bias;           /* [n_expert * rows] or NULL */

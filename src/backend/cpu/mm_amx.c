@@ -169,7 +169,7 @@ static void all_tiles(const panel *p, const cpu_qact *x, int split, int min, flo
     static void X##_open(const uint8_t *q, const uint8_t *s, long n_super, int8_t *w, float *d, float *m)                  \
     {                                                                                                                      \
         ub zero = u_set8(X##_ZERO);                                                                                        \
-        for (long b = 0; b < n_super; b++, q += (QB), s += (SB))                                                           \
+        for (long b = 0; b < n_super; b++, q += (QB) + (SB), s += (QB) + (SB))                                                           \
             _Pragma("GCC unroll 8") for (int j = 0; j < (SUB); j++)                                                        \
             {                                                                                                              \
                 ub v[8];                                                                                                   \
@@ -208,7 +208,7 @@ static void all_tiles(const panel *p, const cpu_qact *x, int split, int min, flo
             for (long r = 0; r < n; r += 16, w += nb * 768) {                                                              \
                 const uint8_t *q = in->data + (uint64_t)((r0 + r) / 16) * in->stride;                                      \
                 float *d = (float *)(w + 512 * nb), *m = d + 32 * nb;                                                      \
-                X##_open(q, q + in->s_off, nb / (SUB), w, d, m);                                                           \
+                X##_open(q + (SB), q, nb / (SUB), w, d, m);                                                           \
                 p[r / 16] = (panel){w, d, m};                                                                              \
             }                                                                                                              \
             __asm__ volatile("" ::: "memory"); /* the compiler does not know that tile loads read what was just stored */  \

@@ -82,16 +82,14 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
         uf acc[MM_MAX];                                                                                         \
         for (int t = 0; t < n; t++)                                                                             \
             acc[t] = u_setf(0);                                                                                 \
-        for (long b = 0; b < n_super; b++, q += (QB), s += (SB)) {                                              \
-            if (n == 1)                                                                                         \
-                __builtin_prefetch(s + 512);                                                                    \
+        for (long b = 0; b < n_super; b++, q += (QB) + (SB), s += (QB) + (SB)) {                                              \
             _Pragma("GCC unroll 8") for (int j = 0; j < (SUB); j++)                                             \
             {                                                                                                   \
                 ub w[8];                                                                                        \
                 uf d[2], m[2];                                                                                  \
                 if (n == 1)                                                                                     \
-                    for (int i = 0; i < (QB) / (SUB); i += 64)                                                  \
-                        __builtin_prefetch(q + j * ((QB) / (SUB)) + i + MM_AHEAD);                              \
+                    for (int i = 0; i < ((QB) + (SB)) / (SUB); i += 64)                                                  \
+                        __builtin_prefetch(s + j * (((QB) + (SB)) / (SUB)) + i + MM_AHEAD);                              \
                 X##_unpack(q + 32 * h, j, w);                                                                   \
                 X##_scales(s, h, j, d, m);                                                                      \
                 MM_BLOCK(X, n, w, d, m, a, am, acc)                                                             \
@@ -127,7 +125,7 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
         for (long r0 = 0; r0 < n_row; r0 += block)                                                                    \
             for (long t0 = 0; t0 < x->n_tok; t0 += CPU_TILE)                                                          \
                 for (long r = r0; r < n_row && r < r0 + block; r += 16) {                                             \
-                    const uint8_t *q = p->data + (uint64_t)(r / 16) * p->stride, *s = q + p->s_off;                   \
+                    const uint8_t *s = p->data + (uint64_t)(r / 16) * p->stride, *q = s + (SB);                   \
                     long step = x->n_tok - t0 < CPU_TILE ? x->n_tok - t0 : CPU_TILE;                                  \
                     for (long t = 0; t < step;) {                                                                     \
                         const int8_t *a = x->q + (t0 * x->nb + t) * CPU_QBLOCK;                                       \

@@ -38,7 +38,7 @@ static inline uint32_t spread_bits(uint32_t h)
         uint8_t *q = q0, *s = s0;                                          \
         if (!in) /* rows past the end multiply by zero and are not stored */ \
             continue;                                                      \
-        for (uint64_t b = 0; b < n; b++, in += sizeof(T), q += (qb), s += (sb)) { \
+        for (uint64_t b = 0; b < n; b++, in += sizeof(T), q += (qb) + (sb), s += (qb) + (sb)) { \
             __VA_ARGS__                                                    \
         }                                                                  \
     }

@@ -1,7 +1,9 @@
-/* pack: quantised weights in the order in which kernels read them. Sixteen rows form a panel: first their quants, four
- * consecutive columns of one row side by side and the sixteen rows next to each other, so that 64 bytes are 16 rows x 4
- * columns and products need no sums across lanes; then their scales, sixteen rows of each scale together. Nibbles and
- * high bits stay packed as the file has them: a panel takes the file's bits, but for K scales of 6 bits kept in bytes.
+/* pack: quantised weights in the order in which kernels read them. Sixteen rows form a panel. For each super-block it
+ * holds their scales, sixteen rows of each scale together, and then their quants, four consecutive columns of one row side
+ * by side and the sixteen rows next to each other, so that 64 bytes are 16 rows x 4 columns and products need no sums
+ * across lanes. A panel is read from its first byte to its last, and panels follow each other: one stream from memory.
+ * Nibbles and high bits stay packed as the file has them: a panel takes the file's bits, but for K scales of 6 bits kept
+ * in bytes.
  * Pure; nothing fails. */
 #ifndef IMP_BACKEND_CPU_PACK_H
 #define IMP_BACKEND_CPU_PACK_H
@@ -19,7 +21,7 @@ typedef struct cpu_pack {
     uint32_t values;           /* a row's columns in one super-block */
     uint32_t block_bytes;      /* bytes of it in the file */
     uint32_t q_bytes, s_bytes; /* of sixteen rows of it in a panel */
-    /* n super-blocks of sixteen rows; row[i] NULL gives zeros */
+    /* n super-blocks of sixteen rows; row[i] NULL gives zeros; q, s: where those of the first one go */
     void (*pack)(const uint8_t *const row[16], uint64_t n, uint8_t *q, uint8_t *s);
 } cpu_pack;
 
@@ -29,7 +31,7 @@ const cpu_pack *cpu_pack_find(quant_id id); /* NULL: no packed layout */
 /* Panels one after the other. */
 typedef struct cpu_panels {
     const uint8_t *data;
-    uint64_t stride, s_off; /* bytes from panel to panel, and to a panel's scales */
+    uint64_t stride; /* bytes from panel to panel */
 } cpu_panels;
 
 /* n_row rows of panels times all of a: y[t][0..n_row) = products (+ bias[n_row]). scratch: cpu_mm_scratch(cols) bytes,

@@ -46,17 +46,17 @@ static void pack_share(void *arg, int ith, int nth)
         for (uint64_t i = 0; i < 16; i++)
             row[i] = first + i < rows ? row_at(j->data, expert * rows + first + i) : NULL;
         uint8_t *panel = b->data + (uint64_t)g * b->panel;
-        b->pack->pack(row, b->w->cols / b->pack->values, panel, panel + b->s_off);
+        b->pack->pack(row, b->w->cols / b->pack->values, panel + b->pack->s_bytes, panel);
     }
 }
 
 static imp_status pack(backend *be, bweight *b, imp_err *e)
 {
     const weight *w = b->w;
-    uint64_t n_super = w->cols / b->pack->values, s_bytes, panels;
+    uint64_t n_super = w->cols / b->pack->values, panels;
     b->n_group = (long)((w->rows + 15) / 16);
-    if (!ck_align(n_super * b->pack->q_bytes, 64, &b->s_off) || !ck_align(n_super * b->pack->s_bytes, 64, &s_bytes) ||
-        !ck_add(b->s_off, s_bytes, &b->panel) || !ck_mul((uint64_t)b->n_group, w->n_expert, &panels) ||
+    if (!ck_mul(n_super, b->pack->q_bytes + b->pack->s_bytes, &b->panel) || !ck_align(b->panel, 64, &b->panel) ||
+        !ck_mul((uint64_t)b->n_group, w->n_expert, &panels) ||
         !ck_mul(panels, b->panel, &b->n_data))
         return err_set(e, IMP_E_LIMIT, "weight '%s': too large", w->name);
     b->data = mem_map(b->n_data);
