@@ -41,6 +41,7 @@ bool cli_on_terminal(void);                        /* is stderr one? */
  * true when it has dealt with it; false ends the program. */
 void cli_catch_interrupt(cli *c);
 bool cli_interrupted(void);
+void cli_interrupt_gently(bool on);                 /* work that asks cli_go_on: the first Ctrl-C only sets the flag */
 void cli_set_request(uint64_t id);                 /* what Ctrl-C cancels; 0 = nothing */
 void cli_set_engine(imp_engine *g);                /* whose request that is */
 typedef bool (*cli_interrupt_fn)(void *user, int sig);
@@ -52,7 +53,10 @@ imp_status cli_read_prompt(cli *c, char **text, size_t *n, imp_err *e);
 imp_status cli_parse_ids(const char *text, int32_t **ids, size_t *n, imp_err *e); /* "1, 2,3" or "[1,2]"; imp_free */
 imp_status cli_sampling(const cli *c, imp_sampling *s, arena *mem, imp_err *e);   /* defaults, then options */
 bool cli_show_progress(void *user, const char *what, uint64_t done, uint64_t total); /* a bar on stderr, false after Ctrl-C */
+bool cli_go_on(void *user, const char *what, uint64_t done, uint64_t total); /* the same without a bar */
 void cli_progress_end(void);
+/* cmd_pull.c: an -m ORG/NAME:FILE becomes the file, downloaded if need be */
+imp_status cli_resolve_model(cli *c, imp_err *e);
 /* env.c: the only getenv of the program */
 const char *cli_env(const char *name);
 
@@ -62,6 +66,7 @@ int cli_help(int argc, char **argv);
 /* Subcommands. */
 int cmd_run(cli *c);
 int cmd_chat(cli *c);
+int cmd_pull(cli *c);
 int cmd_tokenize(cli *c);
 int cmd_logits(cli *c);
 int cmd_perplexity(cli *c);

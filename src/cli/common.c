@@ -34,6 +34,12 @@ void cli_progress_end(void)
     bar_shown = false;
 }
 
+bool cli_go_on(void *user, const char *what, uint64_t done, uint64_t total)
+{
+    (void)user, (void)what, (void)done, (void)total;
+    return !cli_interrupted();
+}
+
 bool cli_show_progress(void *user, const char *what, uint64_t done, uint64_t total)
 {
     (void)user;
@@ -67,6 +73,9 @@ imp_status cli_load_model(cli *c, imp_err *e)
         c->o.model = c->rest[0];
     if (!c->o.model)
         return err_set(e, IMP_E_USAGE, "no model: give one with -m FILE");
+    imp_status s = cli_resolve_model(c, e);
+    if (s != IMP_OK)
+        return s;
     imp_model_params p;
     imp_model_params_init(&p);
     p.n_ctx = (uint32_t)c->o.context;

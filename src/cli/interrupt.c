@@ -8,7 +8,7 @@
 
 #include "cli/cli.h"
 
-static atomic_bool interrupted;
+static atomic_bool interrupted, gentle;
 static _Atomic uint64_t current;
 static imp_engine *_Atomic current_engine;
 
@@ -18,6 +18,7 @@ static pthread_mutex_t hook_lock = PTHREAD_MUTEX_INITIALIZER;
 static cli_interrupt_fn hook;
 static void *hook_user;
 
+void cli_interrupt_gently(bool on) { atomic_store(&gentle, on); }
 bool cli_interrupted(void) { return atomic_load(&interrupted); }
 void cli_set_request(uint64_t id) { atomic_store(&current, id); }
 void cli_set_engine(imp_engine *g) { atomic_store(&current_engine, g); }
@@ -49,9 +50,11 @@ static void *wait_for_interrupt(void *arg)
             continue;
         imp_engine *g = atomic_load(&current_engine);
         uint64_t id = atomic_load(&current);
-        if (hooked || atomic_exchange(&interrupted, true) || !g || !id)
+        bool again = atomic_exchange(&interrupted, true), running = g && id;
+        if (hooked || again || (!running && !atomic_load(&gentle)))
             end_program(sig);
-        imp_cancel(g, id);
+        if (running)
+            imp_cancel(g, id);
     }
     return NULL;
 }

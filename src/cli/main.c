@@ -21,7 +21,7 @@ const command cli_commands[] = {
     {"inspect", CMD_INSPECT, 1, cmd_inspect, "imp inspect MODEL [--plan] [--json]", "what is in a model, and what it needs"},
     {"quantize", CMD_QUANTIZE, 3, NULL, "imp quantize IN OUT TYPE [--imatrix FILE]", "write a GGUF in another format"},
     {"imatrix", CMD_IMATRIX, 0, NULL, "imp imatrix -m MODEL -f TEXT -o FILE", "importance matrix for quantize"},
-    {"pull", CMD_PULL, 1, NULL, "imp pull REPO[:FILE]", "download a model"},
+    {"pull", CMD_PULL, 1, cmd_pull, "imp pull ORG/NAME[:FILE|:QUANT]", "download a model; its path on stdout"},
     {NULL, 0, 0, NULL, NULL, NULL},
 };
 

@@ -60,6 +60,7 @@ static const opt_def defs[] = {
     {.name = "system", .alias = "-s", .key = "chat.system", .type = OPT_STR, .arg = "TEXT", AT(system), .cmds = CMD_RUN | CMD_CHAT, .help = "system message"},
     {.name = "history", .key = "chat.history", .type = OPT_STR, .arg = "FILE", AT(history), .cmds = CMD_CHAT,
      .help = "where the lines typed are kept (none: nowhere)"},
+    {.name = "revision", .type = OPT_STR, .arg = "REV", AT(revision), .cmds = CMD_PULL, .help = "branch, tag or commit (main)"},
     /* answer */
     {.name = "max-tokens", .alias = "-n --n-predict --max-new-tokens", .key = "sampling.max_tokens", .type = OPT_INT, .arg = "N", .min = -1, .max = 1 << 30,
      AT(max_tokens), .cmds = ANSWER, .help = "most tokens of the answer (0 or -1: up to the context)"},

@@ -18,7 +18,7 @@ typedef struct options {
     bool deterministic, verbose, version, help, kv_fp8, kv_nvfp4;
     opt_list set;
     /* prompt and answer */
-    const char *prompt, *file, *ids_text, *output, *chat_template, *system, *history;
+    const char *prompt, *file, *ids_text, *output, *chat_template, *system, *history, *revision;
     bool raw, ids, last, no_special, json, quiet, plan;
     int64_t max_tokens, seed, top_k, repeat_last_n, mirostat, dry_allowed_length, dry_last_n;
     double temperature, top_p, min_p, typical_p, repeat_penalty, frequency_penalty, presence_penalty, dry_multiplier, dry_base,
