@@ -3,6 +3,7 @@
 #define IMP_TEXT_CHAT_IMPL_H
 
 #include "text/chat.h"
+#include "text/chat_parse.h"
 
 struct chat_template {
     jinja_program *program;
@@ -11,9 +12,6 @@ struct chat_template {
 
 /* Finds out what the template does. Fails only when memory runs out. */
 imp_status chat_probe(const jinja_program *p, chat_caps *caps, imp_err *e);
-
-/* Does this prompt end inside a reasoning block? */
-bool chat_opens_reasoning(const char *s, size_t n);
 
 bool chat_str_is(const jval *v, const char *s);
 bool chat_set_key(arena *a, jval dict, const jval *key, jval v);
