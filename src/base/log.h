@@ -5,7 +5,10 @@
 #include "imp.h"
 
 typedef imp_log_level log_level;
-enum { LOG_DEBUG = IMP_LOG_DEBUG, LOG_INFO = IMP_LOG_INFO, LOG_WARN = IMP_LOG_WARN, LOG_ERROR = IMP_LOG_ERROR };
+#define LOG_DEBUG IMP_LOG_DEBUG
+#define LOG_INFO IMP_LOG_INFO
+#define LOG_WARN IMP_LOG_WARN
+#define LOG_ERROR IMP_LOG_ERROR
 typedef imp_log_fn log_fn;
 typedef struct log_sink {
     log_fn fn; /* may be NULL */

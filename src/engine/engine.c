@@ -378,16 +378,13 @@ static imp_status upload_all(engine *g, const imp_engine_params *p, imp_err *e)
     return st;
 }
 
-static const backend_api *pick_backend(const char *name, imp_err *e)
-{
-    if (!name || strcmp(name, "auto") == 0 || strcmp(name, "cpu") == 0)
-        return &backend_cpu;
-    if (strcmp(name, "cuda") == 0)
-        err_set(e, IMP_E_UNSUPPORTED, "backend cuda: this build runs on the CPU only");
-    else
-        err_set(e, IMP_E_USAGE, "backend %s: wanted auto, cpu or cuda", name);
-    return NULL;
-}
+/* Best first; "auto" takes the first that works here. */
+static const backend_api *const backends[] = {
+#ifdef IMP_CUDA
+    &backend_cuda,
+#endif
+    &backend_cpu,
+};
 
 static imp_status start(engine *g, const imp_engine_params *p, imp_err *e)
 {
@@ -413,21 +410,62 @@ static imp_status start(engine *g, const imp_engine_params *p, imp_err *e)
     return st;
 }
 
+/* Everything that start() made, from half-built states too. */
+static void stop_backend(engine *g)
+{
+    if (g->exec)
+        g->api->exec_free(g->exec);
+    if (g->kv)
+        g->api->kv_close(g->kv);
+    for (int32_t i = 0; g->w && i < g->m->text.n_weight; i++)
+        if (g->w[i])
+            g->api->weight_free(g->be, g->w[i]);
+    mem_free(g->w);
+    if (g->be)
+        g->api->close(g->be);
+    for (int i = 0; i < PLAN_MAX_GROUPS; i++)
+        blocks_free(&g->blk[i]);
+    void *own[] = {g->id, g->seq_of, g->kv_index, g->vis_begin, g->vis_end, g->pos, g->cls, g->seqs, g->rows, g->row_seq, g->slot};
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        mem_free(own[i]);
+    *g = (engine){.m = g->m, .tk = g->tk, .log = g->log};
+}
+
+/* Starts the backend that was asked for, or the best that can run this model here; a GPU that cannot is said so aloud. */
+static imp_status start_best(engine *g, const imp_engine_params *p, imp_err *e)
+{
+    bool any = !p->backend || strcmp(p->backend, "auto") == 0;
+    size_t n = sizeof backends / sizeof *backends;
+    for (size_t i = 0; i < n; i++) {
+        if (!any && strcmp(p->backend, backends[i]->name) != 0)
+            continue;
+        imp_err why = {0};
+        g->api = backends[i];
+        imp_status st = start(g, p, &why);
+        if (st == IMP_OK)
+            return IMP_OK;
+        bool opened = g->be != NULL;
+        stop_backend(g);
+        if (!any || i + 1 == n || (st != IMP_E_UNSUPPORTED && st != IMP_E_DEVICE))
+            return err_set(e, st, "%s", why.message);
+        log_line(&g->log, opened ? LOG_WARN : LOG_DEBUG, "%s; the %s runs the model instead", why.message, backends[i + 1]->name);
+    }
+    if (strcmp(p->backend, "cuda") == 0)
+        return err_set(e, IMP_E_UNSUPPORTED, "backend cuda: this program was built without it (make with nvcc)");
+    return err_set(e, IMP_E_USAGE, "backend %s: wanted auto, cpu or cuda", p->backend);
+}
+
 imp_status engine_new(model *m, const tok *tk, const imp_engine_params *p, engine **out, imp_err *e)
 {
     *out = NULL;
     int64_t t0 = clock_ns();
-    const backend_api *api = pick_backend(p->backend, e);
-    if (!api)
-        return e ? e->status : IMP_E_USAGE;
     engine *g = mem_calloc(1, sizeof *g);
     if (!g)
         return err_oom(e, "engine", sizeof *g);
     g->m = m;
     g->tk = tk;
-    g->api = api;
     g->log = (log_sink){p->log, p->log_user};
-    imp_status st = start(g, p, e);
+    imp_status st = start_best(g, p, e);
     if (st == IMP_OK) {
         pthread_condattr_t a;
         pthread_condattr_init(&a);
@@ -469,22 +507,10 @@ void engine_free(engine *g)
         pthread_cond_destroy(&g->wake);
         pthread_cond_destroy(&g->done);
     }
-    if (g->exec)
-        g->api->exec_free(g->exec);
-    if (g->kv)
-        g->api->kv_close(g->kv);
-    for (int32_t i = 0; g->w && i < g->m->text.n_weight; i++)
-        if (g->w[i])
-            g->api->weight_free(g->be, g->w[i]);
-    mem_free(g->w);
     constrain_vocab_free(g->vocab);
-    if (g->be)
-        g->api->close(g->be);
-    for (int i = 0; i < PLAN_MAX_GROUPS; i++)
-        blocks_free(&g->blk[i]);
-    void *own[] = {g->id, g->seq_of, g->kv_index, g->vis_begin, g->vis_end, g->pos, g->cls, g->seqs, g->rows, g->row_seq, g->slot, g->logits};
-    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-        mem_free(own[i]);
+    mem_free(g->logits);
+    if (g->api)
+        stop_backend(g);
     mem_free(g);
 }
 

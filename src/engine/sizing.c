@@ -56,7 +56,11 @@ imp_status engine_sizes(engine *g, const imp_engine_params *p, kv_options *ko, i
     if (g->n_row < g->n_seq)
         g->n_row = g->n_seq;
     uint64_t budget = p->memory_budget ? p->memory_budget : mem.free;
-    double room = (double)budget - (double)g->m->weight_bytes * 0.1; /* CPU weights replace file pages; a margin for workspace */
+    double weights = (double)g->m->weight_bytes, room = (double)budget - weights * 1.05; /* repacking may grow a format a little */
+    if (weights > (double)budget)
+        return err_set(e, IMP_E_NOMEM, "model: wanted %.1f GB for its weights, got %.1f GB of memory; a file of %.1f bits a weight would fit",
+                       weights / 1e9, (double)budget / 1e9, 0.85 * 8 * (double)budget / (double)g->m->n_param);
+    room = room > 64e6 ? room : 64e6;
     double bits = kv_bits((kv_type)p->kv, pl);
     uint64_t bs = (uint64_t)g->block_size, asked = p->n_ctx ? p->n_ctx : g->m->config.n_ctx_train;
     if (!p->n_ctx && asked > DEFAULT_CTX)
