@@ -138,8 +138,8 @@ static void group_products(ctx *c)
         if (a->kind != OP_LINEAR)
             continue;
         for (int32_t j = i + 1; j < c->p->n_op && c->p->op[j].layer == a->layer && n->n_lin < GEMV_MAX_W; j++)
-            if (c->p->op[j].kind == OP_LINEAR && !c->gone[j] && c->p->op[j].in[0] == a->in[0]) {
-                /* an addition may still want it */
+            if (c->p->op[j].kind == OP_LINEAR && !c->gone[j] && c->p->op[j].in[0] == a->in[0] &&
+                c->x->w[c->p->op[j].weight[0]]->d.seg == c->x->w[a->weight[0]]->d.seg) {
                 n->lin[n->n_lin++] = j;
                 take(c, j);
             }

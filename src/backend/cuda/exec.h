@@ -102,6 +102,7 @@ struct bexec {
     const tables *t;
     int32_t n_tok, n_row, n_seq, n_host;
     uint32_t split;
+    const seq_desc *host_seq;         /* the step's, in pinned memory */
     run_range *tok_run, *row_run;
     int32_t n_tok_run, n_row_run;
     ticket_slot slot[N_TICKET];

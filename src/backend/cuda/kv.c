@@ -172,6 +172,8 @@ imp_status cuda_kv_grow(kvcache *kv, int32_t group, int64_t n_block, imp_err *e)
         k->mapped += n;
         b->kv += n;
         s = cu_check(&b->cu, b->cu.MemSetAccess(k->base + at, n, &acc, 1), e, "opening KV memory");
+        if (s == IMP_OK) /* rows that nobody wrote are multiplied by zero: they must be numbers */
+            s = cu_check(&b->cu, b->cu.MemsetD8Async(k->base + at, 0, n, b->stream), e, "clearing KV memory");
         if (s != IMP_OK)
             return s;
     }

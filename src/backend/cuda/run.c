@@ -342,6 +342,39 @@ static uint32_t attend_width(const bexec *x, const plan_attend *t)
 /* Barriers, three stages of 16 rows of K and V a warp, the warps' results (attend.cu). */
 static uint32_t attend_smem(uint32_t d, uint32_t heads) { return 128 + 4 * 3 * 16 * 2 * (d * 2 + 16) + 4 * heads * (d + 2) * 4; }
 
+/* The wgmma kernel, a launch for each sequence that has tokens in the range. */
+static imp_status attend_prompt(bexec *x, const attend_args *base, const kv_group *g, const run_range *r, uint32_t d, imp_err *e)
+{
+    struct {
+        CUtensorMap k, v;
+        attend_args a;
+    } p = {.a = *base};
+    cuuint64_t blocks = g->reserved / g->block_bytes;
+    cuuint32_t box[3] = {64, 64, 1}, step[3] = {1, 1, 1};
+    imp_status s = IMP_OK;
+    for (int v = 0; v < 2 && s == IMP_OK; v++) {
+        uint32_t width = v ? g->v_width : g->k_width;
+        cuuint64_t dim[3] = {width, (cuuint64_t)x->kv->block_size, blocks}, stride[2] = {(cuuint64_t)width * 2, g->block_bytes};
+        s = cu_check(&x->b->cu,
+                     x->b->cu.TensorMapEncodeTiled(v ? &p.v : &p.k, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 3, (void *)(uintptr_t)(base->kv + (v ? base->v_off : base->k_off)),
+                                                   dim, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+                     e, "describing the KV cache");
+    }
+    uint32_t per = 128 / (base->n_head / base->n_kv_head); /* tokens a block */
+    for (int32_t q = 0; q < x->n_seq && s == IMP_OK; q++) {
+        int32_t b = x->host_seq[q].tok_begin, n = x->host_seq[q].tok_end;
+        b = b > r->begin ? b : r->begin;
+        n = (n < r->begin + r->n ? n : r->begin + r->n) - b;
+        if (n <= 0)
+            continue;
+        p.a.tok0 = (uint32_t)b;
+        p.a.n_tok = (uint32_t)n;
+        s = go(x, d == 64 ? K_attend_w64 : K_attend_w128, div_up((uint32_t)n, per), base->n_kv_head, 1, 384, 1024 + 8 * 64 * d * 2 + 256, &p, e);
+    }
+    return s;
+}
+
 static imp_status run_attend(bexec *x, const plan_op *o, imp_err *e)
 {
     const plan_attend *t = &o->attr.attend;
@@ -362,6 +395,8 @@ static imp_status run_attend(bexec *x, const plan_op *o, imp_err *e)
             a.tok0 = (uint32_t)r->begin;
             a.n_tok = (uint32_t)r->n;
             s = go(x, K_attend_any, div_up(t->n_head, 4), (uint32_t)r->n, 1, 128, 4 * t->d_k * 4, &a, e);
+        } else if (prompt && d <= 128 && x->b->fn[K_attend_w64] && x->kv->block_size % 64 == 0) {
+            s = attend_prompt(x, &a, g, r, d, e);
         } else if (prompt && x->b->fn[K_attend_p64]) {
             a.tok0 = (uint32_t)r->begin;
             a.n_tok = (uint32_t)r->n;

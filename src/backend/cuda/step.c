@@ -68,6 +68,7 @@ static imp_status fill_tables(bexec *x, ticket_slot *t, const batch *b, uint64_t
     batch_save *save = (batch_save *)(t->host + x->t->off_save);
     int32_t *table = (int32_t *)(t->host + x->t->off_table), at = 0, sv = 0;
     *n_ext = 0;
+    x->host_seq = seq;
     uint32_t split = 1;
     for (int32_t i = 0; i < b->n_tok; i++) {
         tok[i] = (tok_desc){.id = b->id[i], .seq = b->seq[i], .kv_index = b->kv_index[i], .vis_begin = b->vis_begin[i], .vis_end = b->vis_end[i],

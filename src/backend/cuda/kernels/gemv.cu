@@ -26,8 +26,10 @@ template <int L> DEV void tile_mma(const in_smem &src, u32 lane, const u32 *lut,
     }
 }
 
-struct cursor { /* walks the tiles of one warp: items, then gate/up, then its segment */
-    u32 item, sub, kt;
+/* The warp's stream of tiles: items, then gate/up, then its segment. src and left are of the segment being asked for. */
+struct stream {
+    const u8 *src;
+    u32 left, bytes, item, sub, slot;
 };
 
 /* Segments of one output in order, z groups of them apart; then scale and bias. */
@@ -85,32 +87,32 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
         bias_off = (row % p.x_groups) * p.w[0].rows;
     }
 
-    cursor in = {blockIdx.x * groups + grp, 0, k0}; /* next tile to ask for */
-    u32 slot_in = 0;
+    stream in = {0, 0, 0, blockIdx.x * groups + grp, 0, 0};
     auto request = [&]() {
-        if (in.item >= p.n_item)
-            return;
-        if (lane == 0) {
+        if (in.left == 0) { /* the next segment */
+            if (in.item >= p.n_item)
+                return;
             u32 wi = in.sub, rt = in.item;
             if (!p.pair) {
                 wi = p.n_w > 1 && rt >= p.item_begin[1] ? (p.n_w > 2 && rt >= p.item_begin[2] ? 2 : 1) : 0;
                 rt -= p.item_begin[wi];
             }
             const dweight &w = p.w[wi];
-            const u8 *src = (const u8 *)w.tiles + (wi && p.pair ? expert_off1 : expert_off0) +
-                            ((u64)rt * w.k_tiles + in.kt) * w.tile_bytes;
-            u32 bar = bars + slot_in * 8;
-            mbar_expect(bar, w.tile_bytes);
-            bulk_load(ring + slot_in * p.slot_bytes, src, w.tile_bytes, bar, pol);
-        }
-        slot_in = slot_in + 1 == p.n_stage ? 0 : slot_in + 1;
-        if (++in.kt == k1) {
-            in.kt = k0;
+            in.bytes = w.tile_bytes;
+            in.src = (const u8 *)w.tiles + (wi && p.pair ? expert_off1 : expert_off0) + ((u64)rt * w.k_tiles + k0) * w.tile_bytes;
+            in.left = k1 - k0;
             if (++in.sub == n_sub) {
                 in.sub = 0;
                 in.item += step;
             }
         }
+        if (lane == 0) {
+            mbar_expect(bars + in.slot * 8, in.bytes);
+            bulk_load(ring + in.slot * p.slot_bytes, in.src, in.bytes, bars + in.slot * 8, pol);
+        }
+        in.src += in.bytes;
+        in.left--;
+        in.slot = in.slot + 1 == p.n_stage ? 0 : in.slot + 1;
     };
     for (u32 i = 0; i < p.n_stage; i++)
         request();
@@ -169,20 +171,24 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
     u32 slot = 0, phase = 0, parity = 0;
     for (u32 item = blockIdx.x * groups + grp; item < p.n_item; item += step, parity ^= 1) {
         u32 wi = p.pair ? 0 : p.n_w > 1 && item >= p.item_begin[1] ? (p.n_w > 2 && item >= p.item_begin[2] ? 2 : 1) : 0;
+        const u32 rt = item - (p.pair ? 0 : p.item_begin[wi]), i0 = my_seg * 32 + lane;
+        float res = 0; /* asked for early: it is one trip to memory */
+        if (p.residual && i0 < 16 * p.m && rt * 16 + (i0 & 15) < p.w[wi].rows)
+            res = ((const float *)p.residual)[(u64)(row * p.m + (i0 >> 4)) * p.ldr + rt * 16 + (i0 & 15)];
         for (u32 sub = 0; sub < n_sub; sub++) {
             const dweight &w = p.w[p.pair ? sub : wi];
             float acc[4] = {0, 0, 0, 0};
-            for (u32 kt = k0; kt < k1; kt++) {
+            LAYOUT_SWITCH(w.layout, for (u32 kt = k0; kt < k1; kt++) {
                 mbar_wait(bars + slot * 8, phase);
                 in_smem src = {ring + slot * p.slot_bytes};
-                LAYOUT_SWITCH(w.layout, tile_mma<L>(src, lane, w.lut, xbase + kt * 512, acc);)
+                tile_mma<L>(src, lane, w.lut, xbase + kt * 512, acc);
                 __syncwarp();
                 request();
                 if (++slot == p.n_stage) {
                     slot = 0;
                     phase ^= 1;
                 }
-            }
+            })
             float *r = red + ((parity * WARPS + warp) * 2 + sub) * rs + (lane >> 2);
             u32 t = lane & 3;
             if (2 * t < p.m)
@@ -195,8 +201,7 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
         else
             __syncwarp();
         const dweight &w = p.w[wi];
-        const u32 rt = item - (p.pair ? 0 : p.item_begin[wi]);
-        for (u32 i = my_seg * 32 + lane; i < 16 * p.m; i += seg * 32) {
+        for (u32 i = i0; i < 16 * p.m; i += seg * 32) {
             u32 r = i & 15, m = i >> 4, n = rt * 16 + r;
             if (n >= w.rows)
                 continue;
@@ -209,7 +214,7 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
                 ((u16 *)p.out[0])[(u64)orow * p.ldo[0] + ACT_POS(n)] = f2h(y);
             } else {
                 if (p.residual)
-                    y = ((const float *)p.residual)[(u64)orow * p.ldr + n] + y;
+                    y = (i == i0 ? res : ((const float *)p.residual)[(u64)orow * p.ldr + n]) + y;
                 ((float *)p.out[wi])[(u64)orow * p.ldo[wi] + n] = y;
             }
         }

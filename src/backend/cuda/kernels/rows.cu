@@ -126,9 +126,9 @@ template <int NT> DEV void rows_body(const rows_args &p)
         }
 }
 
-KERNEL(256, 1) imp_rows2(const __grid_constant__ rows_args p) { rows_body<2>(p); }
-KERNEL(256, 1) imp_rows4(const __grid_constant__ rows_args p) { rows_body<4>(p); }
-KERNEL(256, 1) imp_rows8(const __grid_constant__ rows_args p) { rows_body<8>(p); }
+KERNEL(256, 2) imp_rows2(const __grid_constant__ rows_args p) { rows_body<2>(p); }
+KERNEL(256, 2) imp_rows4(const __grid_constant__ rows_args p) { rows_body<4>(p); }
+KERNEL(256, 2) imp_rows8(const __grid_constant__ rows_args p) { rows_body<8>(p); }
 
 KERNEL(256, 4) imp_rows_sum(const __grid_constant__ sum_args p)
 {
