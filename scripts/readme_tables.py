@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FILES = ("README.md", "docs/imp.conf.md")
+FILES = ("README.md", "docs/imp.conf.md", "docs/supported-models.md")
 
 
 def commands(imp):
