@@ -67,10 +67,13 @@ int cli_help(int argc, char **argv);
 int cmd_run(cli *c);
 int cmd_chat(cli *c);
 int cmd_pull(cli *c);
+int cmd_serve(cli *c);
 int cmd_tokenize(cli *c);
+int cmd_template(cli *c);
 int cmd_logits(cli *c);
 int cmd_perplexity(cli *c);
 int cmd_bench(cli *c);
 int cmd_inspect(cli *c);
+int cmd_constrain(cli *c);
 
 #endif
