@@ -53,7 +53,8 @@ uint64_t hash_bytes(const void *p, size_t n)
         h = hash64(h ^ w);
     }
     uint64_t w = 0;
-    memcpy(&w, s, n);
+    if (n)
+        memcpy(&w, s, n);
     return hash64(h ^ w);
 }
 

@@ -35,7 +35,10 @@ static bool utf8_range(uint32_t len, uint32_t left, uint32_t v, cprange *r)
     return lo <= hi;
 }
 
-codec_result codec_step(bool json, uint32_t part, unsigned char b, uint32_t *next, uint32_t *cp)
+/* Plain spelling: a character that needs no escape has none, so that a name or an enum can be written in one way. */
+static bool spelled(codec mode, uint32_t cp) { return mode != CODEC_JSON_PLAIN || cp < 0x20 || cp > 0x7E; }
+
+codec_result codec_step(codec json, uint32_t part, unsigned char b, uint32_t *next, uint32_t *cp)
 {
     cprange r;
     int h;
@@ -102,7 +105,7 @@ codec_result codec_step(bool json, uint32_t part, unsigned char b, uint32_t *nex
             return CODEC_PART;
         }
         *cp = v;
-        return CODEC_CP;
+        return spelled(json, v) ? CODEC_CP : CODEC_DEAD;
     }
     case 4:
         *next = MAKE(5, part & 0x3FF);
@@ -127,19 +130,39 @@ codec_result codec_step(bool json, uint32_t part, unsigned char b, uint32_t *nex
     }
 }
 
-unsigned codec_ranges(uint32_t part, cprange out[4])
+/* Adds [lo, hi], in plain spelling without what \u may not spell. */
+static unsigned add_range(codec mode, uint32_t lo, uint32_t hi, cprange *out)
+{
+    unsigned n = 0;
+    if (mode != CODEC_JSON_PLAIN || lo > 0x7E || hi < 0x20) {
+        out[n++] = (cprange){lo, hi};
+        return n;
+    }
+    if (lo < 0x20)
+        out[n++] = (cprange){lo, 0x1F};
+    if (hi > 0x7E)
+        out[n++] = (cprange){0x7F, hi};
+    return n;
+}
+
+unsigned codec_ranges(codec mode, uint32_t part, cprange out[CODEC_RANGES])
 {
     unsigned n = 0;
     switch (KIND(part)) {
     case 1: n += utf8_range((part >> 24 & 3) + 1, part >> 26 & 3, part & 0x1FFFFF, &out[n]); break;
     case 2:
-        out[n++] = (cprange){0, 0xD7FF};
+        n += add_range(mode, 0, 0xD7FF, out);
         out[n++] = (cprange){0xE000, CP_MAX};
+        if (mode == CODEC_JSON_PLAIN) {
+            out[n++] = (cprange){'"', '"'};
+            out[n++] = (cprange){'/', '/'};
+            out[n++] = (cprange){'\\', '\\'};
+        }
         break;
     case 3: {
         uint32_t left = 4 - (part >> 24 & 3), lo = (part & 0xFFFF) << 4 * left, hi = lo | ((1u << 4 * left) - 1);
         if (lo < 0xD800)
-            out[n++] = (cprange){lo, hi < 0xD800 ? hi : 0xD7FF};
+            n += add_range(mode, lo, hi < 0xD800 ? hi : 0xD7FF, out + n);
         if (hi >= 0xE000)
             out[n++] = (cprange){lo > 0xE000 ? lo : 0xE000, hi};
         if (lo <= 0xDBFF && hi >= 0xD800) {

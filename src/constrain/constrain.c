@@ -6,7 +6,7 @@
 
 #include "base/json.h"
 #include "base/mem.h"
-#include "constrain/constrain_impl.h"
+#include "constrain/machine.h"
 
 typedef void (*compile_fn)(cc *c, const char *text, size_t n, constrain_prog *p);
 
@@ -24,6 +24,7 @@ static imp_status compile(compile_fn fn, const char *text, size_t n, const const
     c.o.max_states = c.o.max_states ? c.o.max_states : 20000;
     c.o.max_work = c.o.max_work ? c.o.max_work : 200ull << 20;
     p->ws = c.o.ws;
+    p->codec = c.o.plain_escapes ? CODEC_JSON_PLAIN : CODEC_JSON;
     p->ws_max = c.o.ws_max ? c.o.ws_max : 256;
     c.pa = &p->a;
     /* Nothing but the two arenas and p is held below, so a jump out needs no more than this. */
@@ -42,7 +43,13 @@ static imp_status compile(compile_fn fn, const char *text, size_t n, const const
 static void regex_compile(cc *c, const char *text, size_t n, constrain_prog *p)
 {
     uint32_t min, max;
-    cdfa *d = re_pattern(c, text, n, false, "regex", &min, &max, false);
+    cdfa *d = re_counted_class(c, text, n, "regex", &min, &max);
+    if (d) {
+        prog_from_dfa(c, p, d);
+        prog_repeat(c, p, min, max);
+        return;
+    }
+    d = re_pattern(c, text, n, false, "regex", &min, &max, false);
     if (!d)
         cc_fail(c, IMP_E_UNSUPPORTED, "regex: no text matches it");
     prog_from_dfa(c, p, d);

@@ -25,6 +25,7 @@ typedef struct constrain_options {
     constrain_ws ws;
     unsigned ws_max;          /* longest run of white space; 0 = the default, 256 */
     bool plain_integers;  /* an integer is spelled without a fraction (JSON Schema also calls 1.0 an integer) */
+    bool plain_escapes;   /* strings escape only what JSON must escape (and characters beyond ASCII, if the text likes) */
     bool refuse_unknown_formats; /* default: a format that no specification names is an annotation */
     size_t max_bytes;         /* memory that compiling may take; 0 = the default, 192 MiB */
     unsigned max_states;      /* states of one automaton; 0 = the default, 20000 */

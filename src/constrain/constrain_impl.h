@@ -171,6 +171,8 @@ cdfa *re_compile(cc *c, const re_sets *sets, const re_node *re, bool search, con
 /* A pattern as JSON Schema means it. When it is ^C{m,n}$ with one class, the lengths come out as counters. */
 cdfa *re_pattern(cc *c, const char *s, size_t n, bool search, const char *where, uint32_t *min_len, uint32_t *max_len,
                  bool counted);
+/* When the whole expression is C{m,n} for one class C: C's automaton; else NULL. */
+cdfa *re_counted_class(cc *c, const char *s, size_t n, const char *where, uint32_t *min, uint32_t *max);
 /* Reads one [class] for regex and grammar alike; *pos stands behind '['. */
 void re_parse_class(cc *c, const char *s, size_t n, size_t *pos, cpset *out, const char *where);
 
@@ -282,6 +284,7 @@ struct constrain_prog {
     bool json;                 /* JSON text: strings and values are tracked for duplicate keys and unique items */
     bool any_unique;           /* some array has uniqueItems */
     bool deep_unique;          /* and compares whole arrays or objects */
+    int codec;                 /* how strings are spelled: a codec of machine.h */
     constrain_ws ws;
     unsigned ws_max;
     uint32_t root;             /* node, or for grammars rule */
@@ -331,6 +334,7 @@ const char *jv_path(cc *c, const jv *v);
 
 const cdfa *dfa_keep(cc *c, const cdfa *d); /* a copy in the program's arena */
 void prog_from_dfa(cc *c, constrain_prog *p, const cdfa *d);
+void prog_repeat(cc *c, constrain_prog *p, uint32_t min, uint32_t max);
 void schema_compile(cc *c, const char *text, size_t n, constrain_prog *p);
 void grammar_compile(cc *c, const char *text, size_t n, constrain_prog *p);
 /* Canonical text of a JSON value (sorted keys, one number spelling); false: not one complete value. */

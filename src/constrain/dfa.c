@@ -543,8 +543,10 @@ cdfa *dfa_strings(cc *c, const char *const *s, const size_t *len, size_t count)
         cc_fail(c, IMP_E_LIMIT, "constraint: too many classes of characters");
     dfa_raw r = {.n = (uint32_t)n, .ncls = (uint32_t)n_cp + 1};
     uint32_t *order = CC_ARRAY(c, uint32_t, n_cp + 1);
-    memcpy(order, cps, n_cp * sizeof *order);
-    qsort(order, n_cp, sizeof *order, by_u32);
+    if (n_cp)
+        memcpy(order, cps, n_cp * sizeof *order);
+    if (n_cp)
+        qsort(order, n_cp, sizeof *order, by_u32);
     r.rlo = CC_ARRAY(c, uint32_t, n_cp * 2 + 1);
     r.rcls = CC_ARRAY(c, uint16_t, n_cp * 2 + 1);
     for (int i = 0; i < 128; i++)

@@ -46,6 +46,29 @@ void prog_from_dfa(cc *c, constrain_prog *p, const cdfa *d)
     p->n_rule = 1;
 }
 
+/* Makes the program's one rule repeat: a counter instead of a state for each character. */
+void prog_repeat(cc *c, constrain_prog *p, uint32_t min, uint32_t max)
+{
+    grule body = p->rule[0];
+    p->gsym = CC_KEEP(c, gsym, 4);
+    p->gsym[0] = (gsym){GS_LEX, 0};
+    p->gsym[1] = (gsym){GS_END, 0};
+    p->gsym[2] = (gsym){GS_REP, 0};
+    p->gsym[3] = (gsym){GS_END, 0};
+    p->n_gsym = 4;
+    p->rep = CC_KEEP(c, grep_, 1);
+    p->rep[0] = (grep_){0, min, max};
+    p->n_rep = 1;
+    p->rule = CC_KEEP(c, grule, 2);
+    p->rule[0] = body;
+    p->rule[1].prod = CC_KEEP(c, uint32_t, 1);
+    p->rule[1].prod[0] = 2;
+    p->rule[1].n = 1;
+    p->rule[1].nullable = min == 0;
+    p->n_rule = 2;
+    p->root = 1;
+}
+
 /* ---- recursion -------------------------------------------------------------------------------------------------------- */
 /* Marks rules that can reach themselves. Depth is bounded by the number of rules; deep chains are refused. */
 static bool reaches(grammar *g, const gn *p, uint32_t target, int depth)

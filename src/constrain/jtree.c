@@ -78,7 +78,8 @@ static jv *value(jbuild *b, jv *parent, const char *key, size_t key_n)
         n = 0;
         for (jv *m = v->child; m; m = m->next)
             v->sorted[n++] = m;
-        qsort(v->sorted, n, sizeof *v->sorted, by_key);
+        if (n)
+            qsort(v->sorted, n, sizeof *v->sorted, by_key);
         for (size_t i = 1; i < n; i++)
             if (!by_key(&v->sorted[i - 1], &v->sorted[i]))
                 cc_fail(b->c, IMP_E_PARSE, "schema: %s: member \"%.80s\" appears twice", jv_path(b->c, v), v->sorted[i]->key);

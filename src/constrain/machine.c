@@ -119,7 +119,7 @@ uint32_t machine_blob(machine *m, const void *p, size_t n)
 const void *machine_blob_get(const machine *m, uint32_t id, size_t *n)
 {
     *n = id ? m->blob_off[id + 1] - m->blob_off[id] : 0;
-    return id ? m->blob + m->blob_off[id] : m->blob;
+    return id ? m->blob + m->blob_off[id] : (const uint8_t *)m->fr; /* not NULL, and nothing to read */
 }
 
 static int by_u32(const void *a, const void *b)
@@ -292,15 +292,15 @@ static void raw_start(machine *m, uint32_t raw, uint32_t parent, unsigned char b
     const cdfa *d = m->p->raw[raw];
     frame f = {.kind = F_RAW, .node = raw, .q = d->start, .parent = parent};
     uint32_t next, cp;
-    switch (codec_step(false, 0, b, &next, &cp)) {
+    switch (codec_step(CODEC_UTF8, 0, b, &next, &cp)) {
     case CODEC_CP:
         f.q = dfa_step(d, f.q, cp);
         if (f.q != DEAD)
             machine_add(m, machine_frame(m, &f));
         break;
     case CODEC_PART: {
-        cprange r[4];
-        unsigned n = codec_ranges(next, r);
+        cprange r[CODEC_RANGES];
+        unsigned n = codec_ranges(CODEC_UTF8, next, r);
         bool live = false;
         for (unsigned i = 0; i < n && !live; i++)
             live = dfa_live_range(d, f.q, r[i].lo, r[i].hi);

@@ -122,9 +122,11 @@ bool lexer_copy(lexer *to, const lexer *from);
 
 /* codec.c: bytes to code points. */
 typedef enum codec_result { CODEC_DEAD, CODEC_PART, CODEC_CP, CODEC_QUOTE } codec_result;
-codec_result codec_step(bool json, uint32_t part, unsigned char b, uint32_t *next, uint32_t *cp);
+typedef enum codec { CODEC_UTF8, CODEC_JSON, CODEC_JSON_PLAIN } codec;
+#define CODEC_RANGES 8
+codec_result codec_step(codec mode, uint32_t part, unsigned char b, uint32_t *next, uint32_t *cp);
 /* Ranges of code points that a partial sequence can still become. */
-unsigned codec_ranges(uint32_t part, cprange out[4]);
+unsigned codec_ranges(codec mode, uint32_t part, cprange out[CODEC_RANGES]);
 bool str_viable(const strlex *s, uint32_t q, uint32_t cnt);
 bool str_ends(const strlex *s, uint32_t q, uint32_t cnt);
 static inline uint32_t str_count(const strlex *s, uint32_t cnt)

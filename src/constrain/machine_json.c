@@ -78,7 +78,7 @@ static uint32_t string_blob(machine *m, const char *s, size_t n)
     }
     v[k++] = 's';
     for (size_t i = 0; i < n; i++)
-        if (codec_step(true, part, (unsigned char)s[i], &part, &cp) == CODEC_CP)
+        if (codec_step(CODEC_JSON, part, (unsigned char)s[i], &part, &cp) == CODEC_CP)
             v[k++] = cp;
     uint32_t id = machine_blob(m, v, k * sizeof *v);
     mem_free(v);
@@ -259,7 +259,7 @@ static void raw_feed(machine *m, frame f, unsigned char b)
     const cdfa *d = m->p->raw[f.node];
     uint32_t next, cp;
     uint32_t old_q = f.q, old_x = f.x, used = f.y, depth = f.z, parent = f.parent;
-    codec_result r = codec_step(false, f.x, b, &next, &cp);
+    codec_result r = codec_step(CODEC_UTF8, f.x, b, &next, &cp);
     if (r == CODEC_CP) {
         f.q = dfa_step(d, f.q, cp);
         f.x = 0;
@@ -272,8 +272,8 @@ static void raw_feed(machine *m, frame f, unsigned char b)
                 add_frame(m, &f);
         }
     } else if (r == CODEC_PART) {
-        cprange rg[4];
-        unsigned n = codec_ranges(next, rg);
+        cprange rg[CODEC_RANGES];
+        unsigned n = codec_ranges(CODEC_UTF8, next, rg);
         for (unsigned i = 0; i < n; i++)
             if (dfa_live_range(d, f.q, rg[i].lo, rg[i].hi)) {
                 f.x = next;
@@ -421,7 +421,7 @@ static void str_step(machine *m, uint32_t id, unsigned char b)
     frame f = m->fr[id];
     const strlex *s = &m->p->str[f.node];
     uint32_t next, cp;
-    switch (codec_step(true, f.x, b, &next, &cp)) {
+    switch (codec_step(m->p->codec, f.x, b, &next, &cp)) {
     case CODEC_QUOTE:
         if (str_ends(s, f.q, f.cnt) && !(f.y && list_ends(m, f.y, 's', f.z)))
             machine_add(m, value_done(m, f.parent, '"'));
@@ -432,8 +432,8 @@ static void str_step(machine *m, uint32_t id, unsigned char b)
             add_frame(m, &f);
         break;
     case CODEC_PART: {
-        cprange r[4];
-        unsigned n = codec_ranges(next, r);
+        cprange r[CODEC_RANGES];
+        unsigned n = codec_ranges(m->p->codec, next, r);
         for (unsigned i = 0; i < n; i++)
             if (str_range(m, s, &f, r[i].lo, r[i].hi)) {
                 if (f.y && !list_specials(m, f.y, f.z, r, n))
@@ -684,7 +684,7 @@ static void key_step(machine *m, uint32_t id, unsigned char b)
     frame f = m->fr[id], of = m->fr[f.parent];
     const pobj *o = &m->p->obj[f.node];
     uint32_t next, cp;
-    codec_result r = codec_step(true, f.x, b, &next, &cp);
+    codec_result r = codec_step(m->p->codec, f.x, b, &next, &cp);
     if (r == CODEC_DEAD)
         return;
     bool only = key_only_required(m, o, &of);
@@ -710,8 +710,8 @@ static void key_step(machine *m, uint32_t id, unsigned char b)
             add_frame(m, &f);
         return;
     }
-    cprange rg[4];
-    unsigned n = codec_ranges(next, rg);
+    cprange rg[CODEC_RANGES];
+    unsigned n = codec_ranges(m->p->codec, next, rg);
     for (unsigned i = 0; i < n; i++)
         if (key_range(m, o, &of, &f, rg[i], only)) {
             if (!o->kd && !key_specials(m, o, &f, rg, n))

@@ -483,3 +483,14 @@ cdfa *re_pattern(cc *c, const char *s, size_t n, bool search, const char *where,
     }
     return re_compile(c, &sets, r, search, where);
 }
+
+cdfa *re_counted_class(cc *c, const char *s, size_t n, const char *where, uint32_t *min, uint32_t *max)
+{
+    re_sets sets = {0};
+    re_node *k = counted_class(re_parse(c, &sets, s, n, where), false);
+    if (!k)
+        return NULL;
+    *min = k->min;
+    *max = k->max;
+    return re_compile(c, &sets, k->a, false, where);
+}

@@ -327,7 +327,8 @@ uint32_t node_get(sx *x, item *it, size_t n)
 {
     size_t k = 0;
     bool found, never = false;
-    qsort(it, n, sizeof *it, by_item);
+    if (n)
+        qsort(it, n, sizeof *it, by_item);
     for (size_t i = 0; i < n; i++) {
         /* `true` adds nothing; `false` and "S and not S" leave nothing */
         const jv *v = it[i] == ITEM_FALSE ? NULL : x->doc.by_id[it[i] >> 2];
@@ -346,7 +347,8 @@ uint32_t node_get(sx *x, item *it, size_t n)
         uint32_t *v = idmap_at(x->c, &x->by_items, h, &found);
         if (!found) {
             vnode node = {.it = CC_ARRAY(x->c, item, k + 1), .n = (uint32_t)k, .out = DEAD};
-            memcpy(node.it, it, k * sizeof *it);
+            if (k)
+                memcpy(node.it, it, k * sizeof *it);
             *v = (uint32_t)x->n_node;
             CC_PUSH(x->c, x->node, x->n_node, x->cap_node, node);
             if (x->n_node > 400000)
@@ -354,7 +356,7 @@ uint32_t node_get(sx *x, item *it, size_t n)
             return (uint32_t)(x->n_node - 1);
         }
         const vnode *o = &x->node[*v];
-        if (o->n == k && !memcmp(o->it, it, k * sizeof *it))
+        if (o->n == k && (!k || !memcmp(o->it, it, k * sizeof *it)))
             return *v;
     }
 }

@@ -147,7 +147,8 @@ static void collect_names(sx *x, bnode *b, name_at **out, size_t *n_out)
         CC_PUSH(x->c, v, n, cap, ((name_at){l->s, l->n}));
     for (const nlist *l = b->b.extra; l; l = l->next)
         CC_PUSH(x->c, v, n, cap, ((name_at){l->s, l->n}));
-    qsort(v, n, sizeof *v, by_name);
+    if (n)
+        qsort(v, n, sizeof *v, by_name);
     size_t k = 0;
     for (size_t i = 0; i < n; i++)
         if (!k || by_name(&v[k - 1], &v[i]))

@@ -74,14 +74,15 @@ static bool trie_build(trie *t, entry *e, uint32_t n)
     return true;
 }
 
-/* Follows one token inside a string that allows anything. Returns its length to the closing quote, or n when it has none;
+/* Follows one token inside a string that allows anything, in plain spelling (a token that writes \\u0061 is not worth
+ * two tables). Returns its length to the closing quote, or n when it has none;
  * -1 when it cannot stand in a string. *need: code points, an unfinished one counted. */
 static long in_string(const char *s, uint32_t n, uint32_t *need)
 {
     uint32_t part = 0, cp;
     *need = 0;
     for (uint32_t i = 0; i < n; i++)
-        switch (codec_step(true, part, (unsigned char)s[i], &part, &cp)) {
+        switch (codec_step(CODEC_JSON_PLAIN, part, (unsigned char)s[i], &part, &cp)) {
         case CODEC_DEAD: return -1;
         case CODEC_CP: ++*need; break;
         case CODEC_QUOTE: return (long)i;
