@@ -581,8 +581,9 @@ imp_status chat_parser_push(chat_parser *p, const char *text, size_t n)
     if (p->in.failed || p->failed)
         return IMP_E_NOMEM;
     size_t k = utf8_incomplete_tail(p->in.s, p->in.n);
-    for (size_t i = 0; i < k && i < sizeof p->tail; i++)
-        p->tail[i] = p->in.s[p->in.n - k + i];
+    k = k < sizeof p->tail ? k : sizeof p->tail;
+    if (k)
+        memcpy(p->tail, p->in.s + p->in.n - k, k);
     p->n_tail = k;
     p->in.n -= k;
     run(p);
