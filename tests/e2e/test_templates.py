@@ -1,0 +1,97 @@
+"""imp template: conversations through chat templates, byte for byte what transformers renders.
+
+The shared goldens (real templates) lie beside the checkout in ../shared/conformance/chat_templates; without them the
+small templates below remain."""
+import json
+
+import pytest
+
+from conftest import ROOT
+
+GOLDEN = ROOT.parent / "shared" / "conformance" / "chat_templates"
+
+
+def request(conversation, golden, add_generation_prompt):
+    r = {"messages": conversation["messages"], "add_generation_prompt": add_generation_prompt, "bos_token": golden["bos_token"],
+         "eos_token": golden["eos_token"], "strftime_now": golden["strftime_now"], **conversation.get("kwargs", {})}
+    if conversation.get("tools") is not None:
+        r["tools"] = conversation["tools"]
+    return json.dumps(r).encode()
+
+
+def golden_cases():
+    path = GOLDEN / "golden.json"
+    if not path.exists():
+        return []
+    golden = json.loads(path.read_text(encoding="utf-8"))
+    names = sorted({c["template"].split("/")[-1] for c in golden["golden"]})
+    return [(golden, n) for n in names if (GOLDEN / n).exists()]
+
+
+@pytest.mark.parametrize("golden,name", [pytest.param(g, n, id=n) for g, n in golden_cases()] or
+                         [pytest.param(None, None, marks=pytest.mark.skip(reason="no shared goldens beside the checkout"))])
+def test_golden(imp, golden, name):
+    for case in golden["golden"]:
+        if case["template"].split("/")[-1] != name or "error" in case:
+            continue
+        body = request(golden["conversations"][case["conversation"]], golden, case["add_generation_prompt"])
+        r = imp("template", "--template", GOLDEN / name, stdin=body)
+        if "raises" in case:
+            assert r.returncode == 1 and case["raises"] in r.stderr.decode(), (case["conversation"], r.stderr)
+        else:
+            assert (r.returncode, r.stdout.decode()) == (0, case["output"]), (case["conversation"], r.stderr)
+
+
+TEMPLATE = """{{ bos_token }}{% for m in messages %}
+<|{{ m.role }}|>{{ m.content | trim }}<|end|>
+{% endfor %}
+{% if add_generation_prompt %}<|assistant|>{% endif %}"""
+
+
+def render(imp, tmp_path, template, body, **kw):
+    path = tmp_path / "t.jinja"
+    path.write_text(template, encoding="utf-8")
+    return imp("template", "--template", path, stdin=json.dumps(body).encode(), **kw)
+
+
+def test_small(imp, tmp_path):
+    body = {"messages": [{"role": "user", "content": " naïve 🙂\n"}], "bos_token": "<s>"}
+    r = render(imp, tmp_path, TEMPLATE, body)
+    assert (r.returncode, r.stdout.decode()) == (0, "<s><|user|>naïve 🙂<|end|>\n<|assistant|>")
+    assert render(imp, tmp_path, TEMPLATE, {**body, "add_generation_prompt": False}).stdout.decode() == "<s><|user|>naïve 🙂<|end|>\n"
+
+
+def test_variables(imp, tmp_path):
+    t = "{{ a }} {{ b }} {{ tools is none }} {{ strftime_now('%d %B %Y') }}"
+    body = {"messages": [{"role": "user", "content": ""}], "a": 1.0, "chat_template_kwargs": {"b": [None, True]}, "strftime_now": "2025-07-01"}
+    assert render(imp, tmp_path, t, body).stdout == b"1.0 [None, True] True 01 July 2025"
+
+
+def test_builtin(imp):
+    body = json.dumps({"messages": [{"role": "user", "content": "Hi"}]}).encode()
+    assert imp.ok("template", "--chat-template", "chatml", stdin=body) == b"<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_model(imp, tiny):
+    body = json.dumps({"messages": [{"role": "user", "content": "Hi"}]}).encode()
+    assert b"Hi" in imp.ok("template", "-m", tiny, "--chat-template", "llama3", stdin=body)
+
+
+@pytest.mark.parametrize("template,body,status,message", [
+    ("{{ 1 + }}", {"messages": [{"role": "user", "content": ""}]}, 1, "line 1, column 8"),
+    ("{{ raise_exception('no ' + messages[0].role) }}", {"messages": [{"role": "user", "content": ""}]}, 1, "no user"),
+    ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", {"messages": [{"role": "user", "content": ""}]}, 1, "more than"),
+    ("{% for a in range(9999) %}{% for b in 'x' * 9999 %}{% endfor %}{% endfor %}", {"messages": [{"role": "user", "content": ""}]}, 1, "chat template"),
+    ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", {"messages": [{"role": "user", "content": ""}]}, 1, "levels deep"),
+    ("{{ 'x' * 999999999999 }}", {"messages": [{"role": "user", "content": ""}]}, 1, "template"),
+    ("{{ 1 }}", {"messages": []}, 1, "messages"), ("{{ 1 }}", {}, 1, "messages"), ("{{ 1 }}", [], 1, "object"),
+])
+def test_failures(imp, tmp_path, template, body, status, message):
+    r = render(imp, tmp_path, template, body, timeout=60)
+    assert r.returncode == status and message in r.stderr.decode(), r.stderr
+    assert r.stdout == b"" and r.stderr.startswith(b"imp: ")
+
+
+def test_no_template(imp):
+    r = imp("template", stdin=b"{}")
+    assert r.returncode == 2 and b"--template" in r.stderr
