@@ -86,7 +86,7 @@ static void config(cfg *k, model_config *c)
 static const weight *turned_k_b(build *b, int32_t layer, uint32_t n_head)
 {
     uint64_t lora = b->c->mla.kv_lora, nope = b->c->mla.d_nope, per = nope + b->c->mla.d_v;
-    const weight *kv = bind(b, layer, "attn_kv_b", n_head * per, lora, 0);
+    const weight *kv = bind_weight(b, layer, "attn_kv_b", n_head * per, lora, 0);
     float *t = kv ? ARENA_ARRAY(b->mem, float, n_head * nope * lora) : NULL;
     float *row = kv ? ARENA_ARRAY(b->mem, float, lora) : NULL;
     weight *w = ARENA_NEW(b->mem, weight);
@@ -121,7 +121,7 @@ static void absorbed(build *b, int32_t layer, uint32_t n_head, const weight **k_
         *v_b = bind_experts(b, layer, "attn_v_b", n_head, v, lora, 0);
         return;
     }
-    const weight *all = bind(b, layer, "attn_kv_b", n_head * per, lora, 0);
+    const weight *all = bind_weight(b, layer, "attn_kv_b", n_head * per, lora, 0);
     const quant_fmt *f = all ? quant_get(all->format) : NULL;
     if (f && f->is_float && all->n_parts == 1) /* the file's [nope][lora] read as [lora, nope] transposed */
         *k_b = bind_full(b, layer, &(bind_spec){.role = "attn_kv_b", .n_expert = n_head, .total = lora, .n = lora, .step = 1, .cols = nope,
@@ -140,23 +140,23 @@ static plan_reg attention(build *b, int32_t i, plan_reg x)
     uint64_t h = c->n_hidden, nq = (uint64_t)nh * (nope + rope);
     plan_reg q;
     if (c->mla.q_lora) {
-        q = op_linear(b, i, "attn_q_a", x, bind(b, i, "attn_q_a", c->mla.q_lora, h, 0), REG_ACT);
+        q = op_linear(b, i, "attn_q_a", x, bind_weight(b, i, "attn_q_a", c->mla.q_lora, h, 0), REG_ACT);
         q = op_norm_eps(b, i, "attn_q_a_norm", q, 0, LATENT_EPS);
-        q = op_linear(b, i, "attn_q_b", q, bind(b, i, "attn_q_b", nq, c->mla.q_lora, 0), REG_ACT);
+        q = op_linear(b, i, "attn_q_b", q, bind_weight(b, i, "attn_q_b", nq, c->mla.q_lora, 0), REG_ACT);
     } else {
-        q = op_linear(b, i, "attn_q", x, bind(b, i, "attn_q", nq, h, 0), REG_ACT);
+        q = op_linear(b, i, "attn_q", x, bind_weight(b, i, "attn_q", nq, h, 0), REG_ACT);
     }
     const weight *k_b = NULL, *v_b = NULL;
     absorbed(b, i, nh, &k_b, &v_b);
     plan_reg qn = op_head_linear(b, i, "attn_k_b", op_slice(b, i, "q_nope", q, 0, nope, nh, nope + rope), k_b);
     plan_reg qr = op_rope(b, i, "rope_q", op_slice(b, i, "q_rope", q, nope, rope, nh, nope + rope), 0, nh, rope, 0);
     q = op_concat(b, i, "q_latent", qn, qr, nh, false);
-    plan_reg kv = op_linear(b, i, "attn_kv_a", x, bind(b, i, "attn_kv_a", lora + rope, h, 0), REG_ACT);
+    plan_reg kv = op_linear(b, i, "attn_kv_a", x, bind_weight(b, i, "attn_kv_a", lora + rope, h, 0), REG_ACT);
     plan_reg kn = op_norm_eps(b, i, "attn_kv_a_norm", op_slice(b, i, "kv_latent", kv, 0, lora, 1, lora + rope), 0, LATENT_EPS);
     plan_reg kr = op_rope(b, i, "rope_k", op_slice(b, i, "k_rope", kv, lora, rope, 1, lora + rope), 0, 1, rope, 0);
     plan_reg k = op_concat(b, i, "k_latent", kn, kr, 1, false);
     plan_reg o = op_head_linear(b, i, "attn_v_b", op_attend(b, i, q, k, PLAN_NONE, c->attn_scale, NULL), v_b);
-    return op_linear(b, i, "attn_output", o, bind(b, i, "attn_output", h, (uint64_t)nh * c->mla.d_v, 0), REG_ACT);
+    return op_linear(b, i, "attn_output", o, bind_weight(b, i, "attn_output", h, (uint64_t)nh * c->mla.d_v, 0), REG_ACT);
 }
 
 static void layer(build *b, int32_t i, plan_reg *x)

@@ -138,18 +138,18 @@ static plan_reg attention(build *b, int32_t i, plan_reg x)
     const model_config *c = b->c;
     const layer_config *l = &c->layer[i];
     uint64_t h = c->n_hidden, nq = (uint64_t)l->n_head * l->d_k, nk = (uint64_t)l->n_kv_head * l->d_k;
-    plan_reg q = op_linear(b, i, "attn_q", x, bind(b, i, "attn_q", nq, h, 0), REG_ACT), k = PLAN_NONE, v = PLAN_NONE;
+    plan_reg q = op_linear(b, i, "attn_q", x, bind_weight(b, i, "attn_q", nq, h, 0), REG_ACT), k = PLAN_NONE, v = PLAN_NONE;
     q = op_norm(b, i, "attn_q_norm", q, l->d_k);
     q = op_rope(b, i, "rope_q", q, l->rope, l->n_head, l->d_k, 0);
     if (l->kv_from < 0) {
-        plan_reg raw = op_linear(b, i, "attn_k", x, bind(b, i, "attn_k", nk, h, 0), REG_ACT);
-        v = l->v_is_k ? raw : op_linear(b, i, "attn_v", x, bind(b, i, "attn_v", nk, h, 0), REG_ACT);
+        plan_reg raw = op_linear(b, i, "attn_k", x, bind_weight(b, i, "attn_k", nk, h, 0), REG_ACT);
+        v = l->v_is_k ? raw : op_linear(b, i, "attn_v", x, bind_weight(b, i, "attn_v", nk, h, 0), REG_ACT);
         v = op_norm_plain(b, i, "attn_v_norm", v, l->d_v);
         k = op_norm(b, i, "attn_k_norm", raw, l->d_k);
         k = op_rope(b, i, "rope_k", k, l->rope, l->n_kv_head, l->d_k, 0);
     }
     plan_reg o = op_attend(b, i, q, k, v, 1.0f, NULL);
-    return op_linear(b, i, "attn_output", o, bind(b, i, "attn_output", h, nq, 0), REG_ACT);
+    return op_linear(b, i, "attn_output", o, bind_weight(b, i, "attn_output", h, nq, 0), REG_ACT);
 }
 
 /* The mixture reads the residual stream itself: the router through a plain norm, the experts through a norm of theirs. */
@@ -173,9 +173,9 @@ static plan_reg layer_input(build *b, int32_t i, plan_reg x)
 {
     uint32_t d = b->c->ple.width;
     plan_reg ple = op_slice(b, i, "ple_slice", b->ple, (uint32_t)i * d, d, 1, d);
-    plan_reg g = op_linear(b, i, "ple_gate", x, bind(b, i, "ple_gate", d, b->c->n_hidden, 0), REG_ACT);
+    plan_reg g = op_linear(b, i, "ple_gate", x, bind_weight(b, i, "ple_gate", d, b->c->n_hidden, 0), REG_ACT);
     plan_reg y = op_glu(b, i, "ple_act", g, ple, b->c->act);
-    y = op_linear(b, i, "ple_out", y, bind(b, i, "ple_out", b->c->n_hidden, d, 0), REG_ACT);
+    y = op_linear(b, i, "ple_out", y, bind_weight(b, i, "ple_out", b->c->n_hidden, d, 0), REG_ACT);
     return op_add(b, i, "ple_residual", x, op_norm(b, i, "ple_norm", y, 0));
 }
 
@@ -202,11 +202,11 @@ static void embed(build *b, plan_reg *x)
     if (!d || b->status != IMP_OK)
         return;
     plan_op op = plan_op_init(OP_EMBED, -1, "ple_embd");
-    op.weight[0] = plan_add_weight(b->p, bind(b, -1, "ple_embd", c->n_vocab, all, 0));
+    op.weight[0] = plan_add_weight(b->p, bind_weight(b, -1, "ple_embd", c->n_vocab, all, 0));
     op.attr.scale = sqrtf((float)d);
     op.out[0] = plan_add_reg(b->p, REG_WIDE, DIM_T, all);
     plan_add_op(b->p, &op);
-    plan_reg p = op_linear(b, -1, "ple_proj", *x, bind(b, -1, "ple_proj", all, c->n_hidden, 0), REG_ACT);
+    plan_reg p = op_linear(b, -1, "ple_proj", *x, bind_weight(b, -1, "ple_proj", all, c->n_hidden, 0), REG_ACT);
     p = op_scale(b, -1, "ple_scaled", p, 1 / sqrtf((float)c->n_hidden));
     p = op_norm(b, -1, "ple_proj_norm", p, d);
     b->ple = op_scale(b, -1, "ple", op_add(b, -1, "ple_sum", op.out[0], p), 0.707106781f);

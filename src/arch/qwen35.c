@@ -39,10 +39,10 @@ static plan_reg gdn(build *b, int32_t i, plan_reg x)
 {
     const model_config *c = b->c;
     uint64_t h = c->n_hidden, kw = (uint64_t)c->gdn.n_k_head * c->gdn.d_k, vw = (uint64_t)c->gdn.n_v_head * c->gdn.d_v;
-    plan_reg qkv = op_linear(b, i, "gdn_qkv", x, bind(b, i, "gdn_qkv", 2 * kw + vw, h, 0), REG_ACT);
-    plan_reg z = op_linear(b, i, "gdn_z", x, bind(b, i, "gdn_z", vw, h, 0), REG_ACT);
-    plan_reg bt = op_linear(b, i, "gdn_b", x, bind(b, i, "gdn_b", c->gdn.n_v_head, h, 0), REG_WIDE);
-    plan_reg a = op_linear(b, i, "gdn_a", x, bind(b, i, "gdn_a", c->gdn.n_v_head, h, 0), REG_WIDE);
+    plan_reg qkv = op_linear(b, i, "gdn_qkv", x, bind_weight(b, i, "gdn_qkv", 2 * kw + vw, h, 0), REG_ACT);
+    plan_reg z = op_linear(b, i, "gdn_z", x, bind_weight(b, i, "gdn_z", vw, h, 0), REG_ACT);
+    plan_reg bt = op_linear(b, i, "gdn_b", x, bind_weight(b, i, "gdn_b", c->gdn.n_v_head, h, 0), REG_WIDE);
+    plan_reg a = op_linear(b, i, "gdn_a", x, bind_weight(b, i, "gdn_a", c->gdn.n_v_head, h, 0), REG_WIDE);
     return piece_gdn(b, i, qkv, z, bt, a);
 }
 

@@ -44,16 +44,16 @@ static plan_reg gdn(build *b, int32_t i, plan_reg x)
     uint64_t h = c->n_hidden;
     plan_reg qkv, z;
     if (bind_has(b, i, "gdn_qkv")) {
-        qkv = op_linear(b, i, "gdn_qkv", x, bind(b, i, "gdn_qkv", 2ull * nk * dk + (uint64_t)nv * dv, h, 0), REG_ACT);
-        z = op_linear(b, i, "gdn_z", x, bind(b, i, "gdn_z", (uint64_t)nv * dv, h, 0), REG_ACT);
+        qkv = op_linear(b, i, "gdn_qkv", x, bind_weight(b, i, "gdn_qkv", 2ull * nk * dk + (uint64_t)nv * dv, h, 0), REG_ACT);
+        z = op_linear(b, i, "gdn_z", x, bind_weight(b, i, "gdn_z", (uint64_t)nv * dv, h, 0), REG_ACT);
     } else {
-        plan_reg all = op_linear(b, i, "gdn_qkvz", x, bind(b, i, "gdn_qkvz", (uint64_t)nk * s, h, 0), REG_ACT);
+        plan_reg all = op_linear(b, i, "gdn_qkvz", x, bind_weight(b, i, "gdn_qkvz", (uint64_t)nk * s, h, 0), REG_ACT);
         plan_reg q = op_slice(b, i, "gdn_q_raw", all, 0, dk, nk, s), k = op_slice(b, i, "gdn_k_raw", all, dk, dk, nk, s);
         plan_reg v = op_slice(b, i, "gdn_v_raw", all, 2 * dk, r * dv, nk, s);
         z = op_slice(b, i, "gdn_z", all, 2 * dk + r * dv, r * dv, nk, s);
         qkv = op_concat(b, i, "gdn_qkv", op_concat(b, i, "gdn_qk", q, k, 1, false), v, 1, false);
     }
-    plan_reg ba = op_linear(b, i, "gdn_ba", x, bind(b, i, "gdn_ba", 2ull * nv, h, 0), REG_WIDE);
+    plan_reg ba = op_linear(b, i, "gdn_ba", x, bind_weight(b, i, "gdn_ba", 2ull * nv, h, 0), REG_WIDE);
     return piece_gdn(b, i, qkv, z, op_slice(b, i, "gdn_b", ba, 0, r, nk, 2 * r), op_slice(b, i, "gdn_a", ba, r, r, nk, 2 * r));
 }
 

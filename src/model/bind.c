@@ -281,7 +281,7 @@ const weight *bind_rows(build *b, int32_t layer, const char *role, uint64_t tota
     return bind_full(b, layer, &(bind_spec){.role = role, .n_expert = 1, .total = total, .row = row, .n = n, .step = step, .cols = cols, .flags = flags});
 }
 
-const weight *bind(build *b, int32_t layer, const char *role, uint64_t rows, uint64_t cols, unsigned flags)
+const weight *bind_weight(build *b, int32_t layer, const char *role, uint64_t rows, uint64_t cols, unsigned flags)
 {
     return bind_rows(b, layer, role, rows, 0, rows, 1, cols, flags);
 }

@@ -42,7 +42,7 @@ typedef struct bind_spec {
  * wanted, got. Prequantised layouts are recognised here (prequant.h). The weight lives as long as b->mem. */
 const weight *bind_full(build *b, int32_t layer, const bind_spec *q);
 /* The common cases: a whole matrix, a vector, experts, rows of a fused tensor (QKV, gate_up). */
-const weight *bind(build *b, int32_t layer, const char *role, uint64_t rows, uint64_t cols, unsigned flags);
+const weight *bind_weight(build *b, int32_t layer, const char *role, uint64_t rows, uint64_t cols, unsigned flags);
 const weight *bind_vector(build *b, int32_t layer, const char *role, uint64_t n, unsigned flags);
 const weight *bind_experts(build *b, int32_t layer, const char *role, uint32_t n_expert, uint64_t rows, uint64_t cols, unsigned flags);
 const weight *bind_rows(build *b, int32_t layer, const char *role, uint64_t total, uint64_t row, uint64_t n, uint64_t step,

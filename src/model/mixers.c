@@ -6,7 +6,7 @@
 plan_reg op_conv(build *b, int32_t layer, const char *role, plan_reg x, uint32_t width, uint32_t taps, bool bias)
 {
     plan_op op = plan_op_init(OP_CONV, layer, role);
-    const weight *w = bind(b, layer, role, width, taps, 0);
+    const weight *w = bind_weight(b, layer, role, width, taps, 0);
     const weight *wb = bias ? bind_vector(b, layer, "ssm_conv_bias", width, 0) : NULL;
     if (b->status != IMP_OK)
         return PLAN_NONE;
@@ -80,7 +80,7 @@ plan_reg piece_gdn(build *b, int32_t layer, plan_reg qkv, plan_reg z, plan_reg b
     if (b->status == IMP_OK)
         b->p->op[b->p->n_op - 1].attr.norm.plus_one = false; /* the one norm of these families whose weight is plain */
     o = op_glu(b, layer, "gdn_gated", z, o, ACT_SILU);
-    return op_linear(b, layer, "ssm_out", o, bind(b, layer, "ssm_out", c->n_hidden, vw, 0), REG_ACT);
+    return op_linear(b, layer, "ssm_out", o, bind_weight(b, layer, "ssm_out", c->n_hidden, vw, 0), REG_ACT);
 }
 
 plan_reg piece_gated_attention(build *b, int32_t layer, plan_reg x)
@@ -89,16 +89,16 @@ plan_reg piece_gated_attention(build *b, int32_t layer, plan_reg x)
     const layer_config *l = &c->layer[layer];
     uint32_t nh = l->n_head, nk = l->n_kv_head, d = l->d_k;
     uint64_t h = c->n_hidden;
-    plan_reg qg = op_linear(b, layer, "attn_q", x, bind(b, layer, "attn_q", 2ull * nh * d, h, 0), REG_ACT);
-    plan_reg k = op_linear(b, layer, "attn_k", x, bind(b, layer, "attn_k", (uint64_t)nk * d, h, 0), REG_ACT);
-    plan_reg v = op_linear(b, layer, "attn_v", x, bind(b, layer, "attn_v", (uint64_t)nk * d, h, 0), REG_ACT);
+    plan_reg qg = op_linear(b, layer, "attn_q", x, bind_weight(b, layer, "attn_q", 2ull * nh * d, h, 0), REG_ACT);
+    plan_reg k = op_linear(b, layer, "attn_k", x, bind_weight(b, layer, "attn_k", (uint64_t)nk * d, h, 0), REG_ACT);
+    plan_reg v = op_linear(b, layer, "attn_v", x, bind_weight(b, layer, "attn_v", (uint64_t)nk * d, h, 0), REG_ACT);
     plan_reg q = op_norm(b, layer, "attn_q_norm", op_slice(b, layer, "attn_q_part", qg, 0, d, nh, 2 * d), d);
     plan_reg gate = op_slice(b, layer, "attn_gate_part", qg, d, d, nh, 2 * d);
     k = op_norm(b, layer, "attn_k_norm", k, d);
     q = op_rope(b, layer, "rope_q", q, l->rope, nh, d, 0);
     k = op_rope(b, layer, "rope_k", k, l->rope, nk, d, 0);
     plan_reg o = op_gate(b, layer, "attn_gated", op_attend(b, layer, q, k, v, 1 / sqrtf((float)d), NULL), gate);
-    return op_linear(b, layer, "attn_output", o, bind(b, layer, "attn_output", h, (uint64_t)nh * d, 0), REG_ACT);
+    return op_linear(b, layer, "attn_output", o, bind_weight(b, layer, "attn_output", h, (uint64_t)nh * d, 0), REG_ACT);
 }
 
 plan_reg piece_mamba2(build *b, int32_t layer, plan_reg x)
@@ -106,7 +106,7 @@ plan_reg piece_mamba2(build *b, int32_t layer, plan_reg x)
     const model_config *c = b->c;
     uint32_t nh = c->mamba.n_head, hd = c->mamba.head_dim, d_in = nh * hd, gn = c->mamba.n_group * c->mamba.d_state, w = d_in + 2 * gn;
     uint32_t all = d_in + w + nh;
-    plan_reg in = op_linear(b, layer, "ssm_in", x, bind(b, layer, "ssm_in", all, c->n_hidden, 0), REG_ACT);
+    plan_reg in = op_linear(b, layer, "ssm_in", x, bind_weight(b, layer, "ssm_in", all, c->n_hidden, 0), REG_ACT);
     plan_reg z = op_slice(b, layer, "ssm_z", in, 0, d_in, 1, all);
     plan_reg conv = op_conv(b, layer, "ssm_conv", op_slice(b, layer, "ssm_xbc", in, d_in, w, 1, all), w, c->mamba.taps, true);
     plan_reg dt = op_slice(b, layer, "ssm_dt_raw", in, d_in + w, nh, 1, all);
@@ -139,7 +139,7 @@ plan_reg piece_mamba2(build *b, int32_t layer, plan_reg x)
     norm.attr.norm.w_full = true;
     norm.out[0] = plan_add_reg(b->p, REG_ACT, DIM_T, d_in);
     plan_add_op(b->p, &norm);
-    return op_linear(b, layer, "ssm_out", norm.out[0], bind(b, layer, "ssm_out", c->n_hidden, d_in, 0), REG_ACT);
+    return op_linear(b, layer, "ssm_out", norm.out[0], bind_weight(b, layer, "ssm_out", c->n_hidden, d_in, 0), REG_ACT);
 }
 
 /* ---- which layers are which ------------------------------------------------------------------------------------------- */

@@ -19,9 +19,9 @@ plan_reg piece_attention(build *b, int32_t layer, plan_reg x)
         wk = bind_rows(b, layer, "attn_qkv", nq + nk + nv, nq, nk, 1, h, bias);
         wv = bind_rows(b, layer, "attn_qkv", nq + nk + nv, nq + nk, nv, 1, h, bias);
     } else {
-        wq = bind(b, layer, "attn_q", nq, h, bias);
-        wk = bind(b, layer, "attn_k", nk, h, bias);
-        wv = bind(b, layer, "attn_v", nv, h, bias);
+        wq = bind_weight(b, layer, "attn_q", nq, h, bias);
+        wk = bind_weight(b, layer, "attn_k", nk, h, bias);
+        wv = bind_weight(b, layer, "attn_v", nv, h, bias);
     }
     plan_reg q = op_linear(b, layer, "attn_q", x, wq, REG_ACT);
     plan_reg k = op_linear(b, layer, "attn_k", x, wk, REG_ACT);
@@ -35,7 +35,7 @@ plan_reg piece_attention(build *b, int32_t layer, plan_reg x)
     float scale = c->attn_scale > 0 ? c->attn_scale : 1.0f / sqrtf((float)l->d_k);
     const weight *sinks = c->attn_sinks ? bind_vector(b, layer, "attn_sinks", l->n_head, 0) : NULL;
     plan_reg o = op_attend(b, layer, q, k, v, scale, sinks);
-    return op_linear(b, layer, "attn_output", o, bind(b, layer, "attn_output", h, (uint64_t)l->n_head * l->d_v, bias_flag(c->o_bias)),
+    return op_linear(b, layer, "attn_output", o, bind_weight(b, layer, "attn_output", h, (uint64_t)l->n_head * l->d_v, bias_flag(c->o_bias)),
                      REG_ACT);
 }
 
@@ -55,12 +55,12 @@ plan_reg piece_glu(build *b, int32_t layer, plan_reg x, const char *prefix, uint
         wg = bind_rows(b, layer, fused, 2ull * n_ff, 0, n_ff, 1, c->n_hidden, bias);
         wu = bind_rows(b, layer, fused, 2ull * n_ff, n_ff, n_ff, 1, c->n_hidden, bias);
     } else {
-        wg = bind(b, layer, gate, n_ff, c->n_hidden, bias);
-        wu = bind(b, layer, up, n_ff, c->n_hidden, bias);
+        wg = bind_weight(b, layer, gate, n_ff, c->n_hidden, bias);
+        wu = bind_weight(b, layer, up, n_ff, c->n_hidden, bias);
     }
     plan_reg g = op_linear(b, layer, gate, x, wg, REG_ACT), u = op_linear(b, layer, up, x, wu, REG_ACT);
     plan_reg y = op_glu(b, layer, act, g, u, c->act);
-    return op_linear(b, layer, down, y, bind(b, layer, down, c->n_hidden, n_ff, bias), REG_ACT);
+    return op_linear(b, layer, down, y, bind_weight(b, layer, down, c->n_hidden, n_ff, bias), REG_ACT);
 }
 
 plan_reg piece_mlp(build *b, int32_t layer, plan_reg x, const char *prefix, uint32_t n_ff)
@@ -73,14 +73,14 @@ plan_reg piece_mlp(build *b, int32_t layer, plan_reg x, const char *prefix, uint
         build_fail(b, IMP_E_NOMEM, "layer %d: out of memory", layer);
         return PLAN_NONE;
     }
-    plan_reg u = op_linear(b, layer, up, x, bind(b, layer, up, n_ff, c->n_hidden, bias), REG_ACT);
-    return op_linear(b, layer, down, op_act(b, layer, act, u, c->act), bind(b, layer, down, c->n_hidden, n_ff, bias), REG_ACT);
+    plan_reg u = op_linear(b, layer, up, x, bind_weight(b, layer, up, n_ff, c->n_hidden, bias), REG_ACT);
+    return op_linear(b, layer, down, op_act(b, layer, act, u, c->act), bind_weight(b, layer, down, c->n_hidden, n_ff, bias), REG_ACT);
 }
 
 void piece_route(build *b, int32_t layer, plan_reg x, unsigned bias_flags, plan_reg *ids, plan_reg *w)
 {
     const moe_config *m = &b->c->moe;
-    plan_reg scores = op_linear(b, layer, "ffn_router", x, bind(b, layer, "ffn_router", m->n_expert, b->c->n_hidden, bias_flags), REG_WIDE);
+    plan_reg scores = op_linear(b, layer, "ffn_router", x, bind_weight(b, layer, "ffn_router", m->n_expert, b->c->n_hidden, bias_flags), REG_WIDE);
     const weight *bias = m->choice_bias ? bind_vector(b, layer, "ffn_router_bias", m->n_expert, 0) : NULL;
     if (b->status != IMP_OK)
         return;
@@ -167,7 +167,7 @@ plan_reg piece_moe(build *b, int32_t layer, plan_reg x, plan_reg router_x)
         return y;
     plan_reg s = m->gated ? piece_glu(b, layer, x, "ffn_shexp", m->n_ff_shared) : piece_mlp(b, layer, x, "ffn_shexp", m->n_ff_shared);
     if (m->shared_gate) {
-        const weight *wg = bind(b, layer, "ffn_shexp_router", 1, c->n_hidden, 0);
+        const weight *wg = bind_weight(b, layer, "ffn_shexp_router", 1, c->n_hidden, 0);
         s = op_gate(b, layer, "ffn_shexp_gated", s, op_linear(b, layer, "ffn_shexp_router", x, wg, REG_WIDE));
     }
     return op_add(b, layer, "ffn_shexp_add", y, s);
@@ -200,7 +200,7 @@ void layer_std(build *b, int32_t layer, plan_reg *x)
 void embed_std(build *b, plan_reg *x)
 {
     const model_config *c = b->c;
-    const weight *w = bind(b, -1, "token_embd", c->n_vocab, c->n_hidden, 0);
+    const weight *w = bind_weight(b, -1, "token_embd", c->n_vocab, c->n_hidden, 0);
     if (b->status != IMP_OK)
         return;
     plan_op op = plan_op_init(OP_EMBED, -1, "token_embd");
@@ -236,7 +236,7 @@ imp_status build_text(build *b)
         return b->status;
     x = op_norm(b, -1, "output_norm", gather(b, x), 0);
     p->hidden = x;
-    const weight *head = c->tied && p->n_op ? p->weight[p->op[0].weight[0]] : bind(b, -1, "output", c->n_vocab, c->n_hidden, 0);
+    const weight *head = c->tied && p->n_op ? p->weight[p->op[0].weight[0]] : bind_weight(b, -1, "output", c->n_vocab, c->n_hidden, 0);
     plan_reg y = op_linear(b, -1, "output", x, head, REG_WIDE);
     if (c->logit_scale != 0 && c->logit_scale != 1)
         y = op_scale(b, -1, "output_scale", y, c->logit_scale);
