@@ -1,0 +1,288 @@
+"""src/constrain against outside judges: Python's jsonschema on random schemas and instances, Python's re on random regular
+expressions, random walks through masks that must end in valid text, and the schemas that bring others down.
+
+The library is driven by tests/tools/constrain_driver.c (JSON lines), built here against libimp.a."""
+import base64
+import json
+import os
+import random
+import re
+import struct
+import subprocess
+
+import jsonschema
+import pytest
+
+from conftest import BUILD, ROOT
+
+SEED = int(os.environ.get("IMP_TEST_SEED", "20261"))
+PUBLIC = ROOT.parent / "shared" / "conformance" / "jsonschema_cases_public.json"
+LIBS = ["-lpcre2-8", "-lutf8proc", "-ljansson", "-lm", "-ldl", "-pthread"]
+
+
+class Driver:
+    def __init__(self, path, *args):
+        self.p = subprocess.Popen([path, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __call__(self, **request):
+        self.p.stdin.write(json.dumps(request) + "\n")
+        self.p.stdin.flush()
+        line = self.p.stdout.readline()
+        assert line, f"the driver died on {request}"
+        return json.loads(line)
+
+    def close(self):
+        self.p.stdin.close()
+        assert self.p.wait(60) == 0
+
+
+def vocabulary():
+    """Bytes, and longer tokens that cross the borders of strings, keys, numbers and brackets."""
+    words = [bytes([b]) for b in range(256)]
+    parts = ['"', '":', '": ', '",', '", "', '"}', '"]', '{"', '[{"', "}}", "]}", "},{", ", ", "true", "false", "null", "-1", "12", "0.", ".5", "e+",
+             "e1", "\\n", "\\u", "\\u00", "\\u00e9", "é", "日本", "\n  ", "    ", "a", "ab", "abc", "name", "type", "value", "x1", " the", "1,", "2]", '1}']
+    words += [w.encode() for w in parts if len(w.encode()) > 1]
+    rng = random.Random(7)
+    for _ in range(600):
+        words.append("".join(rng.choice("abcdefgh019_\"{}[]:, -.é") for _ in range(rng.randint(2, 5))).encode())
+    words = list(dict.fromkeys(words))
+    return words + [b"</s>"]
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    d = tmp_path_factory.mktemp("constrain")
+    exe, vocab = d / "driver", d / "vocab"
+    cc = os.environ.get("CC", "gcc")
+    subprocess.run([cc, "-O1", "-std=c17", "-D_GNU_SOURCE", f"-I{ROOT}/src", f"-I{ROOT}/include", str(ROOT / "tests/tools/constrain_driver.c"),
+                    "-o", str(exe), str(BUILD / "libimp.a"), *LIBS], check=True, timeout=120)
+    words = vocabulary()
+    with open(vocab, "wb") as f:
+        f.write(struct.pack("<I", len(words)))
+        for i, w in enumerate(words):
+            f.write(struct.pack("<I", len(w) | (1 << 31 if i == len(words) - 1 else 0)) + w)
+    drv = Driver(str(exe), str(vocab))
+    yield drv
+    drv.close()
+
+
+# ---- the public cases ---------------------------------------------------------------------------------------------------
+@pytest.mark.skipif(not PUBLIC.exists(), reason="the public cases lie beside the checkout")
+def test_public_cases(driver):
+    wrong = []
+    for case in json.loads(PUBLIC.read_text())["cases"]:
+        texts = [(json.dumps(v, indent=i, ensure_ascii=a), True) for v in case["valid"] for i in (None, 2) for a in (True, False)]
+        texts += [(json.dumps(v), False) for v in case["invalid"]]
+        a = driver(schema=json.dumps(case["schema"]), texts=[t for t, _ in texts])
+        assert a["ok"], (case["name"], a)
+        wrong += [(case["name"], t, want) for (t, want), got in zip(texts, a["accept"]) if want != got]
+    assert not wrong
+
+
+# ---- random schemas, judged by jsonschema -------------------------------------------------------------------------------
+NAMES = ["a", "b", "ab", "name", "é", "x y"]
+PATTERNS = ["^a", "b$", "^[a-c]{1,3}$", "a|b", "^(ab)+$", "[0-9]", "^.{2}$", "^[^b]*$"]
+
+
+def value(r, depth=0):
+    k = r.randrange(11 if depth < 3 else 8)
+    if k < 2:
+        return r.choice(["", "a", "ab", "abc", "abab", "b", "cab", "1", "é", "2024-02-29", "x y", 'q"\\'])
+    if k < 4:
+        return r.choice([0, 1, 2, 3, 5, 6, 7, 10, -1, -4, 100])
+    if k == 4:
+        return r.choice([0.5, 1.5, -2.5, 2.25, 1e-7, 3.0, 1e20])
+    if k < 7:
+        return r.choice([None, True, False])
+    if k < 9:
+        return [value(r, depth + 1) for _ in range(r.randrange(4))]
+    return {r.choice(NAMES): value(r, depth + 1) for _ in range(r.randrange(4))}
+
+
+def schema(r, depth=0):
+    if r.random() < 0.06:
+        return r.random() < 0.8
+    s = {}
+    deep = depth < 3
+
+    def sub():
+        return schema(r, depth + 1)
+
+    kinds = [
+        lambda: s.update(type=r.choice(["string", "number", "integer", "object", "array", "boolean", "null", ["string", "null"], ["integer", "object"]])),
+        lambda: s.update(minimum=r.choice([-3, 0, 1.5, 5])), lambda: s.update(maximum=r.choice([-1, 3, 6.5, 100])),
+        lambda: s.update(exclusiveMinimum=r.choice([-1, 0, 2])), lambda: s.update(exclusiveMaximum=r.choice([0, 3.5, 10])),
+        lambda: s.update(multipleOf=r.choice([2, 3, 0.5])),
+        lambda: s.update(minLength=r.randrange(3)), lambda: s.update(maxLength=r.randrange(1, 5)), lambda: s.update(pattern=r.choice(PATTERNS)),
+        lambda: s.update(enum=[value(r) for _ in range(r.randrange(1, 4))]), lambda: s.update(const=value(r)),
+        lambda: s.update(minItems=r.randrange(3)), lambda: s.update(maxItems=r.randrange(1, 4)),
+        lambda: s.update(required=r.sample(NAMES, r.randrange(1, 3))),
+        lambda: s.update(minProperties=r.randrange(3)), lambda: s.update(maxProperties=r.randrange(1, 4)),
+        lambda: s.update(dependentRequired={r.choice(NAMES): r.sample(NAMES, 1)}),
+    ]
+    if deep:
+        kinds += [
+            lambda: s.update(properties={k: sub() for k in r.sample(NAMES, r.randrange(1, 4))}),
+            lambda: s.update(properties={k: sub() for k in r.sample(NAMES, r.randrange(1, 4))}, additionalProperties=r.choice([False, sub()])),
+            lambda: s.update(patternProperties={r.choice(PATTERNS): sub()}), lambda: s.update(propertyNames={"pattern": r.choice(PATTERNS)}),
+            lambda: s.update(items=sub()), lambda: s.update(prefixItems=[sub() for _ in range(r.randrange(1, 3))], items=r.choice([False, sub()])),
+            lambda: s.update(contains=sub()), lambda: s.update(uniqueItems=True, items={"enum": [1, "a", "b", None]}),
+            lambda: s.update(anyOf=[sub() for _ in range(r.randrange(1, 3))]), lambda: s.update(oneOf=[sub() for _ in range(r.randrange(1, 3))]),
+            lambda: s.update(allOf=[sub() for _ in range(r.randrange(1, 3))]), lambda: s.update({"not": sub()}),
+            lambda: s.update({"if": sub(), "then": sub(), "else": sub()}),
+        ]
+    for _ in range(r.randrange(1, 4)):
+        r.choice(kinds)()
+    return s
+
+
+def exact(v, unique):
+    """Values that docs/constrain.md promises to accept: no exponents where a number is bound, and inside uniqueItems one
+    spelling a number (3, never 3.0)."""
+    if isinstance(v, float):
+        return v not in (1e-7, 1e20) and not (unique and v == int(v))
+    if isinstance(v, list):
+        return all(exact(x, unique) for x in v)
+    if isinstance(v, dict):
+        return all(exact(x, unique) for x in v.values())
+    return True
+
+
+def test_random_schemas(driver):
+    r = random.Random(SEED)
+    compiled = checked = walked = 0
+    for n in range(700):
+        s = schema(r)
+        values = [value(r) for _ in range(30)]
+        if isinstance(s, dict):
+            values += s.get("enum", [])
+        judge = jsonschema.Draft202012Validator(s)
+        a = driver(schema=json.dumps(s), texts=[json.dumps(v) for v in values], walks=2, max_steps=12, seed=n)
+        if not a["ok"]:
+            assert a["error"] and ("#" in a["error"] or "constraint:" in a["error"]), a
+            if "no value satisfies" in a["error"]:
+                assert not any(judge.is_valid(v) for v in values), (s, a)
+            continue
+        compiled += 1
+        for v, got in zip(values, a["accept"]):
+            want = judge.is_valid(v)
+            if got and not want:
+                pytest.fail(f"accepts what is invalid: {json.dumps(v)} under {json.dumps(s)}")
+            if want and not got and exact(v, "uniqueItems" in json.dumps(s)):
+                pytest.fail(f"rejects what is valid: {json.dumps(v)} under {json.dumps(s)}")
+            checked += 1
+        for w in a["walks"]:
+            assert not isinstance(w, dict), f"a walk got stuck at {w} under {json.dumps(s)}"
+            if w is not None:
+                walked += 1
+                assert judge.is_valid(json.loads(w)), (w, json.dumps(s))
+    assert compiled > 450 and checked > 12000 and walked > 300, (compiled, checked, walked)
+
+
+# ---- random regular expressions, judged by re -----------------------------------------------------------------------------
+def regex(r, depth=0):
+    k = r.randrange(9 if depth < 3 else 4)
+    if k < 2:
+        return r.choice("abc1-é")
+    if k == 2:
+        return r.choice(["[a-c]", "[^a]", r"\d", r"\w", r"[\w-]", ".", r"\.", r"[^\d\n]", r"\x41", r"[é-ü]"])
+    if k == 3:
+        return r.choice(["ab", "a1", "(?:ab)", ""])
+    if k < 6:
+        return regex(r, depth + 1) + regex(r, depth + 1)
+    if k == 6:
+        return "(" + regex(r, depth + 1) + "|" + regex(r, depth + 1) + ")"
+    body = "(?:" + regex(r, depth + 1) + ")"
+    return body + r.choice(["*", "+", "?", "{2}", "{1,3}", "{0,2}?", "{2,}"])
+
+
+def test_random_regexes(driver):
+    r = random.Random(SEED + 1)
+    texts = ["", "a", "b", "ab", "abc", "a1", "1", "aab", "abab", "é", "éa", "-", ".", "A", "ba", "cab", "a\n", "aaa", "bbb", "ab1ab", "ü"]
+    texts += ["".join(r.choice("abc1-éA.") for _ in range(r.randrange(1, 8))) for _ in range(40)]
+    checked = 0
+    for n in range(500):
+        rx = regex(r)
+        if r.random() < 0.3:
+            rx = r.choice(["^", ""]) + rx + r.choice(["$", ""])
+        want = re.compile(rx, re.ASCII)
+        a = driver(regex=rx, texts=texts, walks=1, max_steps=8, seed=n)
+        assert a["ok"], (rx, a)
+        for t, got in zip(texts, a["accept"]):
+            # Python's $ also matches before a last newline
+            assert got == bool(want.fullmatch(t)) or t.endswith("\n"), (rx, t, got)
+            checked += 1
+        for w in a["walks"]:
+            assert not isinstance(w, dict), (rx, w)
+            # Python's \w and . differ from ECMA's only beyond ASCII and at line ends
+            assert w is None or want.fullmatch(w) or not w.isascii() or re.search(r"[\r\n\u2028\u2029]", w), (rx, w)
+        s = driver(schema=json.dumps({"type": "string", "pattern": rx}), texts=[json.dumps(t) for t in texts])
+        for t, got in zip(texts, s["accept"]):
+            assert got == bool(want.search(t)) or t.endswith("\n"), ("search", rx, t, got)
+    assert checked > 20000
+
+
+# ---- grammars ---------------------------------------------------------------------------------------------------------------
+def test_grammar_walks(driver):
+    arith = 'root ::= sum\nsum ::= prod ([-+] prod)*\nprod ::= atom ("*" atom)*\natom ::= [0-9]{1,3} | "(" sum ")"\n'
+    lark = 'start: sum\nsum: sum ("+" | "-") prod | prod\nprod: prod "*" atom | atom\natom: NUM | "(" sum ")"\nNUM: /[0-9]{1,3}/\n'
+    texts = ["1", "1+2*3", "(1)", "((1+2)*3-4)", "", "1+", "()", "1234", "(1", "1)"]
+    want = [True] * 4 + [False] * 6
+    for g in (arith, lark):
+        a = driver(grammar=g, texts=texts, walks=20, max_steps=10, seed=3)
+        assert a["ok"] and a["accept"] == want, a
+        ended = [w for w in a["walks"] if w is not None]
+        assert len(ended) >= 5
+        for w in ended:
+            assert isinstance(w, str), w
+            eval(re.sub(r"\b0+(?=\d)", "", w))  # digits, brackets and operators only: the grammar just proved it
+    json_g = r'''root ::= value
+value ::= "{" (pair ("," pair)*)? "}" | "[" (value ("," value)*)? "]" | string | number | "true" | "false" | "null"
+pair ::= string ":" value
+string ::= "\"" ([^"\\\x00-\x1f] | "\\" ["\\/bfnrt])* "\""
+number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)?
+'''
+    a = driver(grammar=json_g, texts=['{"a":[1,{"b":null}]}', '{"a":}', "[1,]"], walks=30, max_steps=10, seed=5)
+    assert a["accept"] == [True, False, False]
+    for w in a["walks"]:
+        if w is not None:
+            json.loads(w)
+
+
+# ---- what brings others down (peers.md) -----------------------------------------------------------------------------------
+def killers():
+    yield "nested pattern", {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "object", "properties": {
+        "b": {"type": "string", "pattern": "^(([a-z]+-)*[a-z]+\\.)*([a-z]{2,10}|[0-9]{1,3})$"}}}}}}
+    yield "maxLength 65536", {"type": "string", "minLength": 1, "maxLength": 65536}
+    yield "pattern with counters", {"type": "string", "pattern": "^[\\s\\S]{0,65536}$"}
+    yield "empty objects", {"type": "object", "properties": {}, "additionalProperties": False}
+    yield "64 tools", {"anyOf": [{"type": "object", "properties": {"name": {"const": f"tool_{i}"}, "arguments": {
+        "type": "object", "properties": {f"p{j}": {"type": "string", "maxLength": 4096} for j in range(8)}, "required": ["p0"],
+        "additionalProperties": False}}, "required": ["name", "arguments"], "additionalProperties": False} for i in range(64)]}
+    deep = {"type": "integer"}
+    for _ in range(50):
+        deep = {"type": "object", "properties": {"n": deep}, "required": ["n"]}
+    yield "deep nesting", deep
+    yield "recursion", {"$defs": {"n": {"type": "object", "properties": {"l": {"$ref": "#/$defs/n"}, "r": {"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]}},
+                                        "additionalProperties": False}}, "$ref": "#/$defs/n"}
+    yield "many enums", {"enum": [f"value {i}" for i in range(2000)]}
+
+
+def test_schemas_that_kill_others(driver):
+    for name, s in killers():
+        best = min(driver(schema=json.dumps(s))["compile_us"] for _ in range(3))
+        a = driver(schema=json.dumps(s), walks=1, max_steps=6, seed=1)
+        assert a["ok"], (name, a)
+        assert best < 50000, (name, best)
+        for w in a["walks"]:
+            assert not isinstance(w, dict), (name, w)
+
+
+def test_hostile_input_is_refused_quickly(driver):
+    bombs = [dict(regex="(((a{100}){100}){100}){100}"), dict(regex="(a|b)*a" + "(a|b)" * 40), dict(schema="[" * 100000), dict(schema='{"not":' * 120 + "{}" + "}" * 120),
+             dict(grammar='root ::= ' + "(" * 5000), dict(grammar="root ::= a0\n" + "\n".join(f"a{i} ::= a{i+1} a{i+1}" for i in range(40)) + '\na40 ::= "x"'),
+             dict(schema=json.dumps({"allOf": [{"anyOf": [{"required": [f"k{i}"]}, {"required": [f"l{i}"]}]} for i in range(40)]}))]
+    for b in bombs:
+        a = driver(**b)
+        assert a["compile_us"] < 5e6, (str(b)[:80], a["compile_us"])
+        assert a["ok"] or a["error"]
