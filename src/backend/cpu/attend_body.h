@@ -34,7 +34,7 @@ static void kv_put(const cpu_kv_view *kv, uint8_t *block, uint32_t n_head, int32
                 put1(kv->type, pv, at * dv + i, v[i]);
 }
 
-VEC_INLINE void copy_f32(quant_id type, const uint8_t *p, float *o, long n)
+VEC_INLINE void copy_type(quant_id type, const uint8_t *p, float *o, long n)
 {
     long i = 0;
     for (; i + 16 <= n; i += 16)
@@ -43,6 +43,16 @@ VEC_INLINE void copy_f32(quant_id type, const uint8_t *p, float *o, long n)
         o[i] = type == QUANT_F32   ? ((const float *)p)[i]
                : type == QUANT_F16 ? quant_f16_to_f32(((const uint16_t *)p)[i])
                                    : quant_bf16_to_f32(((const uint16_t *)p)[i]);
+}
+
+static void copy_f32(quant_id type, const uint8_t *p, float *o, long n)
+{
+    if (type == QUANT_F32)
+        copy_type(QUANT_F32, p, o, n);
+    else if (type == QUANT_F16)
+        copy_type(QUANT_F16, p, o, n);
+    else
+        copy_type(QUANT_BF16, p, o, n);
 }
 
 /* Positions [lo, hi) of the tile that starts at base: keys to kt[4][d_k][16], values to vt[64][d_v]. */

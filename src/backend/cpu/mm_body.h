@@ -37,7 +37,7 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
 }
 #endif
 
-#define MM_AHEAD 3072 /* bytes between what is multiplied and what is asked from memory */
+#define MM_AHEAD 1536 /* bytes between what is multiplied and what is asked from memory */
 
 /* Zero point that the dot must be corrected by. */
 #define MM_ZERO(X) (MM_SIGNED && X##_ZERO == 128 ? 0 : X##_ZERO)

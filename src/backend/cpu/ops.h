@@ -29,7 +29,7 @@ typedef struct cpu_qact {
     long n_tok;
 } cpu_qact;
 
-enum { CPU_TILE = 16, CPU_KV_TILE = 64, CPU_ATTEND_ROWS = 32 };
+enum { CPU_TILE = 16, CPU_KV_TILE = 64, CPU_ATTEND_ROWS = 64 };
 
 /* One query head of one token. Sees positions [lo, hi). */
 typedef struct cpu_attend_row {
