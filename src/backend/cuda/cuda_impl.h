@@ -14,7 +14,7 @@
     X(conv) X(gdn) X(mamba2) X(attend_p64) X(attend_p128) X(attend_p256)
 
 /* kernels that exist for one generation only: absent ones are NULL */
-#define KERNEL_LIST_HOPPER(X) X(prefill_1x64) X(prefill_1x128) X(prefill_1x256) X(prefill_2x128) X(attend_w64) X(attend_w128)
+#define KERNEL_LIST_HOPPER(X) X(prefill_1x64) X(prefill_1x128) X(prefill_1x256) X(prefill_2x128) X(attend_w128)
 
 typedef enum kernel_id {
 #define K_X(n) K_##n,

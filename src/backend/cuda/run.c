@@ -38,7 +38,9 @@ static op_args norm_args(const bexec *x, const plan_op *o, CUdeviceptr in, uint3
 /* Stages of a gemv's rings and its shared memory; 0 when the rows do not fit. */
 static uint32_t gemv_fit(const bexec *x, const gemv_args *a, uint32_t m, uint32_t *smem)
 {
-    uint32_t fixed = 576 + 2048 * m + up_to(m * (a->w[0].k_tiles * TILE_COLS * 2 + 16), 128) + 128, per = 8 * a->slot_bytes;
+    if (a->w[0].expert_stride >> 32)
+        return 0; /* the kernel counts a matrix in 32 bits */
+    uint32_t fixed = 1088 + 4096 * m + up_to(m * (a->w[0].k_tiles * TILE_COLS * 2 + 16), 128) + 128, per = 8 * a->slot_bytes;
     uint32_t budget = fixed + 2 * per <= SMEM_THIRD ? SMEM_THIRD : fixed + 2 * per <= SMEM_PAIR ? SMEM_PAIR : (uint32_t)x->b->smem_max;
     if (m > GEMV_MAX_M || fixed + 2 * per > budget)
         return 0;
@@ -261,7 +263,7 @@ static imp_status run_expert(bexec *x, const node *n, imp_err *e)
     plan_reg in = l->in[0], out = node_out(p, n);
     bool heads = l->kind == OP_HEAD_LINEAR;
     uint32_t per = heads ? l->attr.head_linear.n_head : l->attr.expert.k, smem = 0;
-    gemv_args a = {.m = 1};
+    gemv_args a = {.m = 1, .expert = 1};
     gemv_weights(x, n, &a);
     a.n_stage = gemv_fit(x, &a, 1, &smem);
     if (!a.n_stage)
@@ -370,7 +372,7 @@ static imp_status attend_prompt(bexec *x, const attend_args *base, const kv_grou
             continue;
         p.a.tok0 = (uint32_t)b;
         p.a.n_tok = (uint32_t)n;
-        s = go(x, d == 64 ? K_attend_w64 : K_attend_w128, div_up((uint32_t)n, per), base->n_kv_head, 1, 384, 1024 + 8 * 64 * d * 2 + 256, &p, e);
+        s = go(x, K_attend_w128, div_up((uint32_t)n, per), base->n_kv_head, 1, 384, 1024 + 8 * 64 * d * 2 + 256, &p, e);
     }
     return s;
 }
@@ -395,7 +397,7 @@ static imp_status run_attend(bexec *x, const plan_op *o, imp_err *e)
             a.tok0 = (uint32_t)r->begin;
             a.n_tok = (uint32_t)r->n;
             s = go(x, K_attend_any, div_up(t->n_head, 4), (uint32_t)r->n, 1, 128, 4 * t->d_k * 4, &a, e);
-        } else if (prompt && d <= 128 && x->b->fn[K_attend_w64] && x->kv->block_size % 64 == 0) {
+        } else if (prompt && d == 128 && x->b->fn[K_attend_w128] && x->kv->block_size % 64 == 0) {
             s = attend_prompt(x, &a, g, r, d, e);
         } else if (prompt && x->b->fn[K_attend_p64]) {
             a.tok0 = (uint32_t)r->begin;

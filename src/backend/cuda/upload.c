@@ -206,14 +206,11 @@ static imp_status send_tiles(job *j, imp_err *e)
     return s;
 }
 
-/* How K is cut: a function of the shape alone, because it decides the order of sums (see gemv.cu). As few segments as
- * still give every warp of the device something to do. */
-static void choose_cut(const backend *b, dweight *d, uint32_t n_expert)
+/* How K is cut: a function of the shape alone, because it decides the order of sums (see gemv.cu). Eight warps a row tile
+ * where K is long enough: fewer were slower on every shape tried. */
+static void choose_cut(const backend *b, dweight *d)
 {
-    uint32_t items = d->row_tiles * (n_expert > 1 ? 8 : 1), most = d->k_tiles >= 8 ? 8 : d->k_tiles >= 4 ? 4 : d->k_tiles >= 2 ? 2 : 1;
-    d->seg = 1;
-    while (d->seg < most && items * d->seg < 16 * (uint32_t)b->n_sm)
-        d->seg *= 2;
+    d->seg = d->k_tiles >= 8 ? 8 : d->k_tiles >= 4 ? 4 : d->k_tiles >= 2 ? 2 : 1;
     uint32_t blocks = div_up(d->row_tiles, 8);
     d->z = 1;
     while (d->z < d->seg && blocks * d->z < (uint32_t)b->n_sm)
@@ -231,7 +228,7 @@ static imp_status upload_matrix(job *j, const layout_row *lay, imp_err *e)
     d->rows = (uint32_t)j->n_rows;
     d->row_tiles = div_up(d->rows, TILE_ROWS);
     d->k_tiles = div_up(d->cols, TILE_COLS);
-    choose_cut(b, d, w->n_expert);
+    choose_cut(b, d);
     o->layout = lay->name;
     for (int i = 0; i < 4; i++)
         for (int k = 0; k < 4; k++)

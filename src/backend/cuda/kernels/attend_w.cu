@@ -111,12 +111,14 @@ template <int D> DEV void attend_w(const attend_w_params &pp)
         for (int j = 0; j < 32; j++)
             x[j] = 0;
         mbar_wait(full_k + s * 8, ph);
+        pin<32>(x); /* what the tensor cores add to is finished before, and not read before they are done */
         wgmma_fence();
 #pragma unroll
         for (int i = 0; i < D / 16; i++)
             wgmma<64>::run(x, qa[i], wgmma_desc(ksm + s * TILE + (i / 4) * 8192) + 2 * (i % 4));
         wgmma_commit();
         wgmma_wait<0>();
+        pin<32>(x);
         if (lane == 0)
             mbar_arrive(empty_k + s * 8);
         u32 pa[4][4];
@@ -167,6 +169,9 @@ template <int D> DEV void attend_w(const attend_w_params &pp)
         for (int k = 0; k < 4; k++)
             asm volatile("" : "+r"(pa[k][0]), "+r"(pa[k][1]), "+r"(pa[k][2]), "+r"(pa[k][3])::"memory");
         mbar_wait(full_v + s * 8, ph);
+#pragma unroll
+        for (int i = 0; i < D / 64; i++)
+            pin<32>(o[i]);
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < 4; k++)
@@ -175,6 +180,9 @@ template <int D> DEV void attend_w(const attend_w_params &pp)
                 wgmma_t64(o[i], pa[k], wgmma_desc(vsm + s * TILE + i * 8192) + 128 * k);
         wgmma_commit();
         wgmma_wait<0>();
+#pragma unroll
+        for (int i = 0; i < D / 64; i++)
+            pin<32>(o[i]);
         if (lane == 0)
             mbar_arrive(empty_v + s * 8);
     }
@@ -211,6 +219,5 @@ template <int D> DEV void attend_w(const attend_w_params &pp)
                 ((u16 *)p.out)[(u64)(p.tok0 + first + i) * p.ldo + ACT_POS(c)] = 0;
 }
 
-KERNEL(384, 1) imp_attend_w64(const __grid_constant__ attend_w_params p) { attend_w<64>(p); }
 KERNEL(384, 1) imp_attend_w128(const __grid_constant__ attend_w_params p) { attend_w<128>(p); }
 #endif

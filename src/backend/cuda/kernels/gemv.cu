@@ -1,7 +1,7 @@
 /* gemv: y[M][N] f32 = x[M][K] W[N][K]^T for M <= 8 rows of class D: decoding. One kernel for all layouts; each warp asks
  * for its tile's layout, so the matrices of a fused launch may differ (Q4_K_M keeps V in Q6_K).
- * Work: item = a row tile (or a gate/up pair of them); seg warps of a block share an item, each a run of K, partial
- * sums meet in shared memory in a fixed order. Each warp streams its own tiles through its own ring with bulk copies, so
+ * Work: item = a row tile (or a gate/up pair of them); seg warps of a block share an item, each a run of K; the partial
+ * sums meet in shared memory and one warp, in turn, adds them in a fixed order while the others go on. Each warp streams its own tiles through its own ring with bulk copies, so
  * nothing but the sums needs a block-wide barrier, and copies of weights start before the previous kernel is done (PDL).
  * The 8 columns of the mma are the M rows; columns past M repeat row 0 and are dropped.
  * Bytes: N*K*bits/8 + small; memory bound. Floor and what was reached: docs/kernels.md.
@@ -9,6 +9,7 @@
 #include "decode.cuh"
 
 #define WARPS 8
+#define SUMS 4 /* items whose sums may be under way */
 
 template <int L> DEV void tile_mma(const in_smem &src, u32 lane, const u32 *lut, u32 xaddr, float *acc)
 {
@@ -56,12 +57,12 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
     const u32 seg = p.w[0].seg, groups = WARPS / seg, grp = warp / seg, my_seg = warp % seg;
     const u32 n_sub = p.pair ? 2 : 1;
     const u32 kpad = p.w[0].k_tiles * TILE_COLS, xstride = kpad * 2 + 16;
-    /* barriers 512 | norm scratch 64 | sums 2 x 8 x 2 x 16 m | x | rings */
+    /* rings' barriers 512 | sums' barriers 512 | norm scratch 64 | sums 4 x 8 x 2 x 16 m | x | rings */
     const u32 rs = 16 * p.m; /* floats of a warp's sums */
-    float *red = (float *)(smem + 576);
-    u8 *xs = smem + 576 + 2048 * p.m;
+    float *red = (float *)(smem + 1088);
+    u8 *xs = smem + 1088 + 4096 * p.m;
     const u32 ring = smem_addr(xs) + ((p.m * xstride + 127) & ~127u) + warp * p.n_stage * p.slot_bytes;
-    const u32 bars = smem_addr(smem) + warp * 64;
+    const u32 bars = smem_addr(smem) + warp * 64, sums = smem_addr(smem) + 512;
     const u32 k0 = seg_begin(p.w[0], my_seg), k1 = seg_begin(p.w[0], my_seg + 1);
     const u32 step = gridDim.x * groups;
     const u64 pol = policy_evict_first();
@@ -69,6 +70,10 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
     if (lane == 0)
         for (u32 i = 0; i < p.n_stage; i++)
             mbar_init(bars + i * 8, 1);
+    if (tid < groups * SUMS) {
+        mbar_init(sums + tid * 16, seg);
+        mbar_init(sums + tid * 16 + 8, 1);
+    }
     mbar_init_fence();
     __syncwarp();
     pdl_launch();
@@ -97,9 +102,10 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
                 wi = p.n_w > 1 && rt >= p.item_begin[1] ? (p.n_w > 2 && rt >= p.item_begin[2] ? 2 : 1) : 0;
                 rt -= p.item_begin[wi];
             }
-            const dweight &w = p.w[wi];
-            in.bytes = w.tile_bytes;
-            in.src = (const u8 *)w.tiles + (wi && p.pair ? expert_off1 : expert_off0) + ((u64)rt * w.k_tiles + k0) * w.tile_bytes;
+            in.bytes = p.w[wi].tile_bytes;
+            in.src = (const u8 *)p.w[wi].tiles + (rt * p.w[0].k_tiles + k0) * in.bytes; /* a matrix is under 4 GiB */
+            if (p.expert)
+                in.src += wi ? expert_off1 : expert_off0;
             in.left = k1 - k0;
             if (++in.sub == n_sub) {
                 in.sub = 0;
@@ -140,7 +146,7 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
                 g[j] = nw && tid * 4 + 1024u * j < p.k ? *(const float4 *)(nw + tid * 4 + 1024 * j) : make_float4(0, 0, 0, 0);
             float scale = 1.0f;
             if (p.x_kind == X_NORM)
-                scale = row_rms<4>(src, p.k, p.eps, (float *)(smem + 512), v);
+                scale = row_rms<4>(src, p.k, p.eps, (float *)(smem + 1024), v);
             else
 #pragma unroll
                 for (int j = 0; j < 4; j++)
@@ -155,7 +161,7 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
             }
             continue;
         }
-        float scale = p.x_kind == X_NORM ? row_rms<0>(src, p.k, p.eps, (float *)(smem + 512), 0) : 1.0f;
+        float scale = p.x_kind == X_NORM ? row_rms<0>(src, p.k, p.eps, (float *)(smem + 1024), 0) : 1.0f;
         for (u32 i = tid; i < kpad; i += 256) {
             float v = i < p.k ? src[i] : 0.0f;
             if (p.x_kind == X_NORM && i < p.k)
@@ -168,12 +174,14 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
     /* ldmatrix: lanes 8i .. 8i+7 point at the 8 columns of 16 bytes i */
     const u32 xcolumn = lane & 7;
     const u32 xbase = smem_addr(xs) + (xcolumn < p.m ? xcolumn : 0) * xstride + (lane >> 3) * 16;
-    u32 slot = 0, phase = 0, parity = 0;
-    for (u32 item = blockIdx.x * groups + grp; item < p.n_item; item += step, parity ^= 1) {
+    u32 slot = 0, phase = 0, turn = 0;
+    for (u32 item = blockIdx.x * groups + grp; item < p.n_item; item += step, turn++) {
+        const u32 buf = turn % SUMS, full = sums + (grp * SUMS + buf) * 16, free = full + 8;
         u32 wi = p.pair ? 0 : p.n_w > 1 && item >= p.item_begin[1] ? (p.n_w > 2 && item >= p.item_begin[2] ? 2 : 1) : 0;
-        const u32 rt = item - (p.pair ? 0 : p.item_begin[wi]), i0 = my_seg * 32 + lane;
+        const u32 rt = item - (p.pair ? 0 : p.item_begin[wi]), i0 = lane;
         float res = 0; /* asked for early: it is one trip to memory */
-        if (p.residual && i0 < 16 * p.m && rt * 16 + (i0 & 15) < p.w[wi].rows)
+        const bool mine = turn % seg == my_seg; /* this warp adds the item's sums up */
+        if (mine && p.residual && i0 < 16 * p.m && rt * 16 + (i0 & 15) < p.w[wi].rows)
             res = ((const float *)p.residual)[(u64)(row * p.m + (i0 >> 4)) * p.ldr + rt * 16 + (i0 & 15)];
         for (u32 sub = 0; sub < n_sub; sub++) {
             const dweight &w = p.w[p.pair ? sub : wi];
@@ -189,23 +197,27 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
                     phase ^= 1;
                 }
             })
-            float *r = red + ((parity * WARPS + warp) * 2 + sub) * rs + (lane >> 2);
+            if (sub == 0 && turn >= SUMS)
+                mbar_wait(free, (turn / SUMS & 1) ^ 1);
+            float *r = red + ((buf * WARPS + warp) * 2 + sub) * rs + (lane >> 2);
             u32 t = lane & 3;
             if (2 * t < p.m)
                 r[2 * t * 16] = acc[0], r[2 * t * 16 + 8] = acc[2];
             if (2 * t + 1 < p.m)
                 r[(2 * t + 1) * 16] = acc[1], r[(2 * t + 1) * 16 + 8] = acc[3];
         }
-        if (seg > 1)
-            bar_sync(1 + grp, seg * 32);
-        else
-            __syncwarp();
+        __syncwarp();
+        if (lane == 0)
+            mbar_arrive(full);
+        if (!mine)
+            continue; /* on to the next item; nobody waits for the sums but the warp that adds them */
+        mbar_wait(full, turn / SUMS & 1);
         const dweight &w = p.w[wi];
-        for (u32 i = i0; i < 16 * p.m; i += seg * 32) {
+        for (u32 i = i0; i < 16 * p.m; i += 32) {
             u32 r = i & 15, m = i >> 4, n = rt * 16 + r;
             if (n >= w.rows)
                 continue;
-            const float *q = red + (parity * WARPS + grp * seg) * 2 * rs + i;
+            const float *q = red + (buf * WARPS + grp * seg) * 2 * rs + i;
             float y = total(w, q, 2 * rs, seg, bias_off + n);
             if (p.pair)
                 y = glu_apply(p.act, y, total(p.w[1], q + rs, 2 * rs, seg, bias_off + n), p.limit, p.alpha);
@@ -218,5 +230,8 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
                 ((float *)p.out[wi])[(u64)orow * p.ldo[wi] + n] = y;
             }
         }
+        __syncwarp();
+        if (lane == 0)
+            mbar_arrive(free);
     }
 }

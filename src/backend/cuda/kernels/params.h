@@ -68,7 +68,7 @@ typedef struct gemv_args {
     uint64_t residual;             /* f32 [M][ldr] or 0: out[0] = residual + product */
     uint32_t ldr;
     uint32_t out_f16;              /* out[0] is f16 in ACT_POS order (padded to 256 with zeros by whoever made it) */
-    uint32_t slot_bytes, n_stage;
+    uint32_t slot_bytes, n_stage, expert; /* expert: weights are chosen by blockIdx.y */
     uint64_t ids;                  /* i32 [rows * n_choice] or 0: blockIdx.y is a (token, choice); m is 1 */
     uint32_t n_choice, x_per_choice;
     uint32_t x_groups;             /* HEAD_LINEAR: blockIdx.y is a (token, head), weights are experts; else 0 */

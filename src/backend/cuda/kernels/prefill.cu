@@ -74,6 +74,9 @@ template <int L, int MB, int NTOK> DEV void consume(const prefill_args &p, u32 w
                 sx = 0, px ^= 1;
         }
         wgmma_wait<0>(); /* the assembler wants the pipeline empty at the end of a loop; the other warpgroup fills the gap */
+#pragma unroll
+        for (int mb = 0; mb < MB; mb++)
+            pin<NTOK / 2>(acc[mb]);
         __syncwarp();
         if (lane == 0) {
             mbar_arrive(empty_w + sw * 8);
