@@ -2,7 +2,9 @@
  * floating point, so 0.1 is a multiple of 0.1 and 9007199254740993 is what it says.
  *
  * With a bound or a multiple the exponent forms that are accepted are the normalised ones (d.ddde±x): there the order of
- * two numbers is the order of (exponent, mantissa), which a finite automaton can follow. Without them any form is. */
+ * two numbers is the order of (exponent, mantissa), which a finite automaton can follow. Without them any form is.
+ * Exponents end at 307, where the numbers of every JSON library end: what is written here must not be read as infinity,
+ * nor -1e-9999 as zero. */
 #include <string.h>
 
 #include "constrain/constrain_impl.h"
@@ -94,6 +96,7 @@ enum { P_START, P_MINUS, P_ZERO, P_INT, P_DOT, P_FRAC, P_E, P_ESIGN, P_EXP };
 
 typedef struct nst {
     uint8_t phase, neg, nz, fnz, last0, eneg;
+    uint8_t ed, e1, e2;  /* digits of the exponent, the first, the second (when they matter) */
     int8_t c[2], s[2];   /* |text| against |lo| and |hi| so far: as plain digits, as mantissa */
     uint16_t k, f, ev;   /* integer digits, fraction digits, exponent (all clamped) */
     uint32_t r[MULT_MAX];
@@ -226,6 +229,13 @@ static bool num_step(void *arg, const void *from, char ch, void *to)
         if (!digit)
             return false;
         t->phase = P_EXP;
+        if (t->ed == 3 || (t->ed == 2 && (t->e1 > 3 || (t->e1 == 3 && (t->e2 || d > 7)))))
+            return false;
+        if (!t->ed)
+            t->e1 = (uint8_t)(d < 3 ? 0 : d == 3 ? 3 : 4);
+        else if (t->ed == 1 && t->e1 == 3)
+            t->e2 = d != 0;
+        t->ed++;
         if (!x->exp_any) {
             uint32_t v = (uint32_t)t->ev * 10 + (uint32_t)d;
             t->ev = (uint16_t)(v > x->e_max ? x->e_max : v);

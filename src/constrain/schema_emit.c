@@ -222,6 +222,11 @@ static void need_lengths(sx *x, strlex *s)
                     l[(size_t)q * words + (n + 1) / 64] |= 1ull << (n + 1) % 64;
             }
     }
+    bool any = false;
+    for (uint32_t n = s->min; n <= s->max && !any; n++)
+        any = l[(size_t)d->start * words + n / 64] >> n % 64 & 1;
+    if (!any)
+        cc_fail(x->c, IMP_E_UNSUPPORTED, "schema: no string matches its pattern with %u to %u characters", s->min, s->max);
     s->lens = l;
     s->lens_words = words;
 }
@@ -261,7 +266,7 @@ static void add_alt(sx *x, palt **v, size_t *n, size_t *cap, alt_kind kind, uint
 
 static void dec_key(strbuf *b, const dec *d) { sb_printf(b, "%c%.*s@%lld", d->neg ? '-' : '+', (int)d->n, d->d ? d->d : "", (long long)d->exp); }
 
-static const cdfa *number(sx *x, const num_con *n, bool canonical, const char *where)
+const cdfa *number_dfa(sx *x, const num_con *n, bool canonical, const char *where)
 {
     num_con k = *n;
     char key[400];
@@ -320,7 +325,7 @@ static void scalar_alts(sx *x, vnode *v, bool canonical, palt **alt, size_t *n, 
         case T_NULL: s.null = true; break;
         case T_BOOL: s.bools |= b->bools; break;
         case T_NUM: {
-            const cdfa *d = number(x, &b->num, canonical, where);
+            const cdfa *d = number_dfa(x, &b->num, canonical, where);
             if (d)
                 CC_PUSH(x->c, s.num, s.n_num, s.cap_num, d);
             break;
@@ -438,6 +443,9 @@ static uint32_t emit_object(sx *x, const bnode *bn)
         const cdfa *kd = dfa_filter(x->c, o->kd, keep_label, &ka);
         p.kd = keep_dfa(x, kd);
         p.kcount = kd->count[kd->start];
+        if (o->n_ex && p.kcount != INF)
+            cc_fail(x->c, IMP_E_UNSUPPORTED, "schema: %s: a negated condition on keys where only finitely many keys are possible cannot be enforced",
+                    jv_path(x->c, bn->b.exists->owner));
     }
     p.cls = cls;
     p.n_cls = o->n_cls;

@@ -361,20 +361,32 @@ uint32_t node_get(sx *x, item *it, size_t n)
     }
 }
 
+/* Neither end of the lengths is met or passed by the automaton alone: only both together tell. */
+static bool lengths_tangled(const branch *b)
+{
+    return b->sd && b->sd->mind[b->sd->start] < b->smin && b->sd->maxd[b->sd->start] > b->smax;
+}
+
 bool string_nonempty(sx *x, const branch *b)
 {
-    (void)x;
     if (b->smin > b->smax)
         return false;
-    return !b->sd || (b->sd->mind[b->sd->start] <= b->smax && b->sd->maxd[b->sd->start] >= b->smin);
+    if (!b->sd)
+        return true;
+    if (b->sd->mind[b->sd->start] > b->smax || b->sd->maxd[b->sd->start] < b->smin)
+        return false;
+    return !lengths_tangled(b) || b->smax > 300 || with_length(x, b->sd, b->smin, b->smax);
 }
 
 static bool branch_scalar_ok(sx *x, const branch *b)
 {
     if (b->t == T_STR)
         return string_nonempty(x, b);
-    if (b->t == T_NUM)
-        return !num_empty_quick(&b->num);
+    if (b->t == T_NUM) {
+        const num_con *n = &b->num;
+        bool plain = !n->mult && !((n->only_int || n->only_frac) && n->has_lo && n->has_hi);
+        return !num_empty_quick(n) && (plain || number_dfa(x, n, false, "schema"));
+    }
     return true;
 }
 
@@ -451,6 +463,11 @@ static bool emit_node(sx *x, void *arg, const branch *b)
     bnode n;
     memset(&n, 0, sizeof n);
     memcpy(&n.b, b, sizeof *b);
+    if (b->t == T_STR && lengths_tangled(b) && b->smax <= 300) {
+        n.b.sd = with_length(x, b->sd, b->smin, b->smax);
+        n.b.smin = 0;
+        n.b.smax = INF;
+    }
     n.idx = DEAD;
     if (v->n_br >= BRANCH_MAX)
         schema_fail(x, x->doc.by_id[v->it[0] >> 2], IMP_E_LIMIT, "too complex: its alternatives multiply to more than 600");

@@ -146,6 +146,8 @@ uint32_t array_prefix(sx *x, const jv *owner, const jv **prefix, const jv **rest
 void object_children(sx *x, bnode *b);
 void array_children(sx *x, bnode *b);
 bool branch_sat(sx *x, bnode *b);
+const cdfa *number_dfa(sx *x, const num_con *n, bool canonical, const char *where); /* cached; NULL: none */
+const cdfa *with_length(sx *x, const cdfa *d, uint32_t min, uint32_t max); /* d (NULL: any) with the lengths built in */
 void schema_emit(sx *x, uint32_t root);
 bool string_nonempty(sx *x, const branch *b);
 

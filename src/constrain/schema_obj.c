@@ -109,7 +109,7 @@ static void nodes_for(sx *x, const branch *b, const items *base, uint32_t n_ex, 
 }
 
 /* ---- propertyNames ---------------------------------------------------------------------------------------------------- */
-static const cdfa *with_length(sx *x, const cdfa *d, uint32_t min, uint32_t max)
+const cdfa *with_length(sx *x, const cdfa *d, uint32_t min, uint32_t max)
 {
     if (!min && max == INF)
         return d ? d : dfa_all(x->c);
