@@ -111,6 +111,16 @@ static const opt_def defs[] = {
     {.name = "host", .key = "server.host", .type = OPT_STR, .arg = "ADDRESS", AT(host), .cmds = CMD_SERVE, .help = "address to listen on"},
     {.name = "port", .key = "server.port", .type = OPT_INT, .arg = "N", .min = 0, .max = 65535, AT(port), .cmds = CMD_SERVE, .help = "port to listen on (0 = any free one)"},
     {.name = "api-key", .key = "server.api_key", .type = OPT_STR, .arg = "KEY", AT(api_key), .cmds = CMD_SERVE, .help = "requests must carry this key"},
+    {.name = "alias", .key = "server.alias", .type = OPT_LIST, .arg = "NAME", AT(alias), .cmds = CMD_SERVE,
+     .help = "name of the model for clients (* = any); may be given again"},
+    {.name = "max-queue", .key = "server.max_queue", .type = OPT_INT, .arg = "N", .min = 0, .max = 1 << 20, AT(max_queue), .cmds = CMD_SERVE,
+     .help = "answers that may wait for a place; further ones get 429"},
+    {.name = "max-body", .key = "server.max_body", .type = OPT_INT, .arg = "MIB", .min = 1, .max = 4096, AT(max_body), .cmds = CMD_SERVE,
+     .help = "largest request body, MiB"},
+    {.name = "timeout", .key = "server.timeout", .type = OPT_INT, .arg = "S", .min = 0, .max = 1 << 30, AT(timeout), .cmds = CMD_SERVE,
+     .help = "seconds that one request may take (0 = any)"},
+    {.name = "drain", .key = "server.drain", .type = OPT_INT, .arg = "S", .min = 0, .max = 1 << 30, AT(drain), .cmds = CMD_SERVE,
+     .help = "seconds that running requests get after SIGTERM (0 = any)"},
     /* everywhere */
     {.name = "verbose", .alias = "-v", .type = OPT_FLAG, AT(verbose), .cmds = ALL, .help = "say more on stderr"},
     {.name = "version", .type = OPT_FLAG, AT(version), .cmds = ALL, .help = "version"},
@@ -121,7 +131,7 @@ const opt_table cli_options = {defs, sizeof defs / sizeof *defs};
 
 void options_init(options *o)
 {
-    *o = (options){.seed = -1, .repeat = 5, .port = 8080, .host = "127.0.0.1", .bench_prompt = "512", .bench_gen = "128", .bench_depth = "0",
+    *o = (options){.seed = -1, .repeat = 5, .port = 8080, .host = "127.0.0.1", .max_queue = 512, .max_body = 32, .timeout = 3600, .drain = 300, .bench_prompt = "512", .bench_gen = "128", .bench_depth = "0",
                    .bench_format = "md"};
 }
 

@@ -34,7 +34,8 @@ typedef struct options {
     const char *kl_base;
     /* serve */
     const char *host, *api_key;
-    int64_t port, parallel;
+    opt_list alias;
+    int64_t port, parallel, max_queue, max_body, timeout, drain;
 } options;
 
 extern const opt_table cli_options;

@@ -1,0 +1,343 @@
+/* POST /v1/chat/completions. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "server/chat.h"
+#include "server/openai.h"
+
+#define CHUNK "chat.completion.chunk"
+
+/* ---- fields ----------------------------------------------------------------------------------------------------- */
+static bool field_response_format(ask *a, const field *f, json_t *v)
+{
+    const char *type = json_string_value(json_object_get(v, "type"));
+    if (!json_is_object(v) || !type)
+        return field_fail(a, f->name, "wanted an object with a type");
+    if (strcmp(type, "text") == 0)
+        return true;
+    if (strcmp(type, "json_object") != 0 && strcmp(type, "json_schema") != 0)
+        return field_fail(a, f->name, "type '%.60s': wanted text, json_object or json_schema", type);
+    return field_fail(a, f->name, "type '%s' is not built yet", type);
+}
+
+static bool field_tool_choice(ask *a, const field *f, json_t *v)
+{
+    const char *s = json_string_value(v);
+    return (s && (strcmp(s, "none") == 0 || strcmp(s, "auto") == 0)) || field_fail(a, f->name, "tools are not built yet");
+}
+
+static bool field_effort(ask *a, const field *f, json_t *v)
+{
+    static const char *const known[] = {"none", "minimal", "low", "medium", "high", "xhigh"};
+    for (size_t i = 0; json_is_string(v) && i < sizeof known / sizeof *known; i++)
+        if (strcmp(json_string_value(v), known[i]) == 0)
+            return true; /* chat_json hands it to the template */
+    return field_fail(a, f->name, "wanted none, minimal, low, medium, high or xhigh");
+}
+
+static bool field_modalities(ask *a, const field *f, json_t *v)
+{
+    const char *s = json_string_value(json_array_get(v, 0));
+    return (json_array_size(v) == 1 && s && strcmp(s, "text") == 0) || field_fail(a, f->name, "only [\"text\"] is offered");
+}
+
+static bool field_kwargs(ask *a, const field *f, json_t *v)
+{
+    a->kwargs = v;
+    return json_is_object(v) || field_fail(a, f->name, "wanted an object");
+}
+
+#define TOOLS "tools are not built yet"
+static const field rows[] = {
+    {.name = "messages", .kind = FIELD_ANY, .off = offsetof(ask, messages)},
+    {.name = "max_completion_tokens", .kind = FIELD_I64, .off = offsetof(ask, max_completion), .min = 1, .max = INT32_MAX},
+    {.name = "logprobs", .kind = FIELD_BOOL, .off = offsetof(ask, chat_logprobs)},
+    {.name = "top_logprobs", .kind = FIELD_I32, .off = offsetof(ask, top_logprobs), .max = 20},
+    {.name = "response_format", .kind = FIELD_FN, .fn = field_response_format},
+    {.name = "chat_template_kwargs", .kind = FIELD_FN, .fn = field_kwargs},
+    {.name = "add_generation_prompt", .kind = FIELD_ANY, .off = offsetof(ask, add_generation_prompt)},
+    {.name = "continue_final_message", .kind = FIELD_ANY, .off = offsetof(ask, continue_final_message)},
+    {.name = "reasoning_effort", .kind = FIELD_FN, .fn = field_effort},
+    {.name = "modalities", .kind = FIELD_FN, .fn = field_modalities},
+    {.name = "tools", .kind = FIELD_REFUSED, .why = TOOLS},
+    {.name = "functions", .kind = FIELD_REFUSED, .why = TOOLS},
+    {.name = "function_call", .kind = FIELD_REFUSED, .why = TOOLS},
+    {.name = "tool_choice", .kind = FIELD_FN, .fn = field_tool_choice},
+    {.name = "audio", .kind = FIELD_REFUSED, .why = "this model speaks in text only"},
+    {.name = "web_search_options", .kind = FIELD_REFUSED, .why = "there is no web search"},
+    {.name = "chat_template", .kind = FIELD_REFUSED, .why = "templates come from the model or --chat-template, not from requests"},
+    {.name = "parallel_tool_calls", .kind = FIELD_IGNORED},
+    {.name = "prediction", .kind = FIELD_IGNORED},
+    {.name = "verbosity", .kind = FIELD_IGNORED},
+    {.name = NULL},
+};
+static const field *const tables[] = {rows, openai_fields, fields_sampling, NULL};
+static const field_set set = {tables, false};
+
+/* ---- messages --------------------------------------------------------------------------------------------------- */
+static bool check_part(ask *a, size_t i, size_t j, json_t *part)
+{
+    const char *type = json_string_value(json_object_get(part, "type"));
+    char at[64];
+    snprintf(at, sizeof at, "messages[%zu].content[%zu]", i, j);
+    if (!type)
+        return field_fail(a, at, "wanted an object with a type");
+    if (strcmp(type, "text") == 0 || strcmp(type, "refusal") == 0)
+        return json_is_string(json_object_get(part, type)) || field_fail(a, at, "wanted a string under '%s'", type);
+    return field_fail(a, at, "parts of type '%.60s' are not offered by this model", type);
+}
+
+static bool check_message(ask *a, size_t i, json_t *m)
+{
+    static const char *const roles[] = {"system", "developer", "user", "assistant", "tool", "function"};
+    const char *role = json_string_value(json_object_get(m, "role"));
+    json_t *content = json_object_get(m, "content"), *part;
+    char at[64];
+    snprintf(at, sizeof at, "messages[%zu]", i);
+    if (!json_is_object(m) || !role)
+        return field_fail(a, at, "wanted an object with a role");
+    bool known = false;
+    for (size_t k = 0; k < sizeof roles / sizeof *roles; k++)
+        known |= strcmp(role, roles[k]) == 0;
+    if (!known)
+        return field_fail(a, at, "role '%.60s': wanted system, developer, user, assistant or tool", role);
+    if (json_is_string(content))
+        return true;
+    if (!content || json_is_null(content))
+        return strcmp(role, "assistant") == 0 || field_fail(a, at, "wanted content");
+    if (!json_is_array(content) || !json_array_size(content))
+        return field_fail(a, at, "content: wanted a string or a list of parts");
+    size_t j;
+    json_array_foreach(content, j, part)
+        if (!check_part(a, i, j, part))
+            return false;
+    return true;
+}
+
+bool chat_check(ask *a)
+{
+    size_t i;
+    json_t *m;
+    if (!json_is_array(a->messages) || !json_array_size(a->messages))
+        return field_fail(a, "messages", a->messages ? "wanted a list of at least one message" : "missing");
+    json_array_foreach(a->messages, i, m)
+        if (!check_message(a, i, m))
+            return false;
+    return true;
+}
+
+/* The request that the template renders. */
+static char *chat_json(const gen *g)
+{
+    const ask *a = &g->a;
+    json_t *q = json_object(), *effort = json_object_get(g->doc, "reasoning_effort");
+    json_object_set(q, "messages", a->messages);
+    if (a->kwargs)
+        json_object_set(q, "chat_template_kwargs", a->kwargs);
+    if (effort && !json_is_null(effort)) {
+        json_object_set(q, "reasoning_effort", effort);
+        if (strcmp(json_string_value(effort), "none") == 0)
+            json_object_set_new(q, "enable_thinking", json_false());
+    }
+    if (a->add_generation_prompt)
+        json_object_set(q, "add_generation_prompt", a->add_generation_prompt);
+    if (a->continue_final_message) {
+        json_object_set(q, "continue_final_message", a->continue_final_message);
+        if (json_is_true(a->continue_final_message) && !a->add_generation_prompt)
+            json_object_set_new(q, "add_generation_prompt", json_false());
+    }
+    char *text = json_dumps(q, JSON_COMPACT);
+    json_decref(q);
+    return text;
+}
+
+bool chat_prompt(gen *g)
+{
+    imp_err e = {0};
+    size_t n = 0;
+    if (!gen_prompts(g, 1))
+        return field_fail(&g->a, "messages", "out of memory");
+    char *json = chat_json(g);
+    imp_status st = json ? imp_chat_tokenize(g->s->m, g->s->p.chat_template, json, strlen(json), &g->prompt[0].ids, &n, &e) : IMP_E_NOMEM;
+    free(json);
+    g->prompt[0].n = (uint32_t)n;
+    if (st == IMP_OK)
+        return true;
+    field_fail(&g->a, "messages", "%s", e.message[0] ? e.message : imp_status_text(st));
+    if (imp_status_http(st) >= 500)
+        g->err.http = imp_status_http(st);
+    return false;
+}
+
+/* ---- printing --------------------------------------------------------------------------------------------------- */
+static void print_token(jw *w, const gen *g, int32_t id, double logprob)
+{
+    strbuf name = {0};
+    token_text(g->s, id, false, &name);
+    jw_object(w);
+    jw_key(w, "token");
+    jw_strn(w, name.s ? name.s : "", name.n);
+    jw_kdouble(w, "logprob", logprob);
+    jw_key(w, "bytes");
+    jw_array(w);
+    for (size_t i = 0; i < name.n; i++)
+        jw_int(w, (unsigned char)name.s[i]);
+    jw_end_array(w);
+    sb_free(&name);
+}
+
+static void keep_logprob(const gen *g, choice *c, const piece *p)
+{
+    strbuf *b = &c->lp[0];
+    jw w;
+    if (b->n)
+        sb_char(b, ',');
+    jw_init(&w, b);
+    print_token(&w, g, p->token, (double)p->logprob);
+    jw_key(&w, "top_logprobs");
+    jw_array(&w);
+    for (uint32_t i = 0; i < p->n_top; i++) {
+        print_token(&w, g, p->top[i].token, (double)p->top[i].logprob);
+        jw_end_object(&w);
+    }
+    jw_end_array(&w);
+    jw_end_object(&w);
+}
+
+static void print_logprobs(jw *w, const gen *g, choice *c)
+{
+    jw_key(w, "logprobs");
+    if (g->a.logprobs < 0) {
+        jw_null(w);
+        return;
+    }
+    jw_object(w);
+    jw_key(w, "content");
+    jw_array(w);
+    if (c->lp[0].n)
+        jw_raw(w, c->lp[0].s, c->lp[0].n);
+    jw_end_array(w);
+    jw_key(w, "refusal");
+    jw_null(w);
+    jw_end_object(w);
+    sb_clear(&c->lp[0]);
+}
+
+typedef enum delta_kind { DELTA_ROLE, DELTA_TEXT, DELTA_END } delta_kind;
+
+static void chunk(gen *g, choice *c, delta_kind kind, const char *text, size_t n, strbuf *out)
+{
+    jw w;
+    openai_chunk(&w, out, g, CHUNK);
+    jw_key(&w, "choices");
+    jw_array(&w);
+    jw_object(&w);
+    jw_kint(&w, "index", c->index);
+    jw_key(&w, "delta");
+    jw_object(&w);
+    if (kind == DELTA_ROLE) {
+        jw_kstr(&w, "role", "assistant");
+        jw_kstr(&w, "content", NULL);
+    } else if (kind == DELTA_TEXT) {
+        jw_key(&w, "content");
+        jw_strn(&w, text, n);
+    }
+    jw_end_object(&w);
+    if (kind == DELTA_ROLE || !c->lp[0].n)
+        jw_kstr(&w, "logprobs", NULL);
+    else
+        print_logprobs(&w, g, c);
+    jw_kstr(&w, "finish_reason", kind == DELTA_END ? openai_finish(c) : NULL);
+    jw_end_object(&w);
+    jw_end_array(&w);
+    if (kind == DELTA_END && !g->a.include_usage) {
+        jw_key(&w, "timings");
+        openai_timings(&w, g);
+    }
+    openai_chunk_end(&w, out, g, false);
+}
+
+static void on_begin(gen *g, strbuf *out)
+{
+    for (uint32_t i = 0; i < g->n_choice; i++)
+        chunk(g, &g->choice[i], DELTA_ROLE, "", 0, out);
+}
+
+static void on_piece(gen *g, choice *c, const piece *p, strbuf *out)
+{
+    if (p->token >= 0 && g->a.logprobs >= 0)
+        keep_logprob(g, c, p);
+    if (!g->a.stream)
+        sb_add(&c->text, p->text, p->n_text);
+    else if (p->n_text)
+        chunk(g, c, DELTA_TEXT, p->text, p->n_text, out);
+}
+
+static void on_over(gen *g, choice *c, strbuf *out) { chunk(g, c, DELTA_END, "", 0, out); }
+static void on_end(gen *g, strbuf *out) { openai_end(g, CHUNK, out); }
+
+static void on_whole(gen *g, strbuf *out)
+{
+    jw w;
+    jw_init(&w, out);
+    openai_head(&w, g, "chat.completion");
+    jw_key(&w, "choices");
+    jw_array(&w);
+    for (uint32_t i = 0; i < g->n_choice; i++) {
+        choice *c = &g->choice[i];
+        jw_object(&w);
+        jw_kint(&w, "index", c->index);
+        jw_key(&w, "message");
+        jw_object(&w);
+        jw_kstr(&w, "role", "assistant");
+        jw_key(&w, "content");
+        jw_strn(&w, c->text.s ? c->text.s : "", c->text.n);
+        jw_kstr(&w, "refusal", NULL);
+        jw_end_object(&w);
+        print_logprobs(&w, g, c);
+        jw_kstr(&w, "finish_reason", openai_finish(c));
+        jw_end_object(&w);
+    }
+    jw_end_array(&w);
+    jw_key(&w, "usage");
+    openai_usage(&w, g);
+    jw_key(&w, "timings");
+    openai_timings(&w, g);
+    jw_end_object(&w);
+}
+
+static const printer chat_printer = {.form = FORM_OPENAI, .begin = on_begin, .piece = on_piece, .over = on_over, .end = on_end,
+                                     .fail = openai_fail, .whole = on_whole, .ping = OPENAI_PING};
+
+static bool settle(gen *g)
+{
+    ask *a = &g->a;
+    if (a->top_logprobs >= 0 && !a->chat_logprobs)
+        return field_fail(a, "top_logprobs", "only with logprobs: true");
+    if (a->chat_logprobs)
+        a->logprobs = a->top_logprobs > 0 ? a->top_logprobs : 0;
+    if (a->has_max && a->max_tokens < 1)
+        return field_fail(a, "max_tokens", "wanted at least 1, got %lld", (long long)a->max_tokens);
+    return openai_settle(g);
+}
+
+void route_chat(call *c)
+{
+    req_err err = {0};
+    json_t *doc = fields_parse_body(c->body.s ? c->body.s : "", c->body.n, &err);
+    sb_free(&c->body);
+    gen *g = gen_new(c, &chat_printer, doc);
+    if (!g) {
+        json_decref(doc);
+        call_error(c, 503, NULL, NULL, "out of memory");
+        call_unref(c);
+        return;
+    }
+    g->err = err;
+    snprintf(g->id, sizeof g->id, "chatcmpl-%s", c->id + 4);
+    if (!doc || !fields_read(&g->a, &set, doc) || !fields_model(g->s, &g->a) || !settle(g) || !chat_check(&g->a) || !chat_prompt(g))
+        gen_refuse(g);
+    else
+        gen_go(g);
+}
