@@ -120,6 +120,15 @@ struct tok {
     size_t n_chat;
 };
 
+/* memmem, looking only at the bytes it needs (sanitizers' memmem reads all of the haystack at every call). */
+static inline const char *tok_find_str(const char *s, size_t n, const char *what, size_t k)
+{
+    for (const char *p; k && n >= k && (p = memchr(s, what[0], n - k + 1)) != NULL; n -= (size_t)(p + 1 - s), s = p + 1)
+        if (!memcmp(p, what, k))
+            return p;
+    return NULL;
+}
+
 /* ---- vocabulary (tok_vocab.c) ---- */
 typedef struct tok_word {
     const char *s;

@@ -145,7 +145,7 @@ static void replace(const tok_norm *k, const char *s, size_t n, strbuf *out)
 {
     size_t last = 0;
     for (size_t i = 0; i + k->n_from <= n && k->n_from;) {
-        const char *p = memmem(s + i, n - i, k->from, k->n_from);
+        const char *p = tok_find_str(s + i, n - i, k->from, k->n_from);
         if (!p)
             break;
         size_t at = (size_t)(p - s);
@@ -375,7 +375,7 @@ bool tok_normalize(tok_enc *c, const char *s, size_t n, bool at_start, const cha
         const tok_norm *k = &c->t->norm[i];
         if (k->kind <= NORM_NFKD && unchanged(k->kind, s, n))
             continue;
-        if (k->kind == NORM_REPLACE && (k->n_from > n || !memmem(s, n, k->from, k->n_from)))
+        if (k->kind == NORM_REPLACE && !tok_find_str(s, n, k->from, k->n_from))
             continue;
         strbuf *b = &c->buf[which ^= 1];
         sb_clear(b);

@@ -342,7 +342,7 @@ static void split_string(piece_walk *w, const tok_stage *g, size_t n)
 {
     size_t last = 0;
     const char *p;
-    while (g->n_str && (p = memmem(w->s + last, n - last, g->str, g->n_str)) != NULL && w->c->st == IMP_OK) {
+    while (g->n_str && (p = tok_find_str(w->s + last, n - last, g->str, g->n_str)) != NULL && w->c->st == IMP_OK) {
         size_t b = (size_t)(p - w->s);
         piece_seg(w, g->behavior, last, b, g->invert);
         piece_seg(w, g->behavior, b, b + g->n_str, !g->invert);
