@@ -258,7 +258,11 @@ static void test_long_texts(void **state)
                                         "spm-unigram",          "gemma4.gguf",      "json-unigram"};
     static const char *const units[] = {" ",   "a", "7",    "A",       "\xE4\xB8\xAD", "\n", "ab", "\xCC\xA3\xCC\x81",
                                         " \n", "<", "\xFF", "A1 b\r\n"};
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+    const size_t size = 1 << 18; /* enough to tell n from n squared at their pace */
+#else
     const size_t size = 1 << 20;
+#endif
     char *text = mem_alloc(size + 1);
     for (size_t i = 0; i < CK_COUNT(files); i++) {
         modelfile *mf;
@@ -271,9 +275,9 @@ static void test_long_texts(void **state)
             double start = clock_s();
             tok_ids v = encode(t, text, size, TOK_PARSE_SPECIAL);
             double s = clock_s() - start;
-            /* a quadratic step over 2^20 characters takes minutes; sanitizers and a busy machine do not */
+            /* a quadratic step over so many characters takes minutes; sanitizers and a busy machine do not */
             if (s > 20)
-                fail_msg("%s: 1 MiB of '%s' took %.1f s", files[i], units[u], s);
+                fail_msg("%s: a long text of '%s' took %.1f s", files[i], units[u], s);
             assert_true(v.n > 0 && v.n <= 3 * size);
             tok_ids_free(&v);
         }
