@@ -278,8 +278,20 @@ static imp_status render(const chat_template *t, const chat_request *r, jval mes
 static imp_status render_fitted(const chat_template *t, const chat_request *r, arena *a, jinja_out *out, imp_err *e)
 {
     jval messages;
+    imp_err first = {0};
+    chat_request empty = *r;
     imp_status s = chat_fit(&t->caps, t->program, r, a, &messages, e);
-    return s ? s : render(t, r, messages, a, out, e);
+    if (s)
+        return s;
+    s = render(t, r, messages, a, out, &first);
+    if (s == IMP_E_PARSE && r->tools.t == J_NONE) { /* templates that loop over tools without asking whether there are any */
+        empty.tools = jval_list(a);
+        if (!render(t, &empty, messages, a, out, NULL))
+            return IMP_OK;
+    }
+    if (s && e && e->status == IMP_OK)
+        *e = first;
+    return s;
 }
 
 imp_status chat_render(const chat_template *t, const chat_request *r, arena *a, jinja_out *out, imp_err *e)

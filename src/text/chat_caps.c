@@ -43,6 +43,8 @@ static bool run(const jinja_program *p, const probe *q, jinja_out *out, imp_stat
         s = IMP_E_NOMEM;
     if (!s)
         s = jinja_render(p, vars, &env, out, &e);
+    if (s == IMP_E_PARSE && !q->tools && jval_set(&a, vars, "tools", jval_list(&a))) /* "for t in tools" without asking */
+        s = jinja_render(p, vars, &env, out, NULL);
     arena_free(&a);
     if (s == IMP_E_NOMEM)
         *status = s;

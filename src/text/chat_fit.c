@@ -406,6 +406,44 @@ static void fit_message(fit *f, jval m, size_t at)
     }
 }
 
+static bool same_text(const jval *a, const jval *b)
+{
+    return is_text(a) && is_text(b) && a->u.s->n == b->u.s->n && !memcmp(a->u.s->s, b->u.s->s, a->u.s->n);
+}
+
+/* The conversation with one call a message, each followed by its result: for templates that refuse parallel calls. */
+static jval one_call_each(fit *f, jval in)
+{
+    const jlist *l = in.u.l;
+    jval out = jval_list(f->a);
+    for (size_t i = 0; i < l->n; i++) {
+        const jval *calls = filled_list(l->v[i], "tool_calls");
+        if (!calls || calls->u.l->n < 2) {
+            jval_push(f->a, out, l->v[i]);
+            continue;
+        }
+        size_t end = i + 1, n_results;
+        while (end < l->n && (is_role(l->v[end], "tool") || is_role(l->v[end], "function")))
+            end++;
+        n_results = end - i - 1;
+        for (size_t k = 0; k < calls->u.l->n && !f->a->failed; k++) {
+            jval m = chat_copy_dict(f->a, l->v[i]), one = jval_list(f->a);
+            jval_push(f->a, one, calls->u.l->v[k]);
+            jval_set(f->a, m, "tool_calls", one);
+            if (k)
+                jval_set(f->a, m, "content", str(f, ""));
+            jval_push(f->a, out, m);
+            for (size_t j = i + 1; j < end; j++) { /* by id, else by place */
+                const jval *id = jval_get(l->v[j], "tool_call_id");
+                if (id ? same_text(id, jval_get(calls->u.l->v[k], "id")) : j - i - 1 == k && k < n_results)
+                    jval_push(f->a, out, l->v[j]);
+            }
+        }
+        i = end - 1;
+    }
+    return out;
+}
+
 /* A template without tool_calls must not meet the key at all: some test for its presence. */
 static jval without_calls(fit *f, jval m)
 {
@@ -421,6 +459,11 @@ imp_status chat_fit(const chat_caps *caps, const jinja_program *p, const chat_re
 {
     fit f = {.caps = caps, .p = p, .r = r, .a = a, .e = e};
     jval out = jval_list(a), sys = jval_none();
+    chat_request single = *r;
+    if (caps->tool_calls && !caps->parallel_calls) {
+        single.messages = one_call_each(&f, r->messages);
+        f.r = r = &single;
+    }
     f.own_tools = r->tools.t == J_LIST && r->tools.u.l->n && !caps->tools;
     for (size_t i = 0; i < r->messages.u.l->n && !f.s && !a->failed; i++) {
         jval m = chat_copy_dict(a, r->messages.u.l->v[i]);

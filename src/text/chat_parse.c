@@ -387,7 +387,7 @@ static bool call_args(chat_parser *p)
     else
         p->state = CP_CALL_NEXT;
     if (p->state == CP_TEXT)
-        return cp_close_section(p);
+        return cp_after_call(p);
     if (p->state == CP_CALL_NEXT) { /* the rest up to the call's closing tag: "\n```" */
         p->bare_now = false;
         p->state = CP_SKIP_CLOSE;

@@ -165,6 +165,7 @@ typedef struct jundef { /* why a value is undefined */
     const jstr *name;   /* variable, attribute or key */
     jval obj;           /* J_MISSING: a variable */
     const char *hint;   /* whole message, or NULL */
+    bool element;       /* the key was not a string */
 } jundef;
 static inline jval jv_str(const jstr *s) { return (jval){.t = J_STR, .u.s = s}; }
 jval jv_lit(jx *c, const char *lit);

@@ -27,8 +27,10 @@ _Noreturn void jx_undefined(jx *c, jval v)
     int n = (int)(u->name->n > 200 ? 200 : u->name->n);
     if (u->obj.t == J_MISSING)
         jx_type_error(c, "'%.*s' is undefined", n, u->name->s);
-    const char *type = jv_type(u->obj);
-    jx_type_error(c, "'%s%s' has no attribute '%.*s'", type, u->obj.t == J_NONE ? "" : " object", n, u->name->s);
+    const char *type = u->obj.t == J_NONE ? "None" : jv_type(u->obj), *object = u->obj.t == J_NONE ? "" : " object";
+    if (u->element)
+        jx_type_error(c, "%s%s has no element %.*s", type, object, n, u->name->s);
+    jx_type_error(c, "'%s%s' has no attribute '%.*s'", type, object, n, u->name->s);
 }
 
 /* ---- lists ---- */
@@ -460,8 +462,10 @@ jval jv_own_attr(jx *c, jval obj, const jstr *name, bool *found)
     }
     const jrow *row = jinja_method_find(obj, name);
     *found = row != NULL;
-    if (row && row->n_max == JROW_UNSAFE)
-        return jv_undef(c, "access to this attribute is unsafe: it would change a value");
+    if (row && row->n_max == JROW_UNSAFE) {
+        char *hint = arena_printf(c->mem, "access to attribute '%s' of '%s' object is unsafe.", row->name, jv_type(obj));
+        return jv_undef(c, hint ? hint : "access to this attribute is unsafe.");
+    }
     return row ? method(c, obj, row) : jval_none();
 }
 
@@ -519,7 +523,7 @@ jval jv_getitem(jx *c, jval obj, jval key)
         if (found)
             return r;
     }
-    return jv_undef_attr(c, obj, jv_to_str(c, key));
+    return undef(c, (jundef){.name = key.t == J_STR ? key.u.s : jv_repr(c, key), .obj = obj, .element = key.t != J_STR});
 }
 
 /* An index as an int64; huge ones are clamped to where they stay huge. */

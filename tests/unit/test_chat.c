@@ -111,6 +111,12 @@ static void messages_are_fitted(void **state)
     FIT(TOOLS_T, "{\"add_generation_prompt\":false,\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\","
                  "\"arguments\":\"{broken\"}}]}]}", "<|assistant|><call>f arguments={broken</call>\n");
     FIT(TOOLS_T, "{\"add_generation_prompt\":false,\"messages\":[{\"role\":\"developer\",\"content\":\"d\"}]}", "<|system|>d\n");
+    static const char single[] = "{% for m in messages %}{% if m.tool_calls and m.tool_calls | length > 1 %}{{ raise_exception('one') }}{% endif %}"
+                                 "[{{ m.role }}:{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}{{ c.function.arguments | tojson }}"
+                                 "{% endfor %}]{% endfor %}{% for t in tools %}{{ t | tojson }}{% endfor %}";
+    FIT(single, "{\"messages\":[{\"role\":\"assistant\",\"content\":\"x\",\"tool_calls\":[{\"id\":\"1\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}},"
+                "{\"id\":\"2\",\"function\":{\"name\":\"g\",\"arguments\":\"{}\"}}]},{\"role\":\"tool\",\"tool_call_id\":\"2\",\"content\":\"R2\"},"
+                "{\"role\":\"tool\",\"tool_call_id\":\"1\",\"content\":\"R1\"}]}", "[assistant:xf{}][tool:R1][assistant:g{}][tool:R2]");
     FIT(STRICT_T, "{\"messages\":[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"user\",\"content\":\"b\"}]}",
         "[user]s\n\na\n\nb\n[assistant]");
     FIT(PARTS_T, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"image_url\",\"image_url\":"

@@ -184,6 +184,9 @@ static void formats_are_read(void **state)
         {{.format = "nemotron"}, "<TOOLCALL>[{\"name\": \"f\", \"arguments\": {\"n\": 1}}, {\"name\": \"g\", \"arguments\": {}}]</TOOLCALL>", "[0:f|{\"n\": 1}][1:g|{}]"},
         {{.format = "command-r7b"}, "<|START_THINKING|>p<|END_THINKING|><|START_ACTION|>[\n    {\"tool_call_id\": \"0\", \"tool_name\": \"f\", \"parameters\": {\"n\": 1}}\n]<|END_ACTION|>",
          "R(p)[0:f|{\"n\": 1}]"},
+        {{.format = "functionary"}, "Ok <function=f>{\"n\": 1}</function><function=g>{}</function>", "C(Ok)[0:f|{\"n\": 1}][1:g|{}]"},
+        {{.format = "apriel"}, "<tool_calls>[{\"name\": \"f\", \"arguments\": {}}, {\"name\": \"g\", \"arguments\": {}}]</tool_calls>", "[0:f|{}][1:g|{}]"},
+        {{.format = "functools"}, " functools[{\"name\": \"f\", \"arguments\": {}}]", "[0:f|{}]"},
         {{.format = "granite"}, "<|tool_call|>[{\"name\": \"f\", \"arguments\": {\"n\": 1}}]", "[0:f|{\"n\": 1}]"},
         {{.format = "phi4-mini"}, "<|tool_call|>[{\"name\": \"f\", \"arguments\": {\"n\": 1}}]<|/tool_call|>", "[0:f|{\"n\": 1}]"},
 
