@@ -22,8 +22,9 @@
 
 enum {
     MAX_THREADS = 1024,
-    SPIN_CHECKS = 64,      /* pauses between two looks at the clock */
-    SPIN_NS = 100 * 1000   /* longer than the gaps inside a step, shorter than anyone would notice on a busy machine */
+    SPIN_CHECKS = 64,         /* pauses between two looks at the clock */
+    SPIN_MAX_NS = 100 * 1000, /* longer than the gaps inside a step, shorter than anyone would notice */
+    SPIN_MIN_NS = 2 * 1000
 };
 
 typedef struct word { /* a line of its own, so that spinning on one does not slow writers of another */
@@ -32,6 +33,7 @@ typedef struct word { /* a line of its own, so that spinning on one does not slo
 
 struct pool {
     word epoch, phase, arrived, sleepers;
+    word spin; /* how long to spin before sleeping, in ns: a guess that every long wait corrects, so any thread may write it */
     pool_fn fn;
     void *arg;
     bool quit;
@@ -55,26 +57,29 @@ static inline void relax(void)
 #endif
 }
 
-/* Returns once *w differs from old. */
+/* Returns once *w differs from old. On a busy machine the others are often not running at all: spinning then takes away
+ * the very time they wait for. So each wait that outlasts SPIN_MAX_NS halves the spin, and each that does not doubles it. */
 static void wait_change(pool *p, word *w, uint32_t old)
 {
-    int64_t until = 0;
-    for (;;) {
+    int64_t begin = 0, now = 0;
+    uint32_t spin = atomic_load_explicit(&p->spin.v, memory_order_relaxed);
+    do {
         for (int i = 0; i < SPIN_CHECKS; i++) {
             if (atomic_load_explicit(&w->v, memory_order_acquire) != old)
                 return;
             relax();
         }
-        int64_t now = clock_ns();
-        if (!until)
-            until = now + SPIN_NS;
-        else if (now >= until)
-            break;
-    }
+        now = clock_ns();
+        if (!begin)
+            begin = now;
+    } while (now - begin < spin);
     atomic_fetch_add(&p->sleepers.v, 1);
     while (atomic_load(&w->v) == old)
         futex(&w->v, FUTEX_WAIT, old);
     atomic_fetch_sub(&p->sleepers.v, 1);
+    spin = clock_ns() - begin < SPIN_MAX_NS ? spin * 2 : spin / 2;
+    spin = spin > SPIN_MAX_NS ? SPIN_MAX_NS : spin < SPIN_MIN_NS ? SPIN_MIN_NS : spin;
+    atomic_store_explicit(&p->spin.v, spin, memory_order_relaxed);
 }
 
 static void change(pool *p, word *w, uint32_t v)
@@ -153,6 +158,7 @@ imp_status pool_new(pool **out, int n_threads, imp_err *e)
         return err_oom(e, "thread pool", bytes);
     memset(p, 0, bytes);
     p->n = n;
+    atomic_init(&p->spin.v, SPIN_MAX_NS);
     for (int i = 0; i < n - 1; i++) {
         p->worker[i] = (struct worker){.p = p, .ith = i + 1};
         int rc = pthread_create(&p->worker[i].id, NULL, work, &p->worker[i]);

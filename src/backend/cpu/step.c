@@ -100,6 +100,12 @@ static imp_status check_seq(const bexec *x, const batch *b, int32_t i, imp_err *
     const batch_seq *s = &b->seqs[i];
     if (s->slot < 0 || s->slot >= x->lim.n_seq || s->tok_begin < 0 || s->tok_end > b->n_tok || s->tok_begin > s->tok_end)
         return err_set(e, IMP_E_INTERNAL, "batch: sequence %d: slot %d, tokens [%d, %d)", i, s->slot, s->tok_begin, s->tok_end);
+    bool states_ok = x->p->n_state == 0 || (x->kv && x->kv->state && s->state_in >= -1 && s->state_in < x->kv->n_state &&
+                                            s->state_out >= 0 && s->state_out < x->kv->n_state);
+    for (int32_t j = 0; j < s->n_save && x->p->n_state; j++)
+        states_ok = states_ok && s->save[j].state >= 0 && s->save[j].state < x->kv->n_state;
+    if (!states_ok)
+        return err_set(e, IMP_E_INTERNAL, "batch: sequence %d: states %d to %d are not there", i, s->state_in, s->state_out);
     for (int32_t g = 0; g < x->p->n_group; g++) {
         int32_t bs = x->kv->block, low = s->n_kv;
         for (int32_t t = s->tok_begin; t < s->tok_end; t++) {
