@@ -172,7 +172,7 @@ static void touch_share(void *arg, int ith, int nth)
 
 static imp_status cpu_read_ceiling(backend *b, uint64_t n_bytes, double *out, imp_err *e)
 {
-    uint64_t n = n_bytes ? n_bytes : (uint64_t)1 << 30;
+    uint64_t n = n_bytes ? n_bytes : (uint64_t)512 << 20; /* more than any last-level cache keeps for a guest */
     n = (n + 32767) / 32768 * 32768;
     void *p = mem_map(n);
     if (!p)
