@@ -31,7 +31,8 @@ int cmd_template(cli *c)
     size_t n, len;
     imp_status s = template_text(c, &tmpl, &e);
     if (s == IMP_OK && !tmpl && !c->o.model)
-        s = err_set(&e, IMP_E_USAGE, "template: give a model (-m) or a template (--template FILE, --chat-template NAME)");
+        s = err_set(&e, IMP_E_USAGE,
+            "template: give a model (-m) or a template (--template FILE, --chat-template NAME)");
     if (s == IMP_OK && c->o.model)
         s = cli_load_model(c, &e);
     if (s == IMP_OK)

@@ -33,7 +33,8 @@ imp_status chat_template_builtin(chat_template **out, const char *name, imp_err 
     strbuf b = {0};
     for (size_t i = 0; chat_builtin_name(i); i++)
         sb_printf(&b, "%s%s", i ? ", " : "", chat_builtin_name(i));
-    imp_status s = err_set(e, IMP_E_NOTFOUND, "chat template '%.100s': no such built-in; there are %s", name, b.s ? b.s : "");
+    imp_status s = err_set(e, IMP_E_NOTFOUND, "chat template '%.100s': no such built-in; there are %s", name, b.s
+        ? b.s : "");
     sb_free(&b);
     return s;
 }
@@ -151,7 +152,8 @@ imp_status chat_request_parse(chat_request *r, arena *a, const char *json, size_
         (s = get_list(doc, "documents", &r->documents, e)) ||
         (s = get_bool(doc, "add_generation_prompt", &r->add_generation_prompt, e)) ||
         (s = get_bool(doc, "continue_final_message", &r->continue_final_message, e)) ||
-        (s = get_text(doc, "bos_token", a, &r->bos_token, e)) || (s = get_text(doc, "eos_token", a, &r->eos_token, e)) ||
+        (s = get_text(doc, "bos_token", a, &r->bos_token, e)) || (s = get_text(doc, "eos_token", a, &r->eos_token,
+            e)) ||
         (s = get_now(doc, a, &r->now, e)))
         return s;
     r->kwargs = jval_dict(a);
@@ -251,7 +253,8 @@ static imp_status cut_at_tag(jinja_out *o, size_t from, imp_err *e)
         if (!memcmp(o->text.s + i, tag, n))
             at = i;
     if (at == SIZE_MAX)
-        return err_set(e, IMP_E_USAGE, "chat request: continue_final_message is set, but the template does not show the last message");
+        return err_set(e, IMP_E_USAGE,
+            "chat request: continue_final_message is set, but the template does not show the last message");
     if (at + n >= o->text.n || o->text.s[at + n] != ' ')
         while (at > from && strchr(" \t\n\r\f\v", o->text.s[at - 1]))
             at--;
@@ -284,7 +287,8 @@ static imp_status render_fitted(const chat_template *t, const chat_request *r, a
     if (s)
         return s;
     s = render(t, r, messages, a, out, &first);
-    if (s == IMP_E_PARSE && r->tools.t == J_NONE) { /* templates that loop over tools without asking whether there are any */
+    if (s == IMP_E_PARSE &&
+        r->tools.t == J_NONE) { /* templates that loop over tools without asking whether there are any */
         empty.tools = jval_list(a);
         if (!render(t, &empty, messages, a, out, NULL))
             return IMP_OK;
@@ -302,7 +306,8 @@ imp_status chat_render(const chat_template *t, const chat_request *r, arena *a, 
         if (r->messages.u.l->v[i].t != J_DICT)
             return err_set(e, IMP_E_USAGE, "chat request: messages[%zu] must be an object", i);
     if (r->continue_final_message && r->add_generation_prompt)
-        return err_set(e, IMP_E_USAGE, "chat request: continue_final_message and add_generation_prompt exclude each other");
+        return err_set(e, IMP_E_USAGE,
+            "chat request: continue_final_message and add_generation_prompt exclude each other");
     if (r->mode == CHAT_FIT)
         return render_fitted(t, r, a, out, e);
     imp_err first = {0}, second = {0};

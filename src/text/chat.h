@@ -1,7 +1,7 @@
 /* chat: from a conversation to a prompt by a model's chat template.
  * A chat_template is compiled once, probed for what it can do (chat_caps), then immutable and shared by all threads.
- * Requests and their values belong to the caller's arena. Failures: those of jinja.h; IMP_E_USAGE with the template's own
- * words when it refuses a conversation (raise_exception); IMP_E_NOTFOUND for an unknown built-in name.
+ * Requests and their values belong to the caller's arena. Failures: those of jinja.h; IMP_E_USAGE with the template's
+ * own words when it refuses a conversation (raise_exception); IMP_E_NOTFOUND for an unknown built-in name.
  *
  * Special-token text inside content stays text. Rendering marks nothing and escapes nothing: the interpreter carries
  * one flag a byte, "came from the request" or "came from the template", through every operation (jinja.h). The output
@@ -58,7 +58,7 @@ typedef struct chat_request {
     const char *bos_token, *eos_token; /* NULL: "" */
     bool add_generation_prompt;
     bool continue_final_message;  /* the prompt ends inside the last message; add_generation_prompt must be off */
-    const char *image_marker;     /* text that stands for an image in templates without images; NULL: such a request fails */
+    const char *image_marker;     /* stands for an image in templates without images; NULL: the request fails */
     chat_mode mode;
     const struct tm *now;         /* what strftime_now says; NULL: the local time */
 } chat_request;

@@ -12,26 +12,32 @@
 #define PROMPT(text) "{%- if add_generation_prompt -%}{{ " text " }}{%- endif -%}"
 
 static const struct { const char *name, *text; } builtins[] = {
-    {"chatml", LOOP("{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}") PROMPT("'<|im_start|>assistant\\n'")},
+    {"chatml",
+         LOOP("{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}")
+     PROMPT("'<|im_start|>assistant\\n'")},
     {"llama2", "{{ bos_token }}" FIRST_SYSTEM
-     LOOP("{%- if m.role == 'user' -%}{{ (bos_token if not loop.first) ~ '[INST] ' ~ ('<<SYS>>\\n' ~ ns.sys ~ '\\n<</SYS>>\\n\\n' "
+     LOOP("{%- if m.role == 'user' -%}{{ (bos_token if not loop.first) ~ '[INST] ' ~ ("
+          "'<<SYS>>\\n' ~ ns.sys ~ '\\n<</SYS>>\\n\\n' "
           "if loop.first and ns.sys) ~ m.content | trim ~ ' [/INST]' }}"
           "{%- else -%}{{ ' ' ~ m.content | trim ~ ' ' ~ eos_token }}{%- endif -%}")},
     {"llama3", "{{ bos_token }}"
      LOOP("{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' + m.content | trim + '<|eot_id|>' }}")
      PROMPT("'<|start_header_id|>assistant<|end_header_id|>\\n\\n'")},
-    {"llama4", "{{ bos_token }}" LOOP("{{ '<|header_start|>' + m.role + '<|header_end|>\\n\\n' + m.content | trim + '<|eot|>' }}")
+    {"llama4",
+         "{{ bos_token }}"
+     LOOP("{{ '<|header_start|>' + m.role + '<|header_end|>\\n\\n' + m.content | trim + '<|eot|>' }}")
      PROMPT("'<|header_start|>assistant<|header_end|>\\n\\n'")},
     {"gemma", "{{ bos_token }}" FIRST_SYSTEM
      LOOP("{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\\n' }}"
           "{%- if loop.first and ns.sys -%}{{ ns.sys | trim + '\\n\\n' }}{%- endif -%}"
           "{{ m.content | trim + '<end_of_turn>\\n' }}") PROMPT("'<start_of_turn>model\\n'")},
     {"mistral", "{{ bos_token }}" FIRST_SYSTEM
-     LOOP("{%- if m.role == 'user' -%}{{ '[INST] ' ~ (ns.sys ~ '\\n\\n' if ns.sys and loop.first) ~ m.content ~ '[/INST]' }}"
-          "{%- else -%}{{ ' ' ~ m.content ~ eos_token }}{%- endif -%}")},
+     LOOP("{%- if m.role == 'user' -%}{{ '[INST] ' ~ (ns.sys ~ '\\n\\n' if ns.sys and loop.first) "
+          "~ m.content ~ '[/INST]' }}{%- else -%}{{ ' ' ~ m.content ~ eos_token }}{%- endif -%}")},
     {"mistral-v7", "{{ bos_token }}"
      LOOP("{%- if m.role == 'system' -%}{{ '[SYSTEM_PROMPT]' ~ m.content ~ '[/SYSTEM_PROMPT]' }}"
-          "{%- elif m.role == 'user' -%}{{ '[INST]' ~ m.content ~ '[/INST]' }}{%- else -%}{{ m.content ~ eos_token }}{%- endif -%}")},
+          "{%- elif m.role == 'user' -%}{{ '[INST]' ~ m.content ~ '[/INST]' }}"
+          "{%- else -%}{{ m.content ~ eos_token }}{%- endif -%}")},
     {"phi3", LOOP("{{ '<|' + m.role + '|>\\n' + m.content + '<|end|>\\n' }}") PROMPT("'<|assistant|>\\n'")},
     {"phi4", LOOP("{{ '<|im_start|>' + m.role + '<|im_sep|>' + m.content + '<|im_end|>' }}")
      PROMPT("'<|im_start|>assistant<|im_sep|>'")},
@@ -60,8 +66,10 @@ static const struct { const char *name, *text; } builtins[] = {
 };
 
 static const struct { const char *name, *is; } aliases[] = {
-    {"gemma2", "gemma"}, {"gemma3", "gemma"}, {"llama-2", "llama2"}, {"llama-3", "llama3"}, {"llama3.1", "llama3"}, {"qwen", "chatml"},
-    {"phi-3", "phi3"}, {"phi-4", "phi4"}, {"deepseek3", "deepseek"}, {"deepseek2", "deepseek-v2"}, {"mistral-v1", "mistral"}};
+    {"gemma2", "gemma"}, {"gemma3", "gemma"}, {"llama-2", "llama2"}, {"llama-3", "llama3"}, {"llama3.1", "llama3"},
+         {"qwen", "chatml"},
+    {"phi-3", "phi3"}, {"phi-4", "phi4"}, {"deepseek3", "deepseek"}, {"deepseek2", "deepseek-v2"}, {"mistral-v1",
+         "mistral"}};
 
 const char *chat_builtin_name(size_t i) { return i < sizeof builtins / sizeof builtins[0] ? builtins[i].name : NULL; }
 

@@ -12,7 +12,8 @@ typedef struct probe {
 } probe;
 
 #define USER "{\"role\":\"user\",\"content\":\"qz_hello\"}"
-#define CALL(id, name, args) "{\"id\":\"" id "\",\"type\":\"function\",\"function\":{\"name\":\"" name "\",\"arguments\":" args "}}"
+#define CALL(id, name, \
+    args) "{\"id\":\"" id "\",\"type\":\"function\",\"function\":{\"name\":\"" name "\",\"arguments\":" args "}}"
 #define CALLS(content, calls) "[" USER ",{\"role\":\"assistant\"," content "\"tool_calls\":[" calls "]}]"
 #define OBJ "{\"qz_key\":\"qz_val\"}"
 #define STR "\"{\\\"qz_key\\\": \\\"qz_val\\\"}\""
@@ -37,13 +38,15 @@ static bool run(const jinja_program *p, const probe *q, jinja_out *out, imp_stat
     if (!s && q->tools)
         s = jval_parse(&a, q->tools, strlen(q->tools), true, "probe", &tools, &e);
     if (!s && !(jval_set(&a, vars, "messages", messages) && jval_set(&a, vars, "tools", tools) &&
-                jval_set(&a, vars, "documents", jval_none()) && jval_set(&a, vars, "bos_token", jval_str(&a, "", 0, false)) &&
+                jval_set(&a, vars, "documents", jval_none()) && jval_set(&a, vars, "bos_token", jval_str(&a, "", 0,
+                    false)) &&
                 jval_set(&a, vars, "eos_token", jval_str(&a, "", 0, false)) &&
                 jval_set(&a, vars, "add_generation_prompt", jval_bool(q->prompt))))
         s = IMP_E_NOMEM;
     if (!s)
         s = jinja_render(p, vars, &env, out, &e);
-    if (s == IMP_E_PARSE && !q->tools && jval_set(&a, vars, "tools", jval_list(&a))) /* "for t in tools" without asking */
+    if (s == IMP_E_PARSE && !q->tools && jval_set(&a, vars, "tools",
+        jval_list(&a))) /* "for t in tools" without asking */
         s = jinja_render(p, vars, &env, out, NULL);
     arena_free(&a);
     if (s == IMP_E_NOMEM)
@@ -66,8 +69,10 @@ static bool ask(const jinja_program *p, probe q, imp_status *status)
 /* Tool calls: which way of writing content and arguments is rendered as it should be. */
 static void probe_calls(const jinja_program *p, chat_caps *c, imp_status *s)
 {
-    static const char *const objs[2] = {CALLS(NUL, CALL("call00001", "qz_fn", OBJ)), CALLS(EMPTY, CALL("call00001", "qz_fn", OBJ))};
-    static const char *const strs[2] = {CALLS(NUL, CALL("call00001", "qz_fn", STR)), CALLS(EMPTY, CALL("call00001", "qz_fn", STR))};
+    static const char *const objs[2] = {CALLS(NUL, CALL("call00001", "qz_fn", OBJ)), CALLS(EMPTY, CALL("call00001",
+        "qz_fn", OBJ))};
+    static const char *const strs[2] = {CALLS(NUL, CALL("call00001", "qz_fn", STR)), CALLS(EMPTY, CALL("call00001",
+        "qz_fn", STR))};
     bool obj[2], str[2];
     for (int i = 0; i < 2; i++) {
         obj[i] = ask(p, (probe){objs[i], TOOLS, {"qz_fn", "qz_key"}, VETO_ARGS, false}, s);
@@ -78,14 +83,17 @@ static void probe_calls(const jinja_program *p, chat_caps *c, imp_status *s)
     c->null_content = c->object_args ? obj[0] : str[0];
     c->empty_content = c->object_args ? obj[1] : str[1];
     if (!c->tool_calls) { /* results may have a place all the same, if tools have one */
-        c->tool_role = c->tools && ask(p, (probe){"[" USER ",{\"role\":\"assistant\",\"content\":\"x\"}," RESULT("call00001") "]",
+        c->tool_role = c->tools && ask(p,
+            (probe){"[" USER ",{\"role\":\"assistant\",\"content\":\"x\"}," RESULT("call00001") "]",
                                                   TOOLS, {"qz_result"}, {0}, true}, s);
         return;
     }
-#define ROUND(content, args) "[" USER ",{\"role\":\"assistant\"," content "\"tool_calls\":[" CALL("call00001", "qz_fn", args) "]}," RESULT("call00001") "]"
+#define ROUND(content, args) "[" USER ",{\"role\":\"assistant\"," content "\"tool_calls\":[" CALL("call00001", \
+    "qz_fn", args) "]}," RESULT("call00001") "]"
 #define TWO(content, args) CALLS(content, CALL("call00001", "qz_fn", args) "," CALL("call00002", "qz_gn", args))
 #define LONG(content, args) CALLS(content, CALL("call_qz_long_identifier", "qz_fn", args))
-#define PICK(M) (c->object_args ? (c->empty_content ? M(EMPTY, OBJ) : M(NUL, OBJ)) : (c->empty_content ? M(EMPTY, STR) : M(NUL, STR)))
+#define PICK(M) (c->object_args ? (c->empty_content ? M(EMPTY, OBJ) : M(NUL, OBJ)) : (c->empty_content ? M(EMPTY, \
+    STR) : M(NUL, STR)))
     c->tool_role = ask(p, (probe){PICK(ROUND), TOOLS, {"qz_result"}, {0}, true}, s);
     c->parallel_calls = ask(p, (probe){PICK(TWO), TOOLS, {"qz_fn", "qz_gn"}, {0}, false}, s);
     c->short_ids = !ask(p, (probe){PICK(LONG), TOOLS, {"qz_fn"}, {0}, false}, s);
@@ -93,7 +101,8 @@ static void probe_calls(const jinja_program *p, chat_caps *c, imp_status *s)
 
 static bool probe_images(const jinja_program *p, imp_status *s)
 {
-    static const char with[] = "[{\"role\":\"user\",\"content\":[{\"type\":\"image\"},{\"type\":\"text\",\"text\":\"qz_hello\"}]}]";
+    static const char with[] = "[{\"role\":\"user\",\"content\":"
+                               "[{\"type\":\"image\"},{\"type\":\"text\",\"text\":\"qz_hello\"}]}]";
     static const char without[] = "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"qz_hello\"}]}]";
     jinja_out a = {0}, b = {0};
     bool ok = run(p, &(probe){.messages = with}, &a, s) && run(p, &(probe){.messages = without}, &b, s);
@@ -104,7 +113,8 @@ static bool probe_images(const jinja_program *p, imp_status *s)
 }
 
 /* What a generation prompt that leaves the model inside its reasoning ends with. */
-static const char *const openers[] = {"<think>", "<seed:think>", "[THINK]", "<|START_THINKING|>", "<reasoning>", "<thought>",
+static const char *const openers[] = {"<think>", "<seed:think>", "[THINK]", "<|START_THINKING|>", "<reasoning>",
+    "<thought>",
                                       "<|channel>thought"};
 
 bool chat_opens_reasoning(const char *s, size_t n)
@@ -126,10 +136,13 @@ imp_status chat_probe(const jinja_program *p, chat_caps *c, imp_err *e)
     imp_status s = IMP_OK;
     *c = (chat_caps){0};
     c->string_content = ask(p, (probe){.messages = "[" USER "]", .want = {"qz_hello"}}, &s);
-    c->parts_content = ask(p, (probe){.messages = "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"qz_hello\"}]}]",
+    c->parts_content = ask(p,
+        (probe){.messages = "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"qz_hello\"}]}]",
                                       .want = {"qz_hello"}, .veto = {"'text'", "\"text\""}}, &s);
-    c->system = ask(p, (probe){.messages = "[{\"role\":\"system\",\"content\":\"qz_system\"}," USER "]", .want = {"qz_system"}}, &s);
-    c->tools = ask(p, (probe){.messages = "[" USER "]", .tools = TOOLS, .want = {"qz_tool", "qz_par"}, .prompt = true}, &s);
+    c->system = ask(p, (probe){.messages = "[{\"role\":\"system\",\"content\":\"qz_system\"}," USER "]",
+        .want = {"qz_system"}}, &s);
+    c->tools = ask(p, (probe){.messages = "[" USER "]", .tools = TOOLS, .want = {"qz_tool", "qz_par"},
+        .prompt = true}, &s);
     c->strict_turns = c->string_content && !ask(p, (probe){.messages = "[" USER "," USER "]"}, &s);
     c->images = c->parts_content && probe_images(p, &s);
     c->reasoning = ask(p, (probe){.messages = REASONED("reasoning_content"), .want = {"qz_thought"}}, &s) ||

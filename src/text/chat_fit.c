@@ -313,7 +313,8 @@ static jval tool_instructions(fit *f)
         jval_text_json(&t, f->r->tools.u.l->v[i]);
         lit(&t, "\n");
     }
-    lit(&t, "</tools>\nTo call one, answer with its name and arguments as JSON between these tags, once for each call:\n"
+    lit(&t, "</tools>\nTo call one, answer with its name and arguments as JSON between these tags, "
+            "once for each call:\n"
             "<tool_call>\n{\"name\": \"...\", \"arguments\": {...}}\n</tool_call>\n"
             "Results come back between <tool_response> tags.");
     return jval_text_done(&t);
@@ -397,7 +398,8 @@ static void fit_message(fit *f, jval m, size_t at)
             calls_as_text(f, m);
     }
     if (is_role(m, "tool")) {
-        const jval *id = jval_get(m, "tool_call_id"), *name = is_text(jval_get(m, "name")) ? NULL : called_name(f, at, id);
+        const jval *id = jval_get(m, "tool_call_id"), *name = is_text(jval_get(m, "name")) ? NULL : called_name(f,
+            at, id);
         if (name)
             jval_set(f->a, m, "name", *name);
         fit_id(f, m, "tool_call_id");

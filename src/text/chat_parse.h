@@ -39,7 +39,7 @@ typedef void (*chat_event_fn)(void *user, const chat_event *ev);
 
 typedef struct chat_parse_opts {
     const chat_format *format; /* NULL: hermes */
-    jval tools;                /* the request's tools: types of parameters where the format does not show them; J_NONE */
+    jval tools;                /* the request's tools, for parameters' types where the format shows none; J_NONE */
     bool parse_tools;          /* off: tool calls are content */
     bool parse_reasoning;      /* off: reasoning is content, tags included */
     bool in_reasoning;         /* the prompt ended inside a reasoning block (chat_opens_reasoning) */

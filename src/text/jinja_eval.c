@@ -454,7 +454,8 @@ static jval eval(jx *c, const jnode *n, jenv *env)
     case N_COND:
         if (jv_true(c, jx_eval(c, n->a, env)))
             return jx_eval(c, n->b, env);
-        return n->c ? jx_eval(c, n->c, env) : jv_undef(c, "the inline if-expression evaluated to false and has no else");
+        return n->c ? jx_eval(c, n->c, env) : jv_undef(c,
+            "the inline if-expression evaluated to false and has no else");
     case N_ATTR:
         a = jx_eval(c, n->a, env);
         c->pos = n->pos;

@@ -54,7 +54,8 @@ static void sign(jbuf *b, bool neg, char want)
         jb_add(b, &want, 1, false);
 }
 
-static bool negative(jx *c, jval v) { return v.t == J_FLOAT ? signbit(v.u.f) && !isnan(v.u.f) : jn_cmp(c, v, jval_int(0)) < 0; }
+static bool negative(jx *c, jval v) { return v.t == J_FLOAT ? signbit(v.u.f) && !isnan(v.u.f) : jn_cmp(c, v,
+    jval_int(0)) < 0; }
 
 /* Zeros between sign and digits, counted with the separators that they get. */
 static const jstr *zero_filled(jx *c, const jstr *t, size_t n_sign, size_t int_end, const spec *f, unsigned every)
@@ -94,7 +95,8 @@ static void put_int(jbuf *b, jval v, const spec *f)
     const jstr *digits = jb_done(&d);
     jb_str(&t, f->conv == 'X' ? ju_convert(c, digits, JU_UPPER) : digits);
     const jstr *s = jb_done(&t);
-    pad(b, zero_filled(c, s, n_sign, s->n, f, base == 10 ? 3 : 4), n_sign, f, f->align ? f->align : f->zero ? '=' : '>');
+    pad(b, zero_filled(c, s, n_sign, s->n, f, base == 10 ? 3 : 4), n_sign, f, f->align ? f->align : f->zero ? '='
+        : '>');
 }
 
 /* repr-like with precision (the empty format type): 'g' that keeps ".0" and switches late to exponents. */
@@ -147,7 +149,8 @@ static void put_float(jbuf *b, double x, const spec *f)
         float_general(&d, fabs(x), f);
     } else {
         int prec = f->prec < 0 ? 6 : f->prec > 1000 ? 1000 : (int)f->prec;
-        jb_fixed(&d, fabs(x) * (conv == '%' ? 100 : 1), conv == '%' ? 'f' : conv == 'n' ? 'g' : conv, prec, f->alt, false);
+        jb_fixed(&d, fabs(x) * (conv == '%' ? 100 : 1), conv == '%' ? 'f' : conv == 'n' ? 'g' : conv, prec, f->alt,
+            false);
     }
     if (conv == '%')
         jb_lit(&d, "%");

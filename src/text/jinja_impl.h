@@ -51,11 +51,11 @@ typedef struct jcallargs {
 
 struct jnode {
     uint8_t kind;
-    uint8_t op;    /* N_BIN, N_COMPARE operands: token kind or N_IN/N_NOTIN; N_FOR: 1 = recursive; N_BLOCK: 1 = scoped */
+    uint8_t op;    /* N_BIN, N_COMPARE operands: token kind, N_IN, N_NOTIN; N_FOR: 1 recursive; N_BLOCK: 1 scoped */
     uint8_t uses;  /* N_MACRO, N_CALLBLOCK: JU_ bits of special names that the body reads */
     uint32_t pos, sym, n;
     const jstr *str;   /* attribute, filter, test, block or tag name */
-    const void *row;   /* N_FILTER, N_TEST: table row, NULL when unknown (an error when reached, as Python's soft frames) */
+    const void *row;   /* N_FILTER, N_TEST: table row, NULL when unknown (an error when reached) */
     jnode *a, *b, *c;
     jnode **list;      /* n items: operands, statements, (key, value) pairs, (condition, body) pairs, parameters */
     jnode **list2;     /* N_MACRO: defaults, right-aligned with list; n2 of them */
@@ -319,6 +319,7 @@ jval jx_call_block(jx *c, uint32_t i);
 const jstr *jstr_format_percent(jx *c, const jstr *fmt, jval arg);       /* fmt % arg */
 const jstr *jstr_format_braces(jx *c, const jstr *fmt, const jargs *a, jval mapping);
 void jb_format_spec(jbuf *b, jval v, const jstr *spec);                    /* format(v, spec) */
-jval jx_attr_path(jx *c, jval obj, jval attribute);                        /* "a.b.0", as sort(attribute=...) reads it */
+jval jx_attr_path(jx *c, jval obj,
+    jval attribute);                        /* "a.b.0", as sort(attribute=...) reads it */
 
 #endif

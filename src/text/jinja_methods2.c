@@ -225,8 +225,10 @@ static jval l_copy(jx *c, jcall *k)
 
 const jrow jinja_list_methods[] = { /* tuples and ranges have the first two */
     {"count", l_count, 1, 1, {0}}, {"index", l_index, 1, 3, {0}}, {"copy", l_copy, 0, 0, {0}},
-    {"append", refused, 0, JROW_UNSAFE, {0}}, {"clear", refused, 0, JROW_UNSAFE, {0}}, {"extend", refused, 0, JROW_UNSAFE, {0}},
-    {"insert", refused, 0, JROW_UNSAFE, {0}}, {"pop", refused, 0, JROW_UNSAFE, {0}}, {"remove", refused, 0, JROW_UNSAFE, {0}},
+    {"append", refused, 0, JROW_UNSAFE, {0}}, {"clear", refused, 0, JROW_UNSAFE, {0}}, {"extend", refused, 0,
+         JROW_UNSAFE, {0}},
+    {"insert", refused, 0, JROW_UNSAFE, {0}}, {"pop", refused, 0, JROW_UNSAFE, {0}}, {"remove", refused, 0,
+         JROW_UNSAFE, {0}},
     {"reverse", refused, 0, JROW_UNSAFE, {0}}, {"sort", refused, 0, JROW_UNSAFE, {0}}, {0}};
 
 /* ---- dict ---- */
@@ -270,7 +272,8 @@ static jval d_copy(jx *c, jcall *k)
 const jrow jinja_dict_methods[] = {
     {"get", d_get, 1, 2, {0}}, {"items", d_items, 0, 0, {0}}, {"keys", d_keys, 0, 0, {0}},
     {"values", d_values, 0, 0, {0}}, {"copy", d_copy, 0, 0, {0}}, {"fromkeys", unsupported, 0, -1, {0}},
-    {"clear", refused, 0, JROW_UNSAFE, {0}}, {"pop", refused, 0, JROW_UNSAFE, {0}}, {"popitem", refused, 0, JROW_UNSAFE, {0}},
+    {"clear", refused, 0, JROW_UNSAFE, {0}}, {"pop", refused, 0, JROW_UNSAFE, {0}}, {"popitem", refused, 0,
+         JROW_UNSAFE, {0}},
     {"setdefault", refused, 0, JROW_UNSAFE, {0}}, {"update", refused, 0, JROW_UNSAFE, {0}}, {0}};
 
 /* ---- numbers, cycler ---- */

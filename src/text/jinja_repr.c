@@ -45,7 +45,8 @@ static void repr_items(jbuf *b, const jval *v, size_t n)
 
 static void repr_list(jbuf *b, const jlist *l)
 {
-    static const char *const open[] = {"[", "(", "", "dict_keys([", "dict_values([", "dict_items([", "<generator object"};
+    static const char *const open[] = {"[", "(", "", "dict_keys([", "dict_values([", "dict_items([",
+        "<generator object"};
     static const char *const close[] = {"]", ")", "", "])", "])", "])", ">"};
     if (l->kind == JL_RANGE) {
         const jval *def = l->v + l->n; /* start, stop, step; a slice of a range has none, and is shown as its items */

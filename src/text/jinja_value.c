@@ -192,8 +192,10 @@ void jd_set(jx *c, jdict *d, jval key, jval v)
 
 static const char *const type_names[] = {
     "Undefined", "NoneType", "bool", "int", "int", "float", "str", "list", "dict", "Namespace", "function",
-    "builtin_function_or_method", "Macro", "LoopContext", "Cycler", "Joiner", "TemplateReference", "BlockReference", "?"};
-static const char *const list_names[] = {"list", "tuple", "range", "dict_keys", "dict_values", "dict_items", "generator"};
+    "builtin_function_or_method", "Macro", "LoopContext", "Cycler", "Joiner", "TemplateReference", "BlockReference",
+        "?"};
+static const char *const list_names[] = {"list", "tuple", "range", "dict_keys", "dict_values", "dict_items",
+    "generator"};
 
 const char *jv_type(jval v)
 {
@@ -463,7 +465,8 @@ jval jv_own_attr(jx *c, jval obj, const jstr *name, bool *found)
     const jrow *row = jinja_method_find(obj, name);
     *found = row != NULL;
     if (row && row->n_max == JROW_UNSAFE) {
-        char *hint = arena_printf(c->mem, "access to attribute '%s' of '%s' object is unsafe.", row->name, jv_type(obj));
+        char *hint = arena_printf(c->mem, "access to attribute '%s' of '%s' object is unsafe.", row->name,
+            jv_type(obj));
         return jv_undef(c, hint ? hint : "access to this attribute is unsafe.");
     }
     return row ? method(c, obj, row) : jval_none();
@@ -523,7 +526,8 @@ jval jv_getitem(jx *c, jval obj, jval key)
         if (found)
             return r;
     }
-    return undef(c, (jundef){.name = key.t == J_STR ? key.u.s : jv_repr(c, key), .obj = obj, .element = key.t != J_STR});
+    return undef(c, (jundef){.name = key.t == J_STR ? key.u.s : jv_repr(c, key), .obj = obj,
+        .element = key.t != J_STR});
 }
 
 /* An index as an int64; huge ones are clamped to where they stay huge. */
