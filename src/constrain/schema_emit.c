@@ -135,6 +135,8 @@ static uint32_t array_clamp(const bnode *bn, uint32_t max)
     return max != INF ? max : c;
 }
 
+static uint32_t node_domain(sx *x, uint32_t node);
+
 bool branch_sat(sx *x, bnode *bn)
 {
     if (bn->b.t == T_OBJ)
@@ -143,6 +145,8 @@ bool branch_sat(sx *x, bnode *bn)
         return true;
     uint32_t max = array_max(x, bn);
     if (bn->b.mini > max)
+        return false;
+    if (bn->b.unique && bn->b.mini > 1 && !bn->a.n_prefix && !bn->a.n_con && node_domain(x, bn->a.node[0]) < bn->b.mini)
         return false;
     if (!bn->a.n_con)
         return true;
@@ -384,6 +388,22 @@ static void scalar_alts(sx *x, vnode *v, bool canonical, palt **alt, size_t *n, 
         }
     }
     *domain = (uint32_t)dom;
+}
+
+/* How many different values a node has, INF when that is not small or not known. */
+static uint32_t node_domain(sx *x, uint32_t node)
+{
+    vnode *v = &x->node[node];
+    palt *alt = NULL;
+    size_t n = 0, cap = 0;
+    uint32_t d;
+    for (size_t i = 0; i < v->n_br; i++) {
+        if (v->br[i].b.t == T_ARR || v->br[i].b.t == T_OBJ)
+            return INF;
+        v->br[i].sat = true; /* scalars are kept only when they have values */
+    }
+    scalar_alts(x, v, true, &alt, &n, &cap, &d);
+    return d;
 }
 
 /* ---- objects and arrays ------------------------------------------------------------------------------------------------------- */

@@ -7,6 +7,10 @@
 
 #define SOFT_BYTES ((size_t)48 << 20) /* beyond this the caches are dropped between two tokens */
 
+typedef struct at { /* where a walk stands inside a string or key with an automaton */
+    uint32_t q, part, cnt;
+} at;
+
 struct constrain_state {
     const constrain_prog *p;
     const constrain_vocab *v;
@@ -18,7 +22,8 @@ struct constrain_state {
     uint32_t *path_set;    /* [max_depth + 1] walk stacks */
     uint32_t *path_base;
     uint32_t (*path_first)[8];
-    uint32_t *tmp_bits;
+    uint32_t *tmp_bits, *tmp_dfa;
+    at *path_at;
 };
 
 imp_status constrain_state_new(const constrain_prog *p, const constrain_vocab *v, constrain_state **out, imp_err *e)
@@ -34,7 +39,9 @@ imp_status constrain_state_new(const constrain_prog *p, const constrain_vocab *v
     s->path_base = mem_alloc(depth * sizeof *s->path_base);
     s->path_first = mem_alloc(depth * sizeof *s->path_first);
     s->tmp_bits = v ? mem_alloc((v->words + 1) * sizeof *s->tmp_bits) : NULL;
-    bool ok = s->path_set && s->path_base && s->path_first && (!v || s->tmp_bits) && machine_init(&s->m, p);
+    s->tmp_dfa = v ? mem_alloc((v->words + 1) * sizeof *s->tmp_dfa) : NULL;
+    s->path_at = mem_alloc(depth * sizeof *s->path_at);
+    bool ok = s->path_set && s->path_base && s->path_first && (!v || (s->tmp_bits && s->tmp_dfa)) && s->path_at && machine_init(&s->m, p);
     if (ok)
         s->set = machine_start(&s->m);
     if (!ok || !s->set) {
@@ -56,6 +63,8 @@ void constrain_state_free(constrain_state *s)
     mem_free(s->path_base);
     mem_free(s->path_first);
     mem_free(s->tmp_bits);
+    mem_free(s->tmp_dfa);
+    mem_free(s->path_at);
     mem_free(s);
 }
 
@@ -336,6 +345,137 @@ static void free_string(constrain_state *s, uint32_t after, uint32_t need, uint3
         walk(s, &v->cross, after, bits, true, need, room);
 }
 
+/* ---- strings and keys with an automaton ------------------------------------------------------------------------------ */
+static bool at_live(const strlex *l, uint32_t q, uint32_t cnt) { return q != DEAD && str_viable(l, q, cnt); }
+
+/* One byte; CODEC_DEAD when the string could not be finished any more. */
+static codec_result at_step(const constrain_prog *p, const strlex *l, at *a, unsigned char b)
+{
+    uint32_t next, cp;
+    codec_result r = codec_step((codec)p->codec, a->part, b, &next, &cp);
+    if (r == CODEC_CP) {
+        a->part = 0;
+        a->q = dfa_step(l->d, a->q, cp);
+        a->cnt = str_count(l, a->cnt);
+        return at_live(l, a->q, a->cnt) ? CODEC_CP : CODEC_DEAD;
+    }
+    if (r != CODEC_PART)
+        return r;
+    cprange rg[CODEC_RANGES];
+    unsigned n = codec_ranges((codec)p->codec, next, rg);
+    for (unsigned i = 0; i < n; i++)
+        for (uint32_t lo = rg[i].lo; lo <= rg[i].hi;) { /* one of each class speaks for all */
+            uint32_t k = 0, end = rg[i].hi;
+            while (k + 1 < l->d->nr && l->d->rlo[k + 1] <= lo)
+                k++;
+            if (lo < 128)
+                end = lo;
+            else if (k + 1 < l->d->nr && l->d->rlo[k + 1] - 1 < end)
+                end = l->d->rlo[k + 1] - 1;
+            if (at_live(l, dfa_step(l->d, a->q, lo), str_count(l, a->cnt))) {
+                a->part = next;
+                return CODEC_PART;
+            }
+            lo = end + 1;
+        }
+    return CODEC_DEAD;
+}
+
+/* Bytes that leave state q where it is, as in constrain_vocab.below. */
+static void loops(const cdfa *d, uint32_t q, uint64_t out[2])
+{
+    const uint32_t *t = d->trans + (size_t)q * d->ncls;
+    out[0] = out[1] = 0;
+    for (unsigned b = 0x20; b < 0x80; b++)
+        if (b != '"' && b != '\\' && t[d->ascii[b]] == q)
+            out[b / 64] |= 1ull << b % 64;
+    bool high = true;
+    uint32_t gap = dfa_class(d, 0xD800); /* surrogates never occur */
+    for (uint32_t i = 0; i < d->nr && high; i++)
+        high = t[d->rcls[i]] == q || (d->rcls[i] == gap && d->rlo[i] == 0xD800 && i + 1 < d->nr && d->rlo[i + 1] == 0xE000);
+    out[0] |= high;
+}
+
+typedef struct loop_row {
+    uint32_t q;
+    uint64_t set[2];
+} loop_row;
+
+static const uint64_t *loops_of(const cdfa *d, uint32_t q, loop_row *cache)
+{
+    loop_row *r = &cache[q & 31];
+    if (r->q != q + 1) {
+        r->q = q + 1;
+        loops(d, q, r->set);
+    }
+    return r->set;
+}
+
+/* Sets the bits of tokens that stay inside the string. Where a state loops on all that a part of the trie holds, that part
+ * is not visited. A permissive state starts from the mask of the string without conditions and clears. */
+static void inside_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t *out)
+{
+    const constrain_vocab *v = s->v;
+    const trie *t = &v->all;
+    const uint32_t *any = v->len_mask[VOCAB_LEN_MASKS - 1];
+    loop_row cache[32] = {{0}};
+    at *path = s->path_at;
+    bool skip = l->max == INF && l->min == 0;
+    const uint64_t *l0 = loops_of(l->d, q, cache);
+    bool clear = skip && __builtin_popcountll(l0[0]) + __builtin_popcountll(l0[1]) > 60;
+    uint32_t *bits = clear ? s->tmp_dfa : out;
+    if (clear)
+        memcpy(bits, any, v->words * sizeof *bits);
+    path[0] = (at){q, 0, cnt};
+    for (uint32_t i = 1; i < t->n;) {
+        const trie_node *n = &t->node[i];
+        uint32_t d = n->depth, stop = t->node[n->end].first;
+        at a = path[d - 1];
+        codec_result r = at_step(s->p, l, &a, n->byte);
+        if (r == CODEC_DEAD || r == CODEC_QUOTE) {
+            for (uint32_t k = n->first; clear && r == CODEC_DEAD && k < stop; k++)
+                clear_bit(bits, t->order[k]);
+            i = n->end;
+            continue;
+        }
+        if (skip && !a.part) {
+            const uint64_t *lp = loops_of(l->d, a.q, cache);
+            if (!(v->below[i][0] & ~lp[0]) && !(v->below[i][1] & ~lp[1])) {
+                for (uint32_t k = n->first; !clear && k < stop; k++)
+                    bits[t->order[k] / 32] |= any[t->order[k] / 32] & (1u << t->order[k] % 32);
+                i = n->end;
+                continue;
+            }
+        }
+        for (uint32_t k = n->first; !clear && k < n->first + n->n_here; k++)
+            set_bit(bits, t->order[k]);
+        path[d] = a;
+        i++;
+    }
+    if (clear)
+        or_bits(out, bits, v->words);
+}
+
+/* Tokens that close the string and go on with `after`: what follows the quote is walked, what stands before it is run
+ * through the automaton. label: where it must end (0: any end). */
+static void cross_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t label, uint32_t after, uint32_t *out)
+{
+    const constrain_vocab *v = s->v;
+    uint32_t *hit = s->tmp_dfa;
+    memset(hit, 0, v->words * sizeof *hit);
+    walk(s, &v->cross, after, hit, true, 0, INF);
+    for (size_t w = 0; w < v->words; w++)
+        for (uint32_t more = hit[w]; more; more &= more - 1) {
+            uint32_t id = (uint32_t)(w * 32) + (uint32_t)__builtin_ctz(more);
+            at a = {q, 0, cnt};
+            codec_result r = CODEC_CP;
+            for (uint32_t i = 0; i < v->tok[id].n && r != CODEC_DEAD && r != CODEC_QUOTE; i++)
+                r = at_step(s->p, l, &a, (unsigned char)v->tok[id].s[i]);
+            if (r == CODEC_QUOTE && str_ends(l, a.q, a.cnt) && (!label || l->d->label[a.q] == label))
+                set_bit(out, id);
+        }
+}
+
 static uint32_t single(machine *m, uint32_t id) { return machine_set(m, &id, 1); }
 
 /* A key or string that anything may follow, except that names or values in its way must be looked at one by one: the
@@ -354,6 +494,34 @@ static void apart_mask(constrain_state *s, uint32_t id, const frame *off, uint32
     }
 }
 
+/* A key in an object with key patterns: by the automaton of other keys as long as names are out of the way, else mended. */
+static void key_dfa_mask(constrain_state *s, uint32_t id, uint32_t *bits)
+{
+    machine *m = &s->m;
+    frame f = m->fr[id], off = f;
+    const pobj *o = &s->p->obj[f.node];
+    const strlex l = {.d = o->kd, .max = INF};
+    off.y = off.z = off.cnt = 0;
+    uint32_t off_id = machine_frame(m, &off), base = single(m, off_id), here = single(m, id);
+    uint32_t *t = off_id == id ? bits : s->tmp_bits;
+    if (t != bits)
+        memset(t, 0, s->v->words * sizeof *t);
+    inside_dfa(s, &l, f.q, 0, t);
+    for (uint32_t c = 0; c < o->n_cls; c++) {
+        frame end = off;
+        for (end.q = 0; end.q < o->kd->n && o->kd->label[end.q] != o->cls[c].label; end.q++)
+            ;
+        uint32_t end_id = end.q < o->kd->n ? machine_frame(m, &end) : 0;
+        uint32_t after = end_id ? machine_step(m, single(m, end_id), '"') : 0;
+        if (after)
+            cross_dfa(s, &l, f.q, 0, o->cls[c].label, after, t);
+    }
+    if (t != bits) {
+        walk_apart(s, here, base, t);
+        or_bits(bits, t, s->v->words);
+    }
+}
+
 /* Fills in what configuration id allows, if it is a string or key without an automaton. */
 static bool easy_mask(constrain_state *s, uint32_t id, uint32_t *bits)
 {
@@ -362,6 +530,23 @@ static bool easy_mask(constrain_state *s, uint32_t id, uint32_t *bits)
     frame f = m->fr[id], up = m->fr[f.parent], off = f;
     if (f.x)
         return false;
+    if (f.kind == F_STR && p->str[f.node].d) {
+        const strlex *sl = &p->str[f.node];
+        bool unique = up.kind == F_ARR && p->arr[up.node].unique;
+        if (f.y)
+            return false;
+        inside_dfa(s, sl, f.q, f.cnt, bits);
+        if (!unique || str_ends(sl, f.q, f.cnt))
+            cross_dfa(s, sl, f.q, f.cnt, 0, unique ? machine_step(m, single(m, id), '"') : single(m, f.parent), bits);
+        else
+            return false;
+        return true;
+    }
+    if (f.kind == F_KEY && p->obj[f.node].extras && p->obj[f.node].kd && p->obj[f.node].kcount == INF && f.q != DEAD &&
+        !key_only_required(m, &p->obj[f.node], &up)) {
+        key_dfa_mask(s, id, bits);
+        return true;
+    }
     if (f.kind == F_STR && !p->str[f.node].d) {
         const strlex *sl = &p->str[f.node];
         uint32_t room = sl->max == INF ? INF : sl->max - f.cnt, need = sl->min > f.cnt ? sl->min - f.cnt : 0;

@@ -144,6 +144,27 @@ static bool string_tables(constrain_vocab *v)
     return ok;
 }
 
+static bool below_table(constrain_vocab *v)
+{
+    const trie *t = &v->all;
+    uint64_t(*acc)[2] = mem_calloc((size_t)t->max_depth + 3, sizeof *acc);
+    v->below = mem_calloc((size_t)t->n + 1, sizeof *v->below);
+    if (!acc || !v->below) {
+        mem_free(acc);
+        return false;
+    }
+    for (uint32_t i = t->n; i-- > 1;) { /* children come before their parent this way */
+        uint32_t d = t->node[i].depth, b = t->node[i].byte < 128 ? t->node[i].byte : 0;
+        memcpy(v->below[i], acc[d + 1], sizeof *acc);
+        memset(acc[d + 1], 0, sizeof *acc);
+        acc[d][0] |= v->below[i][0];
+        acc[d][1] |= v->below[i][1];
+        acc[d][b / 64] |= 1ull << b % 64;
+    }
+    mem_free(acc);
+    return true;
+}
+
 imp_status constrain_vocab_new(const constrain_token *tok, size_t n, constrain_vocab **out, imp_err *e)
 {
     size_t total = 0;
@@ -187,7 +208,7 @@ imp_status constrain_vocab_new(const constrain_token *tok, size_t n, constrain_v
             v->max_lead = lead > v->max_lead ? lead : v->max_lead;
         }
     }
-    if (!trie_build(&v->all, ent, k) || !string_tables(v))
+    if (!trie_build(&v->all, ent, k) || !string_tables(v) || !below_table(v))
         goto oom;
     mem_free(ent);
     *out = v;
@@ -213,6 +234,7 @@ void constrain_vocab_free(constrain_vocab *v)
     trie_free(&v->cross);
     for (int i = 0; i < VOCAB_LEN_MASKS; i++)
         mem_free(v->len_mask[i]);
+    mem_free(v->below);
     mem_free(v->by_need);
     mem_free(v->need);
     mem_free(v->ws_tok);

@@ -35,6 +35,7 @@ struct constrain_vocab {
     uint16_t *need;       /* [token] */
     uint32_t n_by_need;
     trie cross;           /* what follows the closing quote, for tokens that close such a string */
+    uint64_t (*below)[2]; /* [node of all]: bytes that occur below it; bit 0 stands for all bytes from 0x80 on */
     uint32_t *ws_tok;     /* tokens that begin with white space */
     uint16_t *ws_lead;
     uint32_t n_ws_tok;
