@@ -44,16 +44,44 @@ static void on_event(void *user, const imp_event *ev)
     }
 }
 
+/* The text as a user's message, in the model's chat format. */
+static imp_status chat_ids(cli *c, const char *tmpl, const char *text, size_t len, int32_t **ids, size_t *n, imp_err *e)
+{
+    strbuf b = {0};
+    sb_str(&b, "{\"messages\":[");
+    if (c->o.system) {
+        sb_str(&b, "{\"role\":\"system\",\"content\":");
+        json_quote(&b, c->o.system, strlen(c->o.system), false);
+        sb_str(&b, "},");
+    }
+    sb_str(&b, "{\"role\":\"user\",\"content\":");
+    json_quote(&b, text, len, false);
+    sb_str(&b, "}]}");
+    imp_status s = b.failed ? err_oom(e, "prompt", len) : imp_chat_tokenize(c->model, tmpl, b.s, b.n, ids, n, e);
+    sb_free(&b);
+    return s;
+}
+
 /* The prompt's tokens: ids as given, a chat rendering, or the text itself. */
 static imp_status prompt_ids(cli *c, int32_t **ids, size_t *n, imp_err *e)
 {
     char *text;
     size_t len;
-    imp_status s = cli_read_prompt(c, &text, &len, e);
+    const char *tmpl = NULL;
+    imp_model_info info = {.size = sizeof info};
+    imp_model_get_info(c->model, &info);
+    imp_status s = cli_chat_template(c, &tmpl, e);
+    if (s == IMP_OK)
+        s = cli_read_prompt(c, &text, &len, e);
     if (s != IMP_OK)
         return s;
+    bool plain = c->o.raw || c->o.ids, chat = !plain && (tmpl || info.has_template);
+    if (!chat && !plain && info.has_tokenizer && !c->o.quiet)
+        fprintf(stderr, "imp: %s has no chat template: the prompt goes in as it is, as with --raw\n", info.name);
     if (c->o.ids)
         s = cli_parse_ids(text, ids, n, e);
+    else if (chat)
+        s = chat_ids(c, tmpl, text, len, ids, n, e);
     else
         s = imp_tokenize(c->model, text, len, IMP_ADD_SPECIAL | IMP_PARSE_SPECIAL, ids, n, e);
     mem_free(text);

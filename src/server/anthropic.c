@@ -25,7 +25,7 @@ static const field rows[] = {
     {.name = "tools", .kind = FIELD_REFUSED, .why = TOOLS},
     {.name = "tool_choice", .kind = FIELD_REFUSED, .why = TOOLS},
     {.name = "mcp_servers", .kind = FIELD_REFUSED, .why = TOOLS},
-    {.name = "output_format", .kind = FIELD_REFUSED, .why = "not built yet"},
+    {.name = "output_format", .kind = FIELD_FN, .fn = field_response_format},
     {.name = "metadata", .kind = FIELD_IGNORED},
     {.name = "service_tier", .kind = FIELD_IGNORED},
     {.name = NULL},

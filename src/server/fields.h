@@ -37,6 +37,13 @@ bool fields_read(ask *a, const field_set *set, json_t *doc);
 bool field_fail(ask *a, const char *param, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Row functions that more than one protocol uses. */
 bool field_stop(ask *a, const field *f, json_t *v);        /* max: most of them */
+/* constraint.c */
+bool field_response_format(ask *a, const field *f, json_t *v);
+bool field_guided_json(ask *a, const field *f, json_t *v);
+bool field_guided_regex(ask *a, const field *f, json_t *v);
+bool field_guided_grammar(ask *a, const field *f, json_t *v);
+bool field_guided_choice(ask *a, const field *f, json_t *v);
+bool field_structured(ask *a, const field *f, json_t *v);
 /* What the rows left to settle together: max_tokens, seed, the server's own stop strings. */
 bool fields_settle(ask *a, const server_params *p);
 /* Is this the name of our model? Else err says 404. */

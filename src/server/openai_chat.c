@@ -9,18 +9,6 @@
 #define CHUNK "chat.completion.chunk"
 
 /* ---- fields ----------------------------------------------------------------------------------------------------- */
-static bool field_response_format(ask *a, const field *f, json_t *v)
-{
-    const char *type = json_string_value(json_object_get(v, "type"));
-    if (!json_is_object(v) || !type)
-        return field_fail(a, f->name, "wanted an object with a type");
-    if (strcmp(type, "text") == 0)
-        return true;
-    if (strcmp(type, "json_object") != 0 && strcmp(type, "json_schema") != 0)
-        return field_fail(a, f->name, "type '%.60s': wanted text, json_object or json_schema", type);
-    return field_fail(a, f->name, "type '%s' is not built yet", type);
-}
-
 static bool field_tool_choice(ask *a, const field *f, json_t *v)
 {
     const char *s = json_string_value(v);
@@ -54,7 +42,6 @@ static const field rows[] = {
     {.name = "max_completion_tokens", .kind = FIELD_I64, .off = offsetof(ask, max_completion), .min = 1, .max = INT32_MAX},
     {.name = "logprobs", .kind = FIELD_BOOL, .off = offsetof(ask, chat_logprobs)},
     {.name = "top_logprobs", .kind = FIELD_I32, .off = offsetof(ask, top_logprobs), .max = 20},
-    {.name = "response_format", .kind = FIELD_FN, .fn = field_response_format},
     {.name = "chat_template_kwargs", .kind = FIELD_FN, .fn = field_kwargs},
     {.name = "add_generation_prompt", .kind = FIELD_ANY, .off = offsetof(ask, add_generation_prompt)},
     {.name = "continue_final_message", .kind = FIELD_ANY, .off = offsetof(ask, continue_final_message)},

@@ -34,7 +34,6 @@ static const field rows[] = {
     {.name = "best_of", .kind = FIELD_I32, .off = offsetof(ask, best_of), .min = 1, .max = 128},
     {.name = "add_special_tokens", .kind = FIELD_FN, .fn = field_add_special},
     {.name = "suffix", .kind = FIELD_REFUSED, .why = "not built yet"},
-    {.name = "response_format", .kind = FIELD_REFUSED, .why = "not built yet"},
     {.name = NULL},
 };
 static const field *const tables[] = {rows, openai_fields, fields_sampling, NULL};
