@@ -1,12 +1,12 @@
 /* mm_amx: tiles of sixteen rows x up to sixteen tokens, TDPBSSD. A panel is unpacked once into signed bytes, which lie as
  * a B tile wants them, and then meets every tile of tokens. Each block of 32 columns gives two exact integer tiles (high
- * and low bytes of the activations), which join the f32 sums in the order of mm_body.h; tiles of fewer than four tokens
+ * and low bytes of the activations), which join the f32 sums in the order of mm_body.h; tiles of fewer than eight tokens
  * go to mm_vnni, which agrees in every bit. The tile state is the thread's own: set on entry, released on leaving. */
 #include "backend/cpu/unpack.h"
 
 #include "backend/cpu/pack.h"
 
-enum { FEWEST = 4 /* tokens that pay for unpacking */ };
+enum { FEWEST = 8 /* tokens that pay for unpacking */ };
 
 typedef struct tile_config {
     uint8_t palette, start_row, reserved[14];

@@ -7,9 +7,9 @@
 #include "plan/plan.h"
 
 /* Activations as integers: a block of 32 values is x = d * n with n = 128 * hi + lo, |n| <= 16256, kept as two signed bytes.
- * One byte would cost as much memory traffic where it matters (none: weights are what is read) and seven bits of accuracy,
- * which adds up over layers to more than the weights' own error. Dots with weights are exact in 32 bits:
- * 32 * 16256 * 255 < 2^31. */
+ * One byte a value would be off by half a percent, which layers add up to a few percent of a logit; two make the error of
+ * products vanish behind that of an f16 cache, and cost nothing where weights stream from memory. Dots with weights are
+ * exact in 32 bits: 32 * 16256 * 255 < 2^31. */
 typedef struct cpu_qmeta {
     float d;             /* absmax / 16256; NaN or infinite when the block holds such a value */
     float s[2], s_all;   /* d * sum of n: of each half, of all */
