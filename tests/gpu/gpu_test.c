@@ -1,5 +1,5 @@
 /* gpu_test: parity and timing of the CUDA backend in one program that needs libc and the driver alone.
- * usage: gpu_test [parity|bench|all] [-o report.json] [--no-pdl] [--no-graph] [filter] */
+ * usage: gpu_test [parity|bench|all] [-o report.json] [--no-pdl] [--no-graph] [--decode] [--tune BITS] [filter] */
 #include <execinfo.h>
 #include <signal.h>
 #include <stdio.h>
@@ -27,6 +27,10 @@ int main(int argc, char **argv)
             opt_no_pdl = true;
         else if (!strcmp(argv[i], "--no-graph"))
             opt_no_graph = true;
+        else if (!strcmp(argv[i], "--decode"))
+            opt_decode = true;
+        else if (!strcmp(argv[i], "--tune") && i + 1 < argc)
+            opt_tune = (uint32_t)atoi(argv[++i]);
         else if (k++ == 0)
             what = argv[i];
         else

@@ -68,19 +68,36 @@ static imp_status load_kernels(backend *b, imp_err *e)
             return s;
         b->n_lib = i + 1;
     }
-    for (int k = 0; k < K_COUNT; k++) {
-        b->fn_name[k] = names[k] + 4;
-        CUkernel kern = NULL;
-        for (int i = 0; i < b->n_lib && !b->fn[k]; i++)
-            if (b->cu.LibraryGetKernel(&kern, b->lib[i], names[k]) == CUDA_SUCCESS)
-                b->cu.KernelGetFunction(&b->fn[k], kern);
-        if (b->fn[k]) /* whatever a launch asks for; the static part counts too */
-            b->cu.FuncSetAttribute(b->fn[k], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, b->smem_max - 10240 > 0 ? b->smem_max - 10240 : 0);
-    }
-    /* those with little static shared memory may take all */
     for (int k = 0; k < K_COUNT; k++)
-        if (b->fn[k])
-            b->cu.FuncSetAttribute(b->fn[k], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, b->smem_max);
+        b->fn_name[k] = names[k] + 4;
+    for (int i = 0; i < b->n_lib; i++) {
+        CUkernel kern[32];
+        unsigned n = 0;
+        b->cu.LibraryGetKernelCount(&n, b->lib[i]);
+        n = n > 32 ? 32 : n;
+        imp_status s = cu_check(&b->cu, b->cu.LibraryEnumerateKernels(kern, n, b->lib[i]), e, "listing kernels");
+        if (s != IMP_OK)
+            return s;
+        for (unsigned j = 0; j < n; j++) {
+            const char *name = NULL;
+            if (b->cu.KernelGetName(&name, kern[j]) != CUDA_SUCCESS || !name)
+                continue;
+            for (int k = 0; k < K_COUNT; k++)
+                if (strcmp(name, names[k]) == 0)
+                    b->cu.KernelGetFunction(&b->fn[k], kern[j]);
+        }
+    }
+    for (int k = 0; k < K_COUNT; k++) {
+        bool hopper_only = k >= K_prefill_1x64;
+        if (!b->fn[k] && !hopper_only)
+            return err_set(e, IMP_E_INTERNAL, "cuda: kernel %s is missing from this build", names[k]);
+    }
+    /* Shared memory: all of it, less what the kernel declares itself. */
+    for (int k = 0; k < K_COUNT; k++) {
+        int fixed = 0;
+        if (b->fn[k] && b->cu.FuncGetAttribute(&fixed, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, b->fn[k]) == CUDA_SUCCESS)
+            b->cu.FuncSetAttribute(b->fn[k], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, b->smem_max - fixed);
+    }
     return IMP_OK;
 }
 

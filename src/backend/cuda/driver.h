@@ -14,7 +14,7 @@
     X(MemAlloc) X(MemFree) X(MemAllocHost) X(MemFreeHost) X(MemcpyHtoDAsync) X(MemcpyDtoHAsync) X(MemcpyDtoDAsync)   \
     X(MemsetD8Async) X(StreamCreate) X(StreamDestroy) X(StreamSynchronize) X(StreamWaitEvent) X(EventCreate)         \
     X(EventRecord) X(EventSynchronize) X(EventElapsedTime) X(EventDestroy) X(LibraryLoadData) X(LibraryUnload)       \
-    X(LibraryGetKernel) X(KernelGetFunction) X(FuncSetAttribute) X(OccupancyMaxActiveBlocksPerMultiprocessor)        \
+    X(LibraryGetKernelCount) X(LibraryEnumerateKernels) X(KernelGetName) X(KernelGetFunction) X(FuncSetAttribute) X(FuncGetAttribute) X(OccupancyMaxActiveBlocksPerMultiprocessor)        \
     X(LaunchKernelEx) X(LaunchHostFunc) X(StreamBeginCapture) X(StreamEndCapture) X(GraphInstantiateWithFlags)              \
     X(GraphLaunch) X(GraphExecDestroy) X(GraphDestroy) X(TensorMapEncodeTiled) X(MemAddressReserve)                  \
     X(MemAddressFree) X(MemCreate) X(MemRelease) X(MemMap) X(MemUnmap) X(MemSetAccess)                               \
