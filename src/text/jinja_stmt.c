@@ -231,11 +231,11 @@ static jnode *st_autoescape(jparse *p, uint32_t pos)
     return n;
 }
 
-/* transformers makes a call block of it: a scope of its own. */
+/* transformers makes a call block of it: a scope of its own (but here loops may be left from inside). */
 static jnode *st_generation(jparse *p, uint32_t pos)
 {
     jnode *n = jp_node(p, N_WITH, pos);
-    n->c = function_body(p, "endgeneration", NULL);
+    n->c = block_end(p, "endgeneration");
     return n;
 }
 
