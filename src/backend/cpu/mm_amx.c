@@ -127,12 +127,12 @@ U_INLINE void tile_body(const panel *p, long nb, const int8_t *a, const cpu_qmet
     }
 }
 
-#define TILE_FN(name, h_const, split, min)                                                                                 \
+#define TILE_FN(name, h_const, split, min) \
     __attribute__((noinline)) static void name(const panel *p, long nb, const int8_t *a, const cpu_qmeta *am, int h, float *y, long ldy, \
-                                               long n_row, const float *bias)                                              \
-    {                                                                                                                      \
-        (void)h;                                                                                                           \
-        tile_body(p, nb, a, am, h_const, split, min, y, ldy, n_row, bias);                                                 \
+                                               long n_row, const float *bias) \
+    { \
+        (void)h; \
+        tile_body(p, nb, a, am, h_const, split, min, y, ldy, n_row, bias); \
     }
 TILE_FN(full_plain, CPU_TILE, 0, 0)
 TILE_FN(full_min, CPU_TILE, 0, 1)
@@ -165,55 +165,55 @@ static void all_tiles(const panel *p, const cpu_qact *x, int split, int min, flo
 }
 
 /* Panels of one format: unpacked into scratch ([nb][512] bytes, then scales, then minima), then multiplied. */
-#define AMX_KERNEL(X, SUB, QB, SB)                                                                                         \
-    static void X##_open(const uint8_t *q, const uint8_t *s, long n_super, int8_t *w, float *d, float *m)                  \
-    {                                                                                                                      \
-        ub zero = u_set8(X##_ZERO);                                                                                        \
-        for (long b = 0; b < n_super; b++, q += (QB) + (SB), s += (QB) + (SB))                                                           \
-            _Pragma("GCC unroll 8") for (int j = 0; j < (SUB); j++)                                                        \
-            {                                                                                                              \
-                ub v[8];                                                                                                   \
-                uf dv[2], mv[2];                                                                                           \
-                X##_unpack(q, j, v);                                                                                       \
-                X##_scales(s, 0, j, dv, mv);                                                                               \
-                for (int k = 0; k < 8; k++)                                                                                \
-                    _mm512_store_si512(w + 64 * k, X##_ZERO ? _mm512_sub_epi8(v[k], zero) : v[k]);                         \
-                for (int i = 0; i < 1 + X##_SPLIT; i++) {                                                                  \
-                    _mm512_store_ps(d + 16 * i, dv[i]);                                                                    \
-                    if (X##_MIN)                                                                                           \
-                        _mm512_store_ps(m + 16 * i, mv[i]);                                                                \
-                }                                                                                                          \
-                w += 512;                                                                                                  \
-                d += 16 * (1 + X##_SPLIT);                                                                                 \
-                m += 16 * (1 + X##_SPLIT);                                                                                 \
-            }                                                                                                              \
-    }                                                                                                                      \
-    static void X##_amx(const cpu_panels *in, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch)\
-    {                                                                                                                      \
-        long last = x->n_tok % CPU_TILE, nb = x->nb, block = 16 * cpu_mm_panels((uint64_t)nb * 32);                        \
-        cpu_qact few = *x, many = *x;                                                                                      \
-        if (last && last < FEWEST) { /* the last tile is short: it is laid out by itself, so it can go elsewhere */        \
-            many.n_tok -= last;                                                                                            \
-            few.q += many.n_tok * nb * CPU_QBLOCK;                                                                         \
-            few.meta += many.n_tok * nb;                                                                                   \
-            few.n_tok = last;                                                                                              \
-            cpu_mm_vnni.fn[ID_##X](in, &few, y + many.n_tok * ldy, ldy, n_row, bias, scratch);                             \
-            if (!many.n_tok)                                                                                               \
-                return;                                                                                                    \
-        }                                                                                                                  \
-        for (long r0 = 0; r0 < n_row; r0 += block) {                                                                       \
-            long n = n_row - r0 < block ? n_row - r0 : block;                                                              \
-            panel p[16];                                                                                                   \
-            int8_t *w = scratch;                                                                                           \
-            for (long r = 0; r < n; r += 16, w += nb * 768) {                                                              \
-                const uint8_t *q = in->data + (uint64_t)((r0 + r) / 16) * in->stride;                                      \
-                float *d = (float *)(w + 512 * nb), *m = d + 32 * nb;                                                      \
+#define AMX_KERNEL(X, SUB, QB, SB) \
+    static void X##_open(const uint8_t *q, const uint8_t *s, long n_super, int8_t *w, float *d, float *m) \
+    { \
+        ub zero = u_set8(X##_ZERO); \
+        for (long b = 0; b < n_super; b++, q += (QB) + (SB), s += (QB) + (SB)) \
+            _Pragma("GCC unroll 8") for (int j = 0; j < (SUB); j++) \
+            { \
+                ub v[8]; \
+                uf dv[2], mv[2]; \
+                X##_unpack(q, j, v); \
+                X##_scales(s, 0, j, dv, mv); \
+                for (int k = 0; k < 8; k++) \
+                    _mm512_store_si512(w + 64 * k, X##_ZERO ? _mm512_sub_epi8(v[k], zero) : v[k]); \
+                for (int i = 0; i < 1 + X##_SPLIT; i++) { \
+                    _mm512_store_ps(d + 16 * i, dv[i]); \
+                    if (X##_MIN) \
+                        _mm512_store_ps(m + 16 * i, mv[i]); \
+                } \
+                w += 512; \
+                d += 16 * (1 + X##_SPLIT); \
+                m += 16 * (1 + X##_SPLIT); \
+            } \
+    } \
+    static void X##_amx(const cpu_panels *in, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch) \
+    { \
+        long last = x->n_tok % CPU_TILE, nb = x->nb, block = 16 * cpu_mm_panels((uint64_t)nb * 32); \
+        cpu_qact few = *x, many = *x; \
+        if (last && last < FEWEST) { /* the last tile is short: it is laid out by itself, so it can go elsewhere */ \
+            many.n_tok -= last; \
+            few.q += many.n_tok * nb * CPU_QBLOCK; \
+            few.meta += many.n_tok * nb; \
+            few.n_tok = last; \
+            cpu_mm_vnni.fn[ID_##X](in, &few, y + many.n_tok * ldy, ldy, n_row, bias, scratch); \
+            if (!many.n_tok) \
+                return; \
+        } \
+        for (long r0 = 0; r0 < n_row; r0 += block) { \
+            long n = n_row - r0 < block ? n_row - r0 : block; \
+            panel p[16]; \
+            int8_t *w = scratch; \
+            for (long r = 0; r < n; r += 16, w += nb * 768) { \
+                const uint8_t *q = in->data + (uint64_t)((r0 + r) / 16) * in->stride; \
+                float *d = (float *)(w + 512 * nb), *m = d + 32 * nb; \
                 X##_open(q + (SB), q, nb / (SUB), w, d, m);                                                           \
-                p[r / 16] = (panel){w, d, m};                                                                              \
-            }                                                                                                              \
-            __asm__ volatile("" ::: "memory"); /* the compiler does not know that tile loads read what was just stored */  \
-            all_tiles(p, &many, X##_SPLIT, X##_MIN, y + r0, ldy, n, bias ? bias + r0 : NULL);                              \
-        }                                                                                                                  \
+                p[r / 16] = (panel){w, d, m}; \
+            } \
+            __asm__ volatile("" ::: "memory"); /* the compiler does not know that tile loads read what was just stored */ \
+            all_tiles(p, &many, X##_SPLIT, X##_MIN, y + r0, ldy, n, bias ? bias + r0 : NULL); \
+        } \
     }
 
 enum {

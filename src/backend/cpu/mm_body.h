@@ -82,18 +82,18 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
         uf acc[MM_MAX];                                                                                         \
         for (int t = 0; t < n; t++)                                                                             \
             acc[t] = u_setf(0);                                                                                 \
-        for (long b = 0; b < n_super; b++, q += (QB) + (SB), s += (QB) + (SB)) {                                              \
+        for (long b = 0; b < n_super; b++, q += (QB) + (SB), s += (QB) + (SB)) { \
             _Pragma("GCC unroll 8") for (int j = 0; j < (SUB); j++)                                             \
             {                                                                                                   \
                 ub w[8];                                                                                        \
                 uf d[2], m[2];                                                                                  \
                 if (n == 1)                                                                                     \
-                    for (int i = 0; i < ((QB) + (SB)) / (SUB); i += 64)                                                  \
-                        __builtin_prefetch(s + j * (((QB) + (SB)) / (SUB)) + i + MM_AHEAD);                              \
+                    for (int i = 0; i < ((QB) + (SB)) / (SUB); i += 64) \
+                        __builtin_prefetch(s + j * (((QB) + (SB)) / (SUB)) + i + MM_AHEAD); \
                 X##_unpack(q + 32 * h, j, w);                                                                   \
                 X##_scales(s, h, j, d, m);                                                                      \
                 MM_BLOCK(X, n, w, d, m, a, am, acc)                                                             \
-                a += CPU_QBLOCK * step;                                                                                 \
+                a += CPU_QBLOCK * step; \
                 am += step;                                                                                     \
             }                                                                                                   \
         }                                                                                                       \
@@ -118,7 +118,7 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
     {                                                                                                           \
         X##_rows(q, s, n_super, a, am, step, 2, h, y, ldy, n_row, bias);                                        \
     }                                                                                                           \
-    static void X##_mm(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch)\
+    static void X##_mm(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch) \
     {                                                                                                                 \
         (void)scratch;                                                                                                \
         long block = x->n_tok <= CPU_TILE ? n_row : 16 * cpu_mm_panels((uint64_t)x->nb * 32);                         \
@@ -130,10 +130,10 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
                     for (long t = 0; t < step;) {                                                                     \
                         const int8_t *a = x->q + (t0 * x->nb + t) * CPU_QBLOCK;                                       \
                         const cpu_qmeta *am = x->meta + t0 * x->nb + t;                                               \
-                        long n = step - t >= MM_MAX ? MM_MAX : step - t >= 2 ? 2 : 1, rows = n_row - r < 16 ? n_row - r : 16;\
+                        long n = step - t >= MM_MAX ? MM_MAX : step - t >= 2 ? 2 : 1, rows = n_row - r < 16 ? n_row - r : 16; \
                         for (int h = 0; h * U_ROWS < rows; h++)                                                       \
                             (n == 1 ? X##_rows1 : n == 2 ? X##_rows2 : X##_rows_max)(                                 \
-                                q, s, x->nb / (SUB), a, am, step, h, y + (t0 + t) * ldy + r + h * U_ROWS, ldy, rows - h * U_ROWS,\
+                                q, s, x->nb / (SUB), a, am, step, h, y + (t0 + t) * ldy + r + h * U_ROWS, ldy, rows - h * U_ROWS, \
                                 bias ? bias + r + h * U_ROWS : NULL);                                                 \
                         t += n;                                                                                       \
                     }                                                                                                 \

@@ -285,12 +285,12 @@ U_INLINE void nvfp4_scales(const uint8_t *s, int h, int j, uf *d, uf *m)
     K(mxfp4, 1, 256, 16)       \
     K(nvfp4, 2, 512, 64)
 
-#define MM_TABLE(suffix)                                                                                                   \
-    {                                                                                                                      \
+#define MM_TABLE(suffix) \
+    { \
         [PACK_Q4_0] = q4_0_##suffix, [PACK_Q4_1] = q4_1_##suffix, [PACK_Q5_0] = q5_0_##suffix, [PACK_Q5_1] = q5_1_##suffix, \
         [PACK_Q8_0] = q8_0_##suffix, [PACK_Q2_K] = q2_k_##suffix, [PACK_Q3_K] = q3_k_##suffix, [PACK_Q4_K] = q4_k_##suffix, \
-        [PACK_Q5_K] = q5_k_##suffix, [PACK_Q6_K] = q6_k_##suffix, [PACK_IQ4_NL] = iq4_nl_##suffix,                         \
-        [PACK_IQ4_XS] = iq4_xs_##suffix, [PACK_MXFP4] = mxfp4_##suffix, [PACK_NVFP4] = nvfp4_##suffix                      \
+        [PACK_Q5_K] = q5_k_##suffix, [PACK_Q6_K] = q6_k_##suffix, [PACK_IQ4_NL] = iq4_nl_##suffix, \
+        [PACK_IQ4_XS] = iq4_xs_##suffix, [PACK_MXFP4] = mxfp4_##suffix, [PACK_NVFP4] = nvfp4_##suffix \
     }
 
 #endif
