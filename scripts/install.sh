@@ -28,6 +28,10 @@ Libs: -L\${libdir} -limp
 Libs.private: -lpcre2-8 -lutf8proc -ljansson -lmicrohttpd -ledit -lm -ldl -pthread
 Cflags: -I\${includedir}
 PC
+if [ -x "$build/imp" ]; then # the pages are printed from the program's own tables
+    "$build/imp" help --man >"$root/share/man/man1/imp.1"
+    for c in $("$build/imp" help --list); do "$build/imp" help --man "$c" >"$root/share/man/man1/imp-$c.1"; done
+fi
 for page in docs/man/*.1 "$build"/man/*.1; do
     if [ -f "$page" ]; then install -m 644 "$page" "$root/share/man/man1/"; fi
 done

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mem.h"
+
 /* ---- names ------------------------------------------------------------------------------------------------------ */
 /* Does `word` stand in a space-separated list? */
 static bool in_list(const char *list, const char *word, size_t n, char sep)
@@ -321,10 +323,21 @@ void opt_print_markdown(const opt_table *t, strbuf *out)
             for (const char *c = d->choices; *c; c++)
                 sb_str(out, *c == '|' ? ", " : (char[]){*c, 0});
         } else {
-            sb_str(out, d->type == OPT_FLAG ? "true or false" : d->arg ? d->arg : "text");
+            const char *arg = d->type == OPT_FLAG ? "true or false" : d->arg ? d->arg : "text";
+            for (const char *c = arg; *c; c++) /* a bar would end the table's cell */
+                sb_str(out, *c == '|' ? " or " : (char[]){*c, 0});
         }
         sb_printf(out, " | %s |\n", d->help);
     }
+}
+
+/* troff's own characters, as text. */
+static void man_text(strbuf *out, const char *s)
+{
+    if (*s == '.' || *s == '\'')
+        sb_str(out, "\\&");
+    for (const char *c = s; *c; c++)
+        sb_str(out, *c == '\\' ? "\\e" : *c == '-' ? "\\-" : (char[]){*c, 0});
 }
 
 void opt_print_man(const opt_table *t, uint32_t cmd, strbuf *out)
@@ -333,6 +346,24 @@ void opt_print_man(const opt_table *t, uint32_t cmd, strbuf *out)
         const opt_def *d = &t->def[i];
         if (!(d->cmds & cmd) || d->later)
             continue;
-        sb_printf(out, ".TP\n\\fB\\-\\-%s\\fR%s%s%s\n%s\n", d->name, d->arg ? " \\fI" : "", d->arg ? d->arg : "", d->arg ? "\\fR" : "", d->help);
+        sb_str(out, ".TP\n\\fB\\-\\-");
+        man_text(out, d->name);
+        for (const char *a = d->alias; a && *a; a += strcspn(a, " ") + (a[strcspn(a, " ")] == ' ')) {
+            char *one = mem_strndup(a, strcspn(a, " "));
+            sb_str(out, "\\fR, \\fB");
+            man_text(out, one ? one : "");
+            mem_free(one);
+        }
+        sb_str(out, "\\fR");
+        if (d->arg || d->choices) {
+            sb_str(out, " \\fI");
+            man_text(out, d->arg ? d->arg : d->choices);
+            sb_str(out, "\\fR");
+        }
+        sb_char(out, '\n');
+        man_text(out, d->help);
+        if (d->key)
+            sb_printf(out, "\n(imp.conf: %s)", d->key);
+        sb_char(out, '\n');
     }
 }

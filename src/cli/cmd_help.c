@@ -85,6 +85,17 @@ static int print_man(const command *c)
     return print_and_free(&b);
 }
 
+static int print_main_man(void)
+{
+    strbuf b = {0};
+    sb_printf(&b, ".TH IMP 1 \"\" \"imp %s\"\n.SH NAME\nimp \\- runs large language models\n.SH SYNOPSIS\nimp COMMAND [options]\n.SH COMMANDS\n", IMP_VERSION);
+    for (const command *c = cli_commands; c->name; c++)
+        if (c->run)
+            sb_printf(&b, ".TP\n\\fBimp\\-%s\\fR(1)\n%s\n", c->name, c->help);
+    sb_str(&b, ".SH FILES\n./imp.conf, ~/.config/imp/imp.conf: options that are always wanted.\n");
+    return print_and_free(&b);
+}
+
 int cli_help(int argc, char **argv)
 {
     const char *form = argc > 0 ? argv[0] : "", *name = argc > 1 ? argv[1] : "";
@@ -95,9 +106,17 @@ int cli_help(int argc, char **argv)
         opt_print_markdown(&cli_options, &b);
         return print_and_free(&b);
     }
+    if (strcmp(form, "--man") == 0 && argc == 1)
+        return print_main_man();
     for (const command *c = cli_commands; c->name && strcmp(form, "--man") == 0 && argc == 2; c++)
         if (c->run && strcmp(c->name, name) == 0)
             return print_man(c);
-    fprintf(stderr, "imp: help: wanted --json, --markdown or --man COMMAND\n");
+    if (strcmp(form, "--list") == 0 && argc == 1) {
+        for (const command *c = cli_commands; c->name; c++)
+            if (c->run)
+                puts(c->name);
+        return 0;
+    }
+    fprintf(stderr, "imp: help: wanted --json, --markdown, --list, --man or --man COMMAND\n");
     return 2;
 }

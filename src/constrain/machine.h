@@ -120,6 +120,16 @@ void step_frame(machine *m, uint32_t id, unsigned char b);
 void lexer_feed(lexer *l, char ch, size_t pos, bool starts);
 bool lexer_copy(lexer *to, const lexer *from);
 
+/* machine_text.c: what was written, as blobs; lists of blobs (sorted ids) with the values used so far. */
+uint32_t text_key(machine *m);
+uint32_t text_item(machine *m, char closing);
+uint32_t list_add(machine *m, uint32_t list, uint32_t id);
+bool list_has(const machine *m, uint32_t list, uint32_t id);
+uint32_t list_narrow(machine *m, uint32_t list, uint32_t tag, uint32_t depth, uint32_t cp);
+bool list_specials(const machine *m, uint32_t list, uint32_t depth, const cprange *r, unsigned n);
+bool list_ends(const machine *m, uint32_t list, uint32_t tag, uint32_t depth);
+size_t list_len(const machine *m, uint32_t list);
+
 /* codec.c: bytes to code points. */
 typedef enum codec_result { CODEC_DEAD, CODEC_PART, CODEC_CP, CODEC_QUOTE } codec_result;
 typedef enum codec { CODEC_UTF8, CODEC_JSON, CODEC_JSON_PLAIN } codec;

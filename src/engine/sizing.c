@@ -8,6 +8,9 @@ static double kv_bits(kv_type t, const plan *p)
     static const double bits[] = {[KV_F32] = 32, [KV_F16] = 16, [KV_BF16] = 16, [KV_FP8] = 8, [KV_Q8_0] = 8.5, [KV_NVFP4] = 4.5};
     if (t != KV_AUTO)
         return bits[t];
+    for (int32_t i = 0; i < p->n_op; i++)
+        if (p->op[i].kind == OP_ROUTE)
+            return 32;
     for (int32_t i = 0; i < p->n_weight; i++) {
         const quant_fmt *f = quant_get(p->weight[i]->format);
         if (f && !f->is_float && p->weight[i]->rows > 1)

@@ -5,6 +5,7 @@
 
 #include "base/jsonw.h"
 #include "server/chat.h"
+#include "server/protocols.h"
 
 /* ---- fields ----------------------------------------------------------------------------------------------------- */
 /* {"type": "enabled" | "adaptive" | "disabled"}: the template's switch, where it has one. */
@@ -31,7 +32,7 @@ static const field rows[] = {
     {.name = NULL},
 };
 static const field *const tables[] = {rows, fields_sampling, NULL};
-static const field_set set = {tables, true};
+const field_set messages_fields = {tables, true};
 
 /* ---- messages to OpenAI's form ------------------------------------------------------------------------------------- */
 static bool is_type(json_t *block, const char *type)
@@ -141,13 +142,12 @@ static bool add_blocks(ask *a, const char *where, json_t *out, const char *role,
 }
 
 /* a->messages and a->system become a->messages in OpenAI's form, kept alive by the document. */
-static bool convert(gen *g)
+bool messages_convert(ask *a, json_t *doc)
 {
-    ask *a = &g->a;
     if (!json_is_array(a->messages) || !json_array_size(a->messages))
         return field_fail(a, "messages", a->messages ? "wanted a list of at least one message" : "missing");
     json_t *out = json_array(), *m;
-    json_object_set_new(g->doc, " converted", out);
+    json_object_set_new(doc, " converted", out);
     if (a->system) {
         json_t *text = joined(a, "system", a->system, true);
         if (!text)
@@ -180,10 +180,10 @@ static bool convert(gen *g)
         }
     }
     a->messages = out;
-    json_t *thinking = json_object_get(g->doc, "thinking");
+    json_t *thinking = json_object_get(doc, "thinking");
     if (thinking && !json_is_null(thinking)) {
         a->kwargs = json_object();
-        json_object_set_new(g->doc, " kwargs", a->kwargs);
+        json_object_set_new(doc, " kwargs", a->kwargs);
         json_object_set_new(a->kwargs, "enable_thinking", json_boolean(!is_type(thinking, "disabled")));
     }
     return true;
@@ -347,13 +347,13 @@ static const printer anthropic_printer = {.form = FORM_ANTHROPIC, .begin = on_be
 static bool read_request(gen *g, bool count)
 {
     ask *a = &g->a;
-    if (!g->doc || !fields_read(a, &set, g->doc) || !fields_model(g->s, a))
+    if (!g->doc || !fields_read(a, &messages_fields, g->doc) || !fields_model(g->s, a))
         return false;
     if (!count && !a->has_max)
         return field_fail(a, "max_tokens", "missing");
     if (a->has_max && a->max_tokens < 1)
         return field_fail(a, "max_tokens", "wanted at least 1, got %lld", (long long)a->max_tokens);
-    return convert(g) && fields_settle(a, &g->s->p) && chat_check(a) && chat_prompt(g);
+    return messages_convert(a, g->doc) && fields_settle(a, &g->s->p) && chat_check(a) && chat_prompt(g);
 }
 
 static gen *start(call *c)

@@ -5,6 +5,7 @@
 
 #include "server/chat.h"
 #include "server/openai.h"
+#include "server/protocols.h"
 
 #define CHUNK "chat.completion.chunk"
 
@@ -19,8 +20,10 @@ static bool field_effort(ask *a, const field *f, json_t *v)
 {
     static const char *const known[] = {"none", "minimal", "low", "medium", "high", "xhigh"};
     for (size_t i = 0; json_is_string(v) && i < sizeof known / sizeof *known; i++)
-        if (strcmp(json_string_value(v), known[i]) == 0)
-            return true; /* chat_json hands it to the template */
+        if (strcmp(json_string_value(v), known[i]) == 0) {
+            a->effort = known[i];
+            return true;
+        }
     return field_fail(a, f->name, "wanted none, minimal, low, medium, high or xhigh");
 }
 
@@ -60,7 +63,7 @@ static const field rows[] = {
     {.name = NULL},
 };
 static const field *const tables[] = {rows, openai_fields, fields_sampling, NULL};
-static const field_set set = {tables, false};
+const field_set chat_fields = {tables, false};
 
 /* ---- messages --------------------------------------------------------------------------------------------------- */
 static bool check_part(ask *a, size_t i, size_t j, json_t *part)
@@ -118,13 +121,13 @@ bool chat_check(ask *a)
 static char *chat_json(const gen *g)
 {
     const ask *a = &g->a;
-    json_t *q = json_object(), *effort = json_object_get(g->doc, "reasoning_effort");
+    json_t *q = json_object();
     json_object_set(q, "messages", a->messages);
     if (a->kwargs)
         json_object_set(q, "chat_template_kwargs", a->kwargs);
-    if (effort && !json_is_null(effort)) {
-        json_object_set(q, "reasoning_effort", effort);
-        if (strcmp(json_string_value(effort), "none") == 0)
+    if (a->effort) {
+        json_object_set_new(q, "reasoning_effort", json_string(a->effort));
+        if (strcmp(a->effort, "none") == 0)
             json_object_set_new(q, "enable_thinking", json_false());
     }
     if (a->add_generation_prompt)
@@ -323,7 +326,7 @@ void route_chat(call *c)
     }
     g->err = err;
     snprintf(g->id, sizeof g->id, "chatcmpl-%s", c->id + 4);
-    if (!doc || !fields_read(&g->a, &set, doc) || !fields_model(g->s, &g->a) || !settle(g) || !chat_check(&g->a) || !chat_prompt(g))
+    if (!doc || !fields_read(&g->a, &chat_fields, doc) || !fields_model(g->s, &g->a) || !settle(g) || !chat_check(&g->a) || !chat_prompt(g))
         gen_refuse(g);
     else
         gen_go(g);

@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "server/openai.h"
+#include "server/protocols.h"
 
 #define OBJECT "text_completion"
 #define MAX_PROMPTS 1024
@@ -37,7 +38,7 @@ static const field rows[] = {
     {.name = NULL},
 };
 static const field *const tables[] = {rows, openai_fields, fields_sampling, NULL};
-static const field_set set = {tables, false};
+const field_set completions_fields = {tables, false};
 
 /* ---- prompts ---------------------------------------------------------------------------------------------------- */
 static bool text_prompt(gen *g, gen_prompt *p, json_t *v)
@@ -266,7 +267,7 @@ void route_completions(call *c)
     }
     g->err = err;
     snprintf(g->id, sizeof g->id, "cmpl-%s", c->id + 4);
-    if (!doc || !fields_read(&g->a, &set, doc) || !fields_model(g->s, &g->a) || !openai_settle(g) || !prompts(g))
+    if (!doc || !fields_read(&g->a, &completions_fields, doc) || !fields_model(g->s, &g->a) || !openai_settle(g) || !prompts(g))
         gen_refuse(g);
     else
         gen_go(g);

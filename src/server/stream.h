@@ -30,7 +30,7 @@ typedef struct ask {
     uint32_t n_stop;
     int32_t *stop_token;
     uint32_t n_stop_token;
-    const char *model, *salt;
+    const char *model, *salt, *effort;
     json_t *prompt, *messages, *kwargs, *system; /* borrowed from the document */
     json_t *add_generation_prompt, *continue_final_message;
     imp_constraint_kind constraint_kind;

@@ -6,7 +6,6 @@
 #include "gpu_test.h"
 
 bool opt_no_pdl, opt_no_graph, opt_decode;
-uint32_t opt_tune;
 static uint64_t rng = 88172645463325252ull;
 void rnd_seed(uint64_t s) { rng = s * 0x9E3779B97F4A7C15ull + 1; }
 uint64_t rnd(void)
@@ -314,7 +313,6 @@ imp_status rig_open(rig *r, const backend_api *api, const char *cpu, bool det, p
     if (api == &backend_cuda) {
         r->b->no_pdl = opt_no_pdl;
         r->b->no_graph = opt_no_graph;
-        r->b->tune = opt_tune;
     }
     r->w = calloc((size_t)p->n_weight + 1, sizeof *r->w);
     double t = clock_s();

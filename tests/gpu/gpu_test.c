@@ -1,5 +1,5 @@
 /* gpu_test: parity and timing of the CUDA backend in one program that needs libc and the driver alone.
- * usage: gpu_test [parity|bench|all] [-o report.json] [--no-pdl] [--no-graph] [--decode] [--tune BITS] [filter] */
+ * usage: gpu_test [parity|bench|all] [-o report.json] [--no-pdl] [--no-graph] [--decode] [filter] */
 #include <execinfo.h>
 #include <signal.h>
 #include <stdio.h>
@@ -29,8 +29,6 @@ int main(int argc, char **argv)
             opt_no_graph = true;
         else if (!strcmp(argv[i], "--decode"))
             opt_decode = true;
-        else if (!strcmp(argv[i], "--tune") && i + 1 < argc)
-            opt_tune = (uint32_t)atoi(argv[++i]);
         else if (k++ == 0)
             what = argv[i];
         else

@@ -61,7 +61,6 @@ imp_status run_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, int
 imp_status submit_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, int32_t bank, backend_ticket *t, imp_err *e);
 
 extern bool opt_no_pdl, opt_no_graph, opt_decode;
-extern uint32_t opt_tune;
 int run_parity(jw *out, const char *only);
 int run_bench(jw *out, const char *only);
 

@@ -26,6 +26,9 @@ static kv_type choose(const backend *b, const plan *p)
 {
     if (b->level == CPU_SCALAR)
         return KV_F32;
+    for (int32_t i = 0; i < p->n_op; i++)
+        if (p->op[i].kind == OP_ROUTE)
+            return KV_F32; /* a mixture chooses: what f16 rounds away would now and then pick another expert */
     for (int32_t i = 0; i < p->n_weight; i++) {
         const quant_fmt *f = quant_get(p->weight[i]->format);
         if (p->weight[i]->rows > 1 && f && !f->is_float)

@@ -32,7 +32,7 @@ $(BUILD)/libimp.a $(BUILD)/libimp.so: $(CU_EMBED)
 # One program with the backend, its reference and the plan layer: libc alone, so that it travels to a GPU machine.
 GPU_SRC   := $(wildcard src/base/*.c src/quant/*.c src/plan/*.c src/backend/cpu/*.c src/backend/cuda/*.c)
 $(BUILD)/gpu_test: $(wildcard tests/gpu/*.c tests/gpu/*.h) $(GPU_SRC:src/%.c=$(BUILD)/obj/%.o) $(CU_EMBED)
-	$(CC) $(CPPFLAGS) -Itests/gpu $(filter-out -Wconversion -Wmissing-prototypes,$(CFLAGS)) $(LDFLAGS) -rdynamic -o $@ $(filter %.c %.o,$^) -lm -ldl -pthread
+	$(CC) $(CPPFLAGS) -DGPU_SOURCE_HASH='"$(shell cat src/backend/cuda/*.[ch] src/backend/cuda/kernels/* | sha256sum | cut -c1-16)"' -Itests/gpu $(filter-out -Wconversion -Wmissing-prototypes,$(CFLAGS)) $(LDFLAGS) -rdynamic -o $@ $(filter %.c %.o,$^) -lm -ldl -pthread
 
 .PHONY: gpu-test cuda
 cuda: $(CU_EMBED)

@@ -33,7 +33,6 @@ struct backend {
     CUcontext ctx;
     bool retained, deterministic;
     bool no_pdl, no_graph; /* instruments of the GPU test */
-    uint32_t tune;
     CUstream stream, up;
     CUlibrary lib[MAX_LIBRARIES];
     int n_lib;

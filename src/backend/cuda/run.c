@@ -41,14 +41,11 @@ static uint32_t gemv_fit(const bexec *x, const gemv_args *a, uint32_t m, uint32_
     if (a->w[0].expert_stride >> 32)
         return 0; /* the kernel counts a matrix in 32 bits */
     uint32_t fixed = 1088 + 4096 * m + up_to(m * (a->w[0].k_tiles * TILE_COLS * 2 + 16), 128) + 128, per = 8 * a->slot_bytes;
-    bool deep = (x->b->tune & 1 && a->n_item >= 512) || x->b->tune & 2;
-    uint32_t budget = !deep && fixed + 2 * per <= SMEM_THIRD ? SMEM_THIRD : fixed + 2 * per <= SMEM_PAIR ? SMEM_PAIR : (uint32_t)x->b->smem_max;
+    uint32_t budget = fixed + 2 * per <= SMEM_THIRD ? SMEM_THIRD : fixed + 2 * per <= SMEM_PAIR ? SMEM_PAIR : (uint32_t)x->b->smem_max;
     if (m > GEMV_MAX_M || fixed + 2 * per > budget)
         return 0;
     uint32_t n = (budget - fixed) / per;
     n = n > 8 ? 8 : n;
-    if (x->b->tune & 4 && n > 2)
-        n = 2;
     *smem = fixed + n * per;
     return n;
 }

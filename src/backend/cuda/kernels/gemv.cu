@@ -72,7 +72,7 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
             mbar_init(bars + i * 8, 1);
     if (tid < groups * SUMS) {
         mbar_init(sums + tid * 16, seg);
-        mbar_init(sums + tid * 16 + 8, p.m > 1 ? seg : 1);
+        mbar_init(sums + tid * 16 + 8, 1);
     }
     mbar_init_fence();
     __syncwarp();
@@ -213,7 +213,7 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
             continue; /* on to the next item; nobody waits for the sums but the warp that adds them */
         mbar_wait(full, turn / SUMS & 1);
         const dweight &w = p.w[wi];
-        for (u32 i = i0; i < 16 * p.m; i += p.m > 1 ? seg * 32 : 32) {
+        for (u32 i = i0; i < 16 * p.m; i += 32) {
             u32 r = i & 15, m = i >> 4, n = rt * 16 + r;
             if (n >= w.rows)
                 continue;
