@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""Checks the GPU build: no spills in hot kernels, no serialised wgmma, and the instructions that each is meant to use.
+
+usage: sass_check.py BUILD   (after `make cuda`; needs cuobjdump for the second half: PyPI nvidia-cuda-cuobjdump)
+"""
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HOT = {  # kernel: instructions that its sm_90a code must contain
+    "imp_gemv": ["HMMA.16816", "UBLKCP", "LDSM"],
+    "imp_rows2": ["HMMA.16816", "UBLKCP"],
+    "imp_rows4": ["HMMA.16816", "UBLKCP"],
+    "imp_attend_d64": ["HMMA.16816", "UBLKCP"],
+    "imp_attend_d128": ["HMMA.16816", "UBLKCP"],
+    "imp_prefill_1x128": ["HGMMA.64x128x16", "UTMALDG.2D", "UBLKCP"],
+    "imp_prefill_1x256": ["HGMMA.64x256x16", "UTMALDG.2D", "UBLKCP"],
+    "imp_prefill_2x128": ["HGMMA.64x128x16", "UTMALDG.2D", "UBLKCP"],
+    "imp_attend_w128": ["HGMMA.64x64x16", "UTMALDG.3D"],
+}
+
+
+def spills(build):
+    """(kernel, arch) -> bytes of spills, from ptxas -v; and its warnings about serialised wgmma."""
+    out, warn = {}, []
+    for f in sorted((build / "cuda").glob("*.ptxas")):
+        kernel = None
+        for line in f.read_text().splitlines():
+            m = re.search(r"Compiling entry function '(\w+)' for '(\w+)'", line)
+            if m:
+                kernel = m.groups()
+            m = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line)
+            if m and kernel:
+                out[kernel] = int(m[1]) + int(m[2])
+            if "wgmma.mma_async instructions are serialized" in line:
+                warn.append(line.strip())
+    return out, warn
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    build, bad = Path(sys.argv[1]), []
+    spill, warn = spills(build)
+    bad += warn
+    for k in HOT:
+        if (k, "sm_90a") not in spill:
+            bad.append(f"{k}: not in this build")
+        elif spill[k, "sm_90a"]:
+            bad.append(f"{k}: {spill[k, 'sm_90a']} bytes of spills")
+    tool = shutil.which("cuobjdump")
+    if not tool:
+        print("sass_check: no cuobjdump: instructions not checked")
+    else:
+        code = {}
+        for f in sorted((build / "cuda").glob("*.fatbin")):
+            text = subprocess.run([tool, "-sass", "-arch", "sm_90a", str(f)], capture_output=True, text=True, check=True).stdout
+            for part in text.split("Function : ")[1:]:
+                code[part.split()[0]] = part
+        for k, wanted in HOT.items():
+            bad += [f"{k}: no {i}" for i in wanted if i not in code.get(k, "")]
+    for line in bad:
+        print("sass_check:", line)
+    print(f"sass_check: {len(HOT)} kernels, {len(bad)} findings")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
