@@ -44,11 +44,14 @@ imp_status constraint_compile(engine *g, request *q, imp_err *e)
     if (st != IMP_OK)
         return st;
     size_t n = r->constraint ? strlen(r->constraint) : 0;
+    /* One spelling for keys, constants and integers, and no long runs of white space: a model that drifts into \u escapes or
+     * blank lines would spend its tokens there. */
+    static const constrain_options how = {.ws_max = 24, .plain_integers = true, .plain_escapes = true};
     switch (r->constraint_kind) {
-    case IMP_CONSTRAINT_JSON: return constrain_compile_json(NULL, &q->prog, e);
-    case IMP_CONSTRAINT_SCHEMA: return constrain_compile_schema(r->constraint, n, NULL, &q->prog, e);
-    case IMP_CONSTRAINT_REGEX: return constrain_compile_regex(r->constraint, n, NULL, &q->prog, e);
-    case IMP_CONSTRAINT_GRAMMAR: return constrain_compile_grammar(r->constraint, n, NULL, &q->prog, e);
+    case IMP_CONSTRAINT_JSON: return constrain_compile_json(&how, &q->prog, e);
+    case IMP_CONSTRAINT_SCHEMA: return constrain_compile_schema(r->constraint, n, &how, &q->prog, e);
+    case IMP_CONSTRAINT_REGEX: return constrain_compile_regex(r->constraint, n, &how, &q->prog, e);
+    case IMP_CONSTRAINT_GRAMMAR: return constrain_compile_grammar(r->constraint, n, &how, &q->prog, e);
     default: return err_set(e, IMP_E_USAGE, "constraint: unknown kind %d", (int)r->constraint_kind);
     }
 }
