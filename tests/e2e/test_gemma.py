@@ -58,11 +58,11 @@ def anonymous_bytes(pid):
 def test_memory(imp, gemma):
     """Anonymous memory: weights in use (the file at most), KV of the context asked for, and 64 MB."""
     info = json.loads(imp.ok("inspect", gemma, "--json"))
-    p = subprocess.Popen([imp.path, "run", "--raw", "-m", gemma, "-p", "Water", "-n", "48", "-c", "2048", "--ignore-eos"], stdout=subprocess.DEVNULL,
+    p = subprocess.Popen([imp.path, "run", "--raw", "-m", gemma, "-p", "Water", "-n", "48", "-c", "2048", "-np", "1", "--ignore-eos"], stdout=subprocess.DEVNULL,
                          stderr=subprocess.DEVNULL)
     peak = 0
     while p.poll() is None:
         peak = max(peak, anonymous_bytes(p.pid))
         time.sleep(0.02)
-    limit = info["weight_bytes"] + 8 * 2048 * info["kv_bytes_per_token_f16"] + (64 << 20)
+    limit = info["weight_bytes"] + 2048 * info["kv_bytes_per_token_f16"] + (64 << 20)
     assert p.returncode == 0 and 0 < peak <= limit, f"wanted up to {limit >> 20} MiB, got {peak >> 20}"
