@@ -94,7 +94,7 @@ test: all unit
 
 # The same sources under sanitizers, in folders of their own. Instrumented code draws warnings that the plain build does
 # not deserve, so they are no errors here.
-SAN  := BUILD=$(BUILD)/san CUDA=0 WERROR= OPT="-O1 -g" EXTRA_CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+SAN  := BUILD=$(BUILD)/san CUDA=0 WERROR= OPT="-O1 -g" EXTRA_CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -DIMP_GUARD_STEPS"
 TSAN := BUILD=$(BUILD)/tsan CUDA=0 WERROR= OPT="-O1 -g" EXTRA_CFLAGS="-fsanitize=thread -fno-omit-frame-pointer"
 san-build:
 	$(MAKE) $(SAN) all unit-build

@@ -212,8 +212,8 @@ typedef struct imp_request {
     imp_constraint_kind constraint_kind;
     const char *constraint;   /* schema, regex or grammar text */
     bool keep_special;        /* special tokens appear in the text */
-    const char *salt;         /* separates prefix caches of tenants; may be NULL */
-    int32_t priority;
+    const char *salt;         /* for the prefix cache to come, which will keep tenants apart by it; no effect yet */
+    int32_t priority;         /* no effect yet: requests are served in order */
 } imp_request;
 IMP_API void imp_request_init(imp_request *r);
 

@@ -16,6 +16,7 @@ struct imp_model {
     model *m;
     tok *t;                 /* NULL: no vocabulary */
     char *name;
+    imp_sampling sampling;  /* the file's own settings, read while opening */
     api_templates *templates;
     imp_model_params par;
 };

@@ -31,6 +31,40 @@ imp_reach imp_status_reach(imp_status s) { return status_info[status_row(s)].rea
 
 void imp_free(void *p) { mem_free(p); }
 
+/* ---- defaults --------------------------------------------------------------------------------------------------- */
+void imp_sampling_init(imp_sampling *s)
+{
+    *s = (imp_sampling){.size = sizeof *s, .top_p = 1, .typical_p = 1, .repeat_penalty = 1, .repeat_last_n = 64, .dry_base = 1.75f,
+                        .dry_allowed_length = 2, .dry_penalty_last_n = -1, .mirostat_tau = 5, .mirostat_eta = 0.1f};
+}
+
+/* The file's own settings: general.sampling.* in GGUF, generation_config.json beside SafeTensors. */
+static bool setting(modelfile *mf, const char *gguf, const char *hf, double *out)
+{
+    const meta_value *v = mf_meta(mf, mf_get_kind(mf) == MF_GGUF ? gguf : hf);
+    if (!v || (v->type != META_FLOAT && v->type != META_INT))
+        return false;
+    *out = v->type == META_INT ? (double)v->i : v->f;
+    return *out >= 0 && *out <= 1000;
+}
+
+static void read_sampling(modelfile *mf, imp_sampling *s)
+{
+    double t, p, k, mp;
+    imp_sampling_init(s);
+    bool any = setting(mf, "general.sampling.temp", "generation_config.temperature", &t);
+    s->temperature = any ? (float)t : 0.8f;
+    bool has_p = setting(mf, "general.sampling.top_p", "generation_config.top_p", &p) && p <= 1;
+    bool has_k = setting(mf, "general.sampling.top_k", "generation_config.top_k", &k);
+    s->top_p = has_p ? (float)p : any || has_k ? 1 : 0.95f;
+    if (has_k)
+        s->top_k = (int32_t)k;
+    if (setting(mf, "general.sampling.min_p", "generation_config.min_p", &mp) && mp <= 1)
+        s->min_p = (float)mp;
+}
+
+void imp_model_default_sampling(const imp_model *m, imp_sampling *s) { *s = m->sampling; }
+
 /* ---- opening ---------------------------------------------------------------------------------------------------- */
 void imp_model_params_init(imp_model_params *p) { *p = (imp_model_params){.size = sizeof *p}; }
 
@@ -57,8 +91,9 @@ imp_status imp_model_open(const char *path, const imp_model_params *p, imp_model
     imp_model *m = mem_calloc(1, sizeof *m);
     if (!m)
         return err_oom(e, path, sizeof *m);
-    if (p)
-        m->par = *p;
+    imp_model_params_init(&m->par);
+    if (p) /* an older caller's struct is shorter: what it does not know keeps its default */
+        memcpy(&m->par, p, p->size < sizeof m->par ? p->size : sizeof m->par);
     atomic_init(&m->refs, 1);
     model_options opt = {.n_ctx = m->par.n_ctx};
     imp_status s = model_open(&m->m, path, &opt, e);
@@ -78,6 +113,7 @@ imp_status imp_model_open(const char *path, const imp_model_params *p, imp_model
         api_model_unref(m);
         return s;
     }
+    read_sampling(m->m->mf, &m->sampling); /* here, because reading marks keys, and an open model is shared */
     *out = m;
     return IMP_OK;
 }
@@ -158,39 +194,6 @@ void imp_token_bytes(const imp_model *m, int32_t id, const char **s, size_t *n)
 }
 
 bool imp_token_is_eog(const imp_model *m, int32_t id) { return m->t && tok_is_eog(m->t, id); }
-
-/* ---- defaults --------------------------------------------------------------------------------------------------- */
-void imp_sampling_init(imp_sampling *s)
-{
-    *s = (imp_sampling){.size = sizeof *s, .top_p = 1, .typical_p = 1, .repeat_penalty = 1, .repeat_last_n = 64, .dry_base = 1.75f,
-                        .dry_allowed_length = 2, .dry_penalty_last_n = -1, .mirostat_tau = 5, .mirostat_eta = 0.1f};
-}
-
-/* The file's own settings: general.sampling.* in GGUF, generation_config.json beside SafeTensors. */
-static bool setting(modelfile *mf, const char *gguf, const char *hf, double *out)
-{
-    const meta_value *v = mf_meta(mf, mf_get_kind(mf) == MF_GGUF ? gguf : hf);
-    if (!v || (v->type != META_FLOAT && v->type != META_INT))
-        return false;
-    *out = v->type == META_INT ? (double)v->i : v->f;
-    return *out >= 0 && *out < 1e6;
-}
-
-void imp_model_default_sampling(const imp_model *m, imp_sampling *s)
-{
-    modelfile *mf = m->m->mf;
-    double t, p, k, mp;
-    imp_sampling_init(s);
-    bool any = setting(mf, "general.sampling.temp", "generation_config.temperature", &t);
-    s->temperature = any ? (float)t : 0.8f;
-    bool has_p = setting(mf, "general.sampling.top_p", "generation_config.top_p", &p) && p <= 1;
-    bool has_k = setting(mf, "general.sampling.top_k", "generation_config.top_k", &k);
-    s->top_p = has_p ? (float)p : any || has_k ? 1 : 0.95f;
-    if (has_k)
-        s->top_k = (int32_t)k;
-    if (setting(mf, "general.sampling.min_p", "generation_config.min_p", &mp) && mp <= 1)
-        s->min_p = (float)mp;
-}
 
 void imp_request_init(imp_request *r)
 {

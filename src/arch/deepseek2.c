@@ -62,6 +62,7 @@ static void config(cfg *k, model_config *c)
     c->mla.d_v = (uint32_t)cfg_int(k, "attention.value_length_mla", "v_head_dim", 1, 4096, c->layer[0].d_v);
     if (k->gguf && d_k <= c->mla.d_rope)
         cfg_fail(k, "key attention.key_length_mla: wanted more than %u, got %u", c->mla.d_rope, d_k);
+    c->n_next = (uint32_t)cfg_int(k, NULL, "num_nextn_predict_layers", 0, 64, 0);
     cfg_rope(k, c, c->mla.d_rope, &c->rope[0]);
     rope_config *r = &c->rope[0];
     r->rot = c->mla.d_rope;
@@ -168,16 +169,14 @@ static void layer(build *b, int32_t i, plan_reg *x)
 }
 
 static const char *const harmless[] = {"output_router_logits", "router_aux_loss_coef", "aux_loss_alpha", "seq_aux", "ep_size", "qk_head_dim",
-                                       "num_nextn_predict_layers", "head_dim", "v_head_dim", "deepseek2.rope.scaling.finetuned",
+                                       "head_dim", "v_head_dim", "deepseek2.rope.scaling.finetuned",
                                        "topk_method", "norm_topk_prob", NULL};
-static const char *const ignored[] = {"model.layers.61.*", NULL}; /* V3's multi-token-prediction layer */
 
 const arch_def arch_deepseek2 = {
     .title = "DeepSeek V2, V3, R1",
     .names = {"deepseek2", "DeepseekV3ForCausalLM", "DeepseekV2ForCausalLM"},
     .tensor = names,
     .harmless = harmless,
-    .ignored_tensor = ignored,
     .config = config,
     .layer = layer,
 };

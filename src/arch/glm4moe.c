@@ -14,8 +14,9 @@ static void config(cfg *k, model_config *c)
     cfg_common(k, c);
     if (k->status != IMP_OK)
         return;
-    uint32_t next = (uint32_t)cfg_int(k, "nextn_predict_layers", NULL, 0, c->n_layer - 1, 0);
-    c->n_layer -= next; /* GGUF counts the multi-token-prediction layers as blocks; they stay out of the text plan */
+    c->n_next = (uint32_t)cfg_int(k, "nextn_predict_layers", "num_nextn_predict_layers", 0, c->n_layer - 1, 0);
+    if (k->gguf) /* which counts the multi-token-prediction layers as blocks */
+        c->n_layer -= c->n_next;
     cfg_rope(k, c, c->d_head, &c->rope[0]);
     cfg_moe_deepseek(k, c);
     c->moe.score = k->gguf && cfg_int(k, "expert_gating_func", NULL, 1, 2, 2) == 1 ? ROUTE_SOFTMAX : ROUTE_SIGMOID;
@@ -25,15 +26,12 @@ static void config(cfg *k, model_config *c)
     c->qk_norm = k->gguf ? mf_tensor_find(k->mf, "blk.0.attn_q_norm.weight") != NULL : cfg_bool(k, NULL, "use_qk_norm", false);
 }
 
-static const char *const harmless[] = {"num_nextn_predict_layers", "output_router_logits", "router_aux_loss_coef", "glm4moe.rope.scaling.finetuned", NULL};
-/* 4.5-Air has 46 layers, 4.5 and 4.6 have 92; the prediction layer comes after them in either file. */
-static const char *const ignored[] = {"model.layers.46.*", "model.layers.92.*", "blk.46.*", "blk.92.*", NULL};
+static const char *const harmless[] = {"output_router_logits", "router_aux_loss_coef", "glm4moe.rope.scaling.finetuned", NULL};
 
 const arch_def arch_glm4moe = {
     .title = "GLM-4 MoE",
     .names = {"glm4moe", "Glm4MoeForCausalLM"},
     .tensor = names,
     .harmless = harmless,
-    .ignored_tensor = ignored,
     .config = config,
 };

@@ -189,7 +189,9 @@ imp_status cli_parse_ids(const char *text, int32_t **ids, size_t *n, imp_err *e)
             return err_set(e, IMP_E_USAGE, "token ids: wanted numbers with commas, got '%.20s'", p);
         }
         (*ids)[(*n)++] = (int32_t)v;
-        p = end + strspn(end, " \t\r\n,");
+        p = end + strspn(end, " \t\r\n");
+        if (*p == ',')
+            p += 1 + strspn(p + 1, " \t\r\n");
     }
     return IMP_OK;
 }

@@ -124,6 +124,8 @@ static imp_status check_request(const engine *g, const imp_request *r, imp_err *
         return err_set(e, IMP_E_USAGE, "prompt: wanted at least one token, got none");
     if (r->n_prompt > g->n_ctx || (r->n_prompt == g->n_ctx && !r->last_logits && !r->echo_logits))
         return err_set(e, IMP_E_CONTEXT, "prompt: %u tokens do not fit the context of %u", r->n_prompt, g->n_ctx);
+    if (r->rows_from >= r->n_prompt)
+        return err_set(e, IMP_E_USAGE, "rows_from: wanted less than the prompt's %u tokens, got %u", r->n_prompt, r->rows_from);
     for (uint32_t i = 0; i < r->n_prompt; i++)
         if (r->prompt[i] < 0 || (uint32_t)r->prompt[i] >= g->m->config.n_vocab)
             return err_set(e, IMP_E_USAGE, "prompt: token %u is %d, wanted 0 to %u", i, r->prompt[i], g->m->config.n_vocab - 1);

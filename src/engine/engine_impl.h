@@ -101,6 +101,7 @@ struct engine {
     batch_seq *seqs;
     batch_row *rows;
     seq **row_seq;             /* [n_row] whose row it is */
+    uint64_t n_step;           /* steps so far */
     float *logits;             /* [n_row][n_vocab] when rows of logits were asked for; made on first use */
 };
 

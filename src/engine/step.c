@@ -313,9 +313,15 @@ bool engine_step(engine *g)
     imp_err e = {0};
     backend_ticket t;
     step_result res = {0};
+#ifdef IMP_GUARD_STEPS
+    mem_guard(++g->n_step > 4); /* warm by then: from here on a step that allocates fails, and a test sees it */
+#endif
     imp_status st = g->api->submit(g->exec, &g->b, &t, &e);
     if (st == IMP_OK)
         st = g->api->wait(g->exec, t, &res, &e);
+#ifdef IMP_GUARD_STEPS
+    mem_guard(false);
+#endif
     if (st == IMP_OK)
         st = res.status;
     if (st != IMP_OK) {

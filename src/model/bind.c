@@ -196,7 +196,7 @@ static void add_slices(build *b, const bind_spec *q, const pq_part *p, weight *w
         weight_slice *d = &s[k];
         d->map = p->t->map;
         if (p->role != PART_DATA && !p->gran_rows) { /* one value an expert, or one for all */
-            bool each = n_stacked > 1 && p->t->n_bytes >= (uint64_t)n_stacked * stride && n_stacked * stride == p->t->n_bytes;
+            bool each = n_stacked > 1 && p->t->n_bytes == (uint64_t)n_stacked * stride;
             *d = (weight_slice){.data = p->t->data + (each ? k * stride : 0), .rows = 1, .stride = stride, .map = p->t->map};
         } else if (p->transposed) {
             uint64_t size = quant_get(p->type)->bytes;
@@ -228,6 +228,11 @@ const weight *bind_full(build *b, int32_t layer, const bind_spec *q)
         return NULL;
     if (!spell(b, layer, 0, q->role, name, sizeof name))
         return missing(b, q, q->role);
+    if (!q->n_expert || !q->n || !q->cols || q->row > q->total) { /* no heads, no width: the configuration says nonsense */
+        build_fail(b, IMP_E_MODEL, "tensor %s: the configuration wants %llux%llu of it", name, (unsigned long long)q->n,
+                   (unsigned long long)q->cols);
+        return NULL;
+    }
     uint32_t n_set = q->n_expert > 1 && per_expert(b, q->role) ? q->n_expert : 1, n_stacked = q->n_expert / n_set;
     weight *w = ARENA_NEW(b->mem, weight);
     if (!w) {
@@ -318,13 +323,21 @@ static const char *const harmless_hf[] = {
     "architectures*", "model_type", "text_config.model_type", "torch_dtype", "dtype", "text_config.torch_dtype", "text_config.dtype",
     "transformers_version", "text_config.transformers_version", "*bos_token_id", "*eos_token_id", "*pad_token_id",
     "*initializer_range", "*use_cache", "*attention_dropout", "_name_or_path", "auto_map*", "*_attn_implementation",
-    "*pretraining_tp", "*rope_interleaved", "generation_config.*", "*unk_token_id", "*decoder_start_token_id", "*sep_token_id",
+    "*pretraining_tp", "generation_config.*", "*unk_token_id", "*decoder_start_token_id", "*sep_token_id",
     "*return_dict", "*output_hidden_states", "*output_attentions", "*is_encoder_decoder", "*cross_attention_hidden_size",
     "*add_cross_attention", "*tie_encoder_decoder", "*chunk_size_feed_forward", "*problem_type", "*tie_word_embeddings",
     "*hidden_dropout", "*resid_pdrop", "*embd_pdrop", "*head_dim", "quantization_config*", "compression_config*", "hf_quant_config*", "*id2label*",
     "*label2id*", "*max_window_layers", "*attention_bias", "*mlp_bias", NULL,
 };
 static const char *const ignored_tensors[] = {"*.rotary_emb.inv_freq", "*.attn_rot_embd", "rope_freqs.weight", NULL};
+
+/* A tensor of a multi-token-prediction layer: those that the configuration counts come after the text's layers. */
+static bool of_next(const build *b, const char *name)
+{
+    unsigned layer;
+    return (sscanf(name, "blk.%u.", &layer) == 1 || sscanf(name, "model.layers.%u.", &layer) == 1) && layer >= b->c->n_layer &&
+           layer - b->c->n_layer < b->c->n_next;
+}
 
 imp_status bind_check_all(build *b)
 {
@@ -341,7 +354,7 @@ imp_status bind_check_all(build *b)
     }
     for (size_t i = 0; i < mf_tensor_count(b->mf); i++) {
         const mf_tensor *t = mf_tensor_at(b->mf, i);
-        if (!t->used && !matches(ignored_tensors, t->name) && !matches(b->arch->ignored_tensor, t->name) &&
+        if (!t->used && !matches(ignored_tensors, t->name) && !of_next(b, t->name) && !matches(b->arch->ignored_tensor, t->name) &&
             !(b->c->tied && strcmp(t->name, gguf ? "output.weight" : "lm_head.weight") == 0))
             return build_fail(b, IMP_E_UNSUPPORTED, "tensor %s: family %s has no place for it", t->name, b->arch->title);
     }

@@ -54,6 +54,7 @@ typedef struct moe_config {
 
 typedef struct model_config {
     uint32_t n_layer, n_hidden, n_vocab, n_ctx_train, n_ctx;
+    uint32_t n_next;           /* multi-token-prediction layers after them in the file: known, and not in the text plan */
     uint32_t n_head, n_kv_head, d_head, n_ff;  /* what most layers have; layer[] is what counts */
     float norm_eps;
     bool norm_plus_one;        /* weights hold w, the norm multiplies by 1 + w */

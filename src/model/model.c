@@ -49,6 +49,9 @@ static imp_status pick_arch(model *m, imp_err *e)
 static imp_status check_method(model *m, imp_err *e)
 {
     static const char *const known[] = {"modelopt", "compressed-tensors", "fp8", "mxfp4"};
+    for (size_t i = 0; i < mf_meta_count(m->mf); i++)
+        if (strncmp(mf_meta_at(m->mf, i)->key, "quantization_config.transform_config.", 37) == 0)
+            return err_set(e, IMP_E_UNSUPPORTED, "key %s: rotated weights are not supported", mf_meta_at(m->mf, i)->key);
     const meta_value *v = mf_meta(m->mf, "quantization_config.quant_method");
     if (!v || v->type != META_STR)
         return IMP_OK;

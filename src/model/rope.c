@@ -2,6 +2,7 @@
  * Sources: Su et al. 2021 (RoPE); Meta's Llama 3.1 scaling; Peng et al. 2023 (YaRN); Ding et al. 2024 (LongRoPE);
  * checked against transformers' modeling_rope_utils. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "model/config.h"
@@ -41,10 +42,12 @@ static float table_mscale(const rope_config *r)
 
 imp_status rope_table(const rope_config *r, uint32_t rot, uint32_t n_ctx, float *freq, float *mscale, imp_err *e)
 {
-    if (!(r->theta > 0) || rot == 0 || rot % 2)
-        return err_set(e, IMP_E_MODEL, "rope: wanted a positive base and an even width, got base %g, width %u", r->theta, rot);
+    if (!(r->theta > 1) || rot == 0 || rot % 2)
+        return err_set(e, IMP_E_MODEL, "rope: wanted a base above 1 and an even width, got base %g, width %u", r->theta, rot);
     if (r->kind != ROPE_PLAIN && r->kind != ROPE_PROPORTIONAL && !(r->factor > 0))
         return err_set(e, IMP_E_MODEL, "rope: wanted a positive scaling factor, got %g", r->factor);
+    if (r->kind == ROPE_PROPORTIONAL && !(r->partial > 0 && r->partial <= 1))
+        return err_set(e, IMP_E_MODEL, "rope: wanted a share of pairs up to 1, got %g", r->partial);
     double lo = 0, hi = 0;
     if (r->kind == ROPE_YARN) {
         lo = yarn_dim(r->beta_fast, rot, r->theta, r->original_ctx);
@@ -150,8 +153,7 @@ static double scaling(cfg *k, const char *gguf, const char *name, double dflt)
     if (k->gguf)
         return cfg_float(k, gguf, NULL, dflt);
     for (size_t i = 0; i < 2; i++) {
-        strcpy(key, home[i]);
-        strncat(key, name, sizeof key - strlen(key) - 1);
+        snprintf(key, sizeof key, "%s%s", home[i], name);
         if (cfg_has(k, NULL, key))
             v = cfg_float(k, NULL, key, dflt);
     }
@@ -165,6 +167,10 @@ void cfg_rope(cfg *k, const model_config *c, uint32_t d_head, rope_config *r)
     r->theta = scaling(k, "rope.freq_base", "rope_theta", r->theta);
     double partial = cfg_float(k, NULL, "partial_rotary_factor", 1);
     partial = scaling(k, NULL, "partial_rotary_factor", partial);
+    if (!(partial > 0 && partial <= 1)) {
+        cfg_fail(k, "key partial_rotary_factor: wanted more than 0 and at most 1, got %g", partial);
+        partial = 1;
+    }
     r->rot = k->gguf ? (uint32_t)cfg_int(k, "rope.dimension_count", NULL, 2, 4096, d_head) : (uint32_t)(d_head * partial);
     r->factor = scaling(k, "rope.scaling.factor", "factor", 1);
     r->original_ctx = scaling(k, "rope.scaling.original_context_length", "original_max_position_embeddings", 0);

@@ -107,10 +107,12 @@ def test_default_path(imp, golden, tmp_path):
         for_kl.append(got)
         exact.append(imp.logits(model_path(folder), p["input_ids"], tmp_path / "o.npy", "--cpu", "scalar"))
         agree += list(got.argmax(axis=1) == np.array(p["top5_ids"])[:, 0])
-    if folder.name in ROUTER_TIES:
-        pytest.xfail(ROUTER_TIES[folder.name])
     # The scalar path stands for the reference where only five logits a position are stored: the test above checks it.
-    assert mean_kl(np.concatenate(for_kl), np.concatenate(exact)) <= MEAN_KL
+    kl = mean_kl(np.concatenate(for_kl), np.concatenate(exact))
+    if folder.name in ROUTER_TIES:
+        assert MEAN_KL < kl <= 5e-3, f"mean KL {kl:.1e}: within {MEAN_KL:.0e}, take {folder.name} off the list; above 5e-3, it got worse"
+        pytest.xfail(ROUTER_TIES[folder.name])
+    assert kl <= MEAN_KL
     assert np.mean(agree) >= TOP1, f"top-1 agreement: wanted {TOP1:.0%}, got {np.mean(agree):.1%} of {len(agree)} positions"
 
 

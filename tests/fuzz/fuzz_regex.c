@@ -1,51 +1,6 @@
-/* Fuzzes constrain_compile_regex: no crash, no leak, no limit passed; what compiles is then walked with the input's own bytes,
- * and every prefix that is accepted must have a way on (invariant 1 of machine.h). */
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "constrain/constrain.h"
+/* Fuzzes constrain_compile_regex and what it compiles to. */
+#include "constrain_walk.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
-{
-    constrain_options o = {.max_bytes = (size_t)64 << 20, .max_states = 3000, .max_work = 20000000};
-    constrain_prog *p = NULL;
-    constrain_state *s = NULL, *t = NULL;
-    imp_err e = {0};
-    /* the last third drives the walk */
-    size_t cut = n - n / 3;
-    if (constrain_compile_regex((const char *)data, cut, &o, &p, &e)) {
-        if (!e.status || !e.message[0])
-            abort(); /* a failure without its sentence */
-        return 0;
-    }
-    if (!constrain_state_new(p, NULL, &s, NULL)) {
-        for (size_t i = cut; i < n && i < cut + 200; i++) {
-            if (constrain_state_accept_bytes(s, (const char *)data + i, 1))
-                continue;
-            /* refused: something else must be possible, or the text is complete */
-            strbuf f = {0};
-            constrain_state_forced(s, 8, &f);
-            if (f.n && !constrain_state_accept_bytes(s, f.s, f.n))
-                abort();
-            if (!f.n && !constrain_state_is_complete(s)) {
-                bool any = false;
-                for (int b = 0; b < 256 && !any; b++) {
-                    char ch = (char)b;
-                    if (constrain_state_clone(s, &t, NULL))
-                        break;
-                    any = constrain_state_accept_bytes(t, &ch, 1);
-                    constrain_state_free(t);
-                }
-                if (!any && p)
-                    abort(); /* a dead end */
-            }
-            sb_free(&f);
-        }
-        constrain_state_free(s);
-    }
-    constrain_prog_free(p);
-    return 0;
-}
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) { return constrain_walk(constrain_compile_regex, data, n); }

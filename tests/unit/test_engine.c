@@ -308,6 +308,16 @@ static void refusals(void **state)
         if (!strstr(e.message, bad[i].field))
             fail_msg("row %zu: '%s' does not name %s", i, e.message, bad[i].field);
     }
+    imp_request r; /* rows wanted past the prompt would never come: refused, not waited for */
+    imp_err e = {0};
+    imp_request_init(&r);
+    prompt[0] = 1;
+    r.prompt = prompt;
+    r.n_prompt = 3;
+    r.echo_logits = true;
+    r.rows_from = 3;
+    assert_int_equal(imp_submit(g, &r, on_event, NULL, NULL, &e), IMP_E_USAGE);
+    assert_non_null(strstr(e.message, "rows_from"));
     imp_engine_free(g);
     imp_model_close(m);
 }
