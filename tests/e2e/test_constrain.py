@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shlex
 import struct
 import subprocess
 
@@ -53,8 +54,8 @@ def vocabulary():
 def driver(tmp_path_factory):
     d = tmp_path_factory.mktemp("constrain")
     exe, vocab = d / "driver", d / "vocab"
-    cc = os.environ.get("CC", "gcc")
-    subprocess.run([cc, "-O1", "-std=c17", "-D_GNU_SOURCE", f"-I{ROOT}/src", f"-I{ROOT}/include", str(ROOT / "tests/tools/constrain_driver.c"),
+    cc = shlex.split(os.environ.get("CC", "gcc"))
+    subprocess.run([*cc, "-O1", "-std=c17", "-D_GNU_SOURCE", f"-I{ROOT}/src", f"-I{ROOT}/include", str(ROOT / "tests/tools/constrain_driver.c"),
                     "-o", str(exe), str(BUILD / "libimp.a"), *LIBS], check=True, timeout=120)
     words = vocabulary()
     with open(vocab, "wb") as f:
