@@ -57,6 +57,12 @@ static uint32_t distance(const char *a, const char *b)
     return row[n];
 }
 
+static const char *last_part(const char *key)
+{
+    const char *dot = strrchr(key, '.');
+    return dot ? dot + 1 : key;
+}
+
 const char *opt_suggest(const opt_table *t, uint32_t cmd, const char *word)
 {
     const char *best = NULL;
@@ -66,9 +72,11 @@ const char *opt_suggest(const opt_table *t, uint32_t cmd, const char *word)
     for (uint32_t i = 0; i < t->n; i++) {
         const opt_def *d = &t->def[i];
         const char *name = cmd ? d->name : d->key;
-        if (!name || (cmd && !(d->cmds & cmd)))
+        if (!name || d->later || (cmd && !(d->cmds & cmd)))
             continue;
         uint32_t k = distance(word, name);
+        if (!cmd && k > 2 && strcmp(last_part(word), last_part(name)) == 0)
+            k = 2; /* the right key in the wrong section, or in none */
         if (k < least) {
             least = k;
             best = name;
@@ -106,13 +114,15 @@ static imp_status flag_value(const char *shown, const char *text, bool *out, imp
 
 static imp_status append(opt_list *l, const char *text, arena *mem, imp_err *e)
 {
-    const char **v = ARENA_ARRAY(mem, const char *, l->n + 1);
-    if (!v)
-        return err_oom(e, text, l->n * sizeof *v);
-    if (l->n)
-        memcpy(v, l->v, l->n * sizeof *v);
-    v[l->n++] = text;
-    l->v = v;
+    if ((l->n & (l->n - 1)) == 0) { /* full: room for twice as many */
+        const char **v = ARENA_ARRAY(mem, const char *, l->n ? 2 * (size_t)l->n : 1);
+        if (!v)
+            return err_oom(e, text, l->n * sizeof *v);
+        if (l->n)
+            memcpy(v, l->v, l->n * sizeof *v);
+        l->v = v;
+    }
+    l->v[l->n++] = text;
     return IMP_OK;
 }
 
@@ -199,7 +209,7 @@ imp_status opt_set_key(const opt_table *t, const char *key, const char *value, o
             continue;
         if (d->later)
             return err_set(e, IMP_E_USAGE, "key %s: not built yet", key);
-        if (source[i] > from || (d->type == OPT_LIST && source[i] > from))
+        if (source[i] > from)
             return IMP_OK;
         source[i] = (uint8_t)from;
         return assign(d, key, value, values, mem, e);
@@ -254,7 +264,13 @@ static imp_status conf_line(const opt_table *t, const char *s, size_t n, const c
         const char *end = memchr(s, ']', n);
         if (!end)
             return err_set(e, IMP_E_PARSE, "wanted ] after the section's name");
-        *section = arena_strndup(mem, s + 1, (size_t)(end - s - 1));
+        const char *name = s + 1, *after = end + 1;
+        size_t n_name = (size_t)(end - name), left = n - (size_t)(after - s);
+        trim(&name, &n_name);
+        trim(&after, &left);
+        if (left && *after != '#')
+            return err_set(e, IMP_E_PARSE, "something follows the section's name");
+        *section = arena_strndup(mem, name, n_name);
         return *section ? IMP_OK : err_oom(e, "section", n);
     }
     const char *eq = memchr(s, '=', n);
