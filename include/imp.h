@@ -156,6 +156,7 @@ typedef struct imp_engine_params {
     void *progress_user;
     imp_log_fn log;
     void *log_user;
+    uint32_t n_ticket;        /* steps open at once; 0 = as many as the backend gains from (1 CPU, 2 GPU); results are the same */
 } imp_engine_params;
 IMP_API void imp_engine_params_init(imp_engine_params *p);
 
@@ -214,6 +215,7 @@ typedef struct imp_request {
     bool keep_special;        /* special tokens appear in the text */
     const char *salt;         /* for the prefix cache to come, which will keep tenants apart by it; no effect yet */
     int32_t priority;         /* no effect yet: requests are served in order */
+    bool gen_logits;          /* IMP_EVENT_LOGITS for every generated token too: the row it was chosen from */
 } imp_request;
 IMP_API void imp_request_init(imp_request *r);
 
@@ -222,7 +224,7 @@ typedef enum imp_finish { IMP_FINISH_NONE, IMP_FINISH_STOP, IMP_FINISH_STOP_STRI
 typedef enum imp_event_kind {
     IMP_EVENT_START,          /* prompt processing begins */
     IMP_EVENT_PROMPT,         /* progress of the prompt: n_done of n_prompt; logprob of prompt tokens when asked for */
-    IMP_EVENT_LOGITS,         /* logits[n_vocab] of prompt position n_done */
+    IMP_EVENT_LOGITS,         /* logits[n_vocab] of position n_done */
     IMP_EVENT_TOKEN,          /* one token was chosen; text may be empty while bytes wait for the rest of a character */
     IMP_EVENT_DONE            /* a choice ended: finish, status, usage. Exactly one a choice, always the last of it */
 } imp_event_kind;
@@ -283,6 +285,13 @@ typedef struct imp_stats {
 IMP_API imp_status imp_engine_stats(imp_engine *g, imp_stats *s);
 /* As imp_model_inspect with plan, but with the kernel that serves each operation here. */
 IMP_API imp_status imp_engine_inspect(imp_engine *g, bool json, char **out, imp_err *e);
+/* Bytes that one decode step of n_seq sequences with n_ctx tokens each must read: the weights multiplied, at the file's
+ * bits (of a mixture the experts that n_seq tokens choose on average), and the KV that is seen. */
+IMP_API double imp_engine_step_bytes(imp_engine *g, uint32_t n_ctx, uint32_t n_seq);
+/* Parameters that a prompt token multiplies (embedding and head left out), and attention's operations a token and visible
+ * position: what a prompt's effective speed is counted in. */
+IMP_API double imp_engine_linear_params(imp_engine *g);
+IMP_API double imp_engine_attend_flops(imp_engine *g);
 /* Bytes a second that the backend's own read kernel reaches over n_bytes (0 = past the caches). */
 IMP_API imp_status imp_engine_read_ceiling(imp_engine *g, uint64_t n_bytes, double *bytes_per_s, imp_err *e);
 

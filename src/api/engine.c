@@ -127,6 +127,11 @@ imp_status imp_engine_stats(imp_engine *g, imp_stats *s)
     return IMP_OK;
 }
 
+double imp_engine_step_bytes(imp_engine *g, uint32_t n_ctx, uint32_t n_seq) { return engine_step_bytes(g->g, n_ctx, n_seq); }
+
+double imp_engine_linear_params(imp_engine *g) { return engine_linear_params(g->g); }
+double imp_engine_attend_flops(imp_engine *g) { return engine_attend_flops(g->g); }
+
 imp_status imp_engine_read_ceiling(imp_engine *g, uint64_t n_bytes, double *out, imp_err *e)
 {
     return engine_read_ceiling(g->g, n_bytes, out, e);

@@ -92,6 +92,9 @@ typedef struct backend_api {
 
     /* Bytes read a second by the backend's own read-only kernel over n_bytes (0: a size past the caches). */
     imp_status (*read_ceiling)(backend *b, uint64_t n_bytes, double *bytes_per_s, imp_err *e);
+
+    int32_t n_ticket; /* tickets worth having open at once: 1 where submit computes, 2 where it queues */
+    int32_t n_batch;  /* tokens a step when nobody says how many */
 } backend_api;
 
 extern const backend_api backend_cpu;

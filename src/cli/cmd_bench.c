@@ -42,15 +42,26 @@ static void test_name(const bench_test *t, char *out, size_t n)
         snprintf(out + k, n - (size_t)k, " @ d%u", t->n_depth);
 }
 
-/* Bytes that one decode step must read: the active weights once. Prompts reuse them and are bound by arithmetic. */
-static double step_bytes(const context *x)
+/* Bytes that a decode step of this test must read, in the middle of what it generates. */
+static double floor_bytes(const context *x, const bench_test *t)
 {
-    return (double)x->info.weight_bytes * (x->info.n_param ? (double)x->info.n_param_active / (double)x->info.n_param : 1);
+    return imp_engine_step_bytes(x->c->engine, t->n_depth + t->n_gen / 2 + 1, t->n_seq);
 }
 
+/* Time that the floor's bytes take at the read ceiling, over the time taken. */
 static double share(const context *x, const bench_result *r)
 {
-    return r->test.n_gen && x->ceiling > 0 ? step_bytes(x) * r->median_ts / r->test.n_seq / x->ceiling : 0;
+    return r->test.n_gen && x->ceiling > 0 ? floor_bytes(x, &r->test) * r->median_ts / r->test.n_seq / x->ceiling : 0;
+}
+
+/* Effective operations a second of a prompt: two a parameter that a token multiplies, embedding and head left out, and
+ * causal attention. */
+static double prompt_flops(const context *x, const bench_result *r)
+{
+    if (r->test.n_gen || !r->median_ts)
+        return 0;
+    double n = r->test.n_prompt, d = r->test.n_depth;
+    return (2 * imp_engine_linear_params(x->c->engine) + imp_engine_attend_flops(x->c->engine) * (d + n / 2)) * r->median_ts;
 }
 
 static void fields(const context *x, const bench_result *r, jw *w)
@@ -83,7 +94,10 @@ static void fields(const context *x, const bench_result *r, jw *w)
     jw_kdouble(w, "stddev_ts", r->std_ts);
     jw_kdouble(w, "median_ts", r->median_ts);
     jw_kdouble(w, "read_ceiling_bytes_per_s", x->ceiling);
+    jw_kdouble(w, "floor_bytes", floor_bytes(x, &r->test));
     jw_kdouble(w, "share_of_ceiling", share(x, r));
+    jw_kdouble(w, "prompt_tflops", prompt_flops(x, r) * 1e-12);
+    jw_kdouble(w, "load_seconds", x->stats.load_seconds);
     jw_key(w, "samples_ns");
     jw_array(w);
     for (uint32_t i = 0; i < r->n; i++)
@@ -101,13 +115,15 @@ static void print_md(context *x, const bench_result *r)
 {
     char name[48], ceiling[32] = "";
     if (x->first)
-        printf("| model | size | params | backend | threads | test | t/s | %% of read ceiling |\n"
-               "| ----- | ---: | -----: | ------- | ------: | ---: | --: | ----------------: |\n");
+        printf("| model | size | params | backend | threads | test | t/s | %% of floor, TFLOP/s |\n"
+               "| ----- | ---: | -----: | ------- | ------: | ---: | --: | ------------------: |\n");
     test_name(&r->test, name, sizeof name);
     if (r->test.n_seq > 1)
         snprintf(name + strlen(name), sizeof name - strlen(name), " x%u", r->test.n_seq);
     if (share(x, r) > 0)
-        snprintf(ceiling, sizeof ceiling, "%.0f%%", 100 * share(x, r));
+        snprintf(ceiling, sizeof ceiling, "%.1f%%", 100 * share(x, r));
+    else if (prompt_flops(x, r) > 0)
+        snprintf(ceiling, sizeof ceiling, "%.2f TFLOP/s", prompt_flops(x, r) * 1e-12);
     printf("| %s | %.2f MiB | %.2f M | %s | %lld | %s | %.2f ± %.2f | %s |\n", x->info.name, (double)x->info.weight_bytes / 1048576,
            (double)x->info.n_param / 1e6, x->stats.backend, (long long)x->c->o.threads, name, r->avg_ts, r->std_ts, ceiling);
 }
@@ -152,8 +168,27 @@ static imp_status one(context *x, bench_test t, imp_err *e)
     return s;
 }
 
+/* --check: after the figures, the same process compares logits with the CPU's scalar path. */
+static imp_status check(context *x, imp_err *e)
+{
+    bench_check_result r;
+    imp_status s = bench_check(x->c->engine, x->c->model, 5, (uint32_t)x->c->o.bench_check, &r, e);
+    if (s == IMP_OK)
+        fprintf(stderr, "[check: %u rows against the scalar path: error %.3g, mean KL %.3g, same best %u]\n", r.n_row, r.error, r.kl, r.n_top1);
+    return s;
+}
+
+static int write_model(cli *c)
+{
+    imp_err e = {0};
+    imp_status s = c->o.model ? bench_write(c->o.model, c->o.bench_write, &e) : err_set(&e, IMP_E_USAGE, "no model: give one with -m");
+    return s == IMP_OK ? 0 : cli_fail(&e);
+}
+
 int cmd_bench(cli *c)
 {
+    if (c->o.bench_write)
+        return write_model(c);
     imp_err e = {0};
     numbers pp, tg, depth, npl = {{1}, 1};
     context x = {.c = c, .first = true, .info = {.size = sizeof x.info}, .stats = {.size = sizeof x.stats}};
@@ -164,15 +199,17 @@ int cmd_bench(cli *c)
         s = parse_list("-d", c->o.bench_depth, &depth, &e);
     if (s == IMP_OK && c->o.bench_npl)
         s = parse_list("--npl", c->o.bench_npl, &npl, &e);
-    uint32_t need = 0, most = 1;
-    for (uint32_t d = 0; s == IMP_OK && d < depth.n; d++) {
-        for (uint32_t i = 0; i < pp.n; i++)
-            need = pp.v[i] + depth.v[d] + 2 > need ? pp.v[i] + depth.v[d] + 2 : need;
-        for (uint32_t i = 0; i < tg.n; i++)
-            need = tg.v[i] + depth.v[d] + 2 > need ? tg.v[i] + depth.v[d] + 2 : need;
+    uint32_t need = 0, most = 1, batch = c->o.n_batch ? (uint32_t)c->o.n_batch : 512;
+    for (uint32_t k = 0; s == IMP_OK && k < npl.n * depth.n; k++) {
+        bench_test t = {.n_seq = npl.v[k / depth.n], .n_depth = depth.v[k % depth.n]};
+        most = t.n_seq > most ? t.n_seq : most;
+        for (uint32_t i = 0; i < pp.n + tg.n; i++) {
+            t.n_prompt = i < pp.n ? pp.v[i] : 0;
+            t.n_gen = i < pp.n ? 0 : tg.v[i - pp.n];
+            uint32_t n = t.n_prompt + t.n_gen ? bench_context(&t, batch) : 0;
+            need = n > need ? n : need;
+        }
     }
-    for (uint32_t i = 0; s == IMP_OK && i < npl.n; i++)
-        most = npl.v[i] > most ? npl.v[i] : most;
     if (!c->o.context)
         c->o.context = need;
     if (!c->o.parallel)
@@ -193,6 +230,8 @@ int cmd_bench(cli *c)
                 if (tg.v[i])
                     s = one(&x, (bench_test){.n_gen = tg.v[i], .n_depth = depth.v[d], .n_seq = npl.v[k]}, &e);
         }
+    if (s == IMP_OK && c->o.bench_check)
+        s = check(&x, &e);
     if (!x.first && (c->o.json || strcmp(c->o.bench_format, "json") == 0))
         puts("\n]");
     if (s == IMP_OK && !c->o.quiet)

@@ -66,7 +66,7 @@ int cmd_pull(cli *c)
 
 imp_status cli_resolve_model(cli *c, imp_err *e)
 {
-    if (!pull_is_spec(c->o.model) || file_exists(c->o.model))
+    if (!pull_is_spec(c->o.model) || file_exists(c->o.model) || strncmp(c->o.model, "random:", 7) == 0)
         return IMP_OK;
     pull_params p;
     pull_result r;

@@ -27,8 +27,8 @@ typedef struct options {
     bool ignore_eos;
     const char *schema, *regex, *grammar, *template_file;
     /* bench */
-    const char *bench_prompt, *bench_gen, *bench_depth, *bench_npl, *bench_format;
-    int64_t repeat;
+    const char *bench_prompt, *bench_gen, *bench_depth, *bench_npl, *bench_format, *bench_write;
+    int64_t repeat, bench_check;
     bool profile;
     /* perplexity */
     const char *kl_base;

@@ -287,7 +287,10 @@ void engine_finish(engine *g, seq *s, imp_finish why, imp_status status, const c
         list_remove(&g->waiting, s);
     }
     request *q = s->req;
-    seq_free(g, s);
+    s->req = NULL;
+    s->gone = true;
+    if (!s->n_flight) /* else open steps still name it */
+        seq_free(g, s);
     pthread_mutex_lock(&g->lock);
     if (--q->n_left == 0) {
         request **p = &g->all;
@@ -317,7 +320,7 @@ static void *engine_main(void *arg)
     engine *g = arg;
     for (;;) {
         pthread_mutex_lock(&g->lock);
-        while (!g->incoming.head && !g->running.head && !g->waiting.head && !g->stop)
+        while (!g->incoming.head && !g->running.head && !g->waiting.head && !g->n_open && !g->stop)
             pthread_cond_wait(&g->wake, &g->lock);
         for (seq *s = g->incoming.head, *next; s; s = next) {
             next = s->next;
@@ -328,7 +331,7 @@ static void *engine_main(void *arg)
         pthread_mutex_unlock(&g->lock);
         sweep(g, &g->running, stop);
         sweep(g, &g->waiting, stop);
-        if (stop && !g->running.head && !g->waiting.head)
+        if (stop && !g->running.head && !g->waiting.head && !g->n_open)
             return NULL;
         engine_step(g);
         atomic_store(&g->n_running, g->running.n);
@@ -337,26 +340,45 @@ static void *engine_main(void *arg)
 }
 
 /* ---- life ------------------------------------------------------------------------------------------------------- */
-static imp_status make_batch(engine *g, imp_err *e)
+static imp_status make_flight(engine *g, flight *f, imp_err *e)
 {
     size_t t = g->n_batch, n = g->n_seq, r = g->n_row;
-    g->id = mem_calloc(t, sizeof *g->id);
-    g->seq_of = mem_calloc(t, sizeof *g->seq_of);
-    g->kv_index = mem_calloc(t, sizeof *g->kv_index);
-    g->vis_begin = mem_calloc(t, sizeof *g->vis_begin);
-    g->vis_end = mem_calloc(t, sizeof *g->vis_end);
-    g->pos = mem_calloc(t, sizeof *g->pos);
-    g->cls = mem_calloc(t, 1);
-    g->seqs = mem_calloc(n, sizeof *g->seqs);
-    g->rows = mem_calloc(r, sizeof *g->rows);
-    g->row_seq = mem_calloc(r, sizeof *g->row_seq);
-    g->slot = mem_calloc(n, sizeof *g->slot);
-    if (!g->id || !g->seq_of || !g->kv_index || !g->vis_begin || !g->vis_end || !g->pos || !g->cls || !g->seqs || !g->rows ||
-        !g->row_seq || !g->slot)
+    f->id = mem_calloc(t, sizeof *f->id);
+    f->seq_of = mem_calloc(t, sizeof *f->seq_of);
+    f->kv_index = mem_calloc(t, sizeof *f->kv_index);
+    f->vis_begin = mem_calloc(t, sizeof *f->vis_begin);
+    f->vis_end = mem_calloc(t, sizeof *f->vis_end);
+    f->pos = mem_calloc(t, sizeof *f->pos);
+    f->cls = mem_calloc(t, 1);
+    f->seqs = mem_calloc(n, sizeof *f->seqs);
+    f->rows = mem_calloc(r, sizeof *f->rows);
+    f->row_seq = mem_calloc(r, sizeof *f->row_seq);
+    f->owner = mem_calloc(n, sizeof *f->owner);
+    f->from = mem_calloc(n, sizeof *f->from);
+    if (!f->id || !f->seq_of || !f->kv_index || !f->vis_begin || !f->vis_end || !f->pos || !f->cls || !f->seqs || !f->rows ||
+        !f->row_seq || !f->owner || !f->from)
         return err_oom(e, "batch", t * 40);
-    g->b = (batch){.id = g->id, .seq = g->seq_of, .kv_index = g->kv_index, .pos = (const int32_t(*)[3])g->pos, .vis_begin = g->vis_begin,
-                   .vis_end = g->vis_end, .cls = g->cls, .seqs = g->seqs, .rows = g->rows};
+    f->b = (batch){.id = f->id, .seq = f->seq_of, .kv_index = f->kv_index, .pos = (const int32_t(*)[3])f->pos, .vis_begin = f->vis_begin,
+                   .vis_end = f->vis_end, .cls = f->cls, .seqs = f->seqs, .rows = f->rows};
     return IMP_OK;
+}
+
+static void free_flight(flight *f)
+{
+    void *own[] = {f->id, f->seq_of, f->kv_index, f->vis_begin, f->vis_end, f->pos, f->cls, f->seqs, f->rows, f->row_seq, f->owner, f->from, f->logits};
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        mem_free(own[i]);
+}
+
+static imp_status make_flights(engine *g, uint32_t asked, imp_err *e)
+{
+    uint32_t n = asked ? asked : (uint32_t)g->api->n_ticket;
+    g->n_flight = n < 1 ? 1 : n > MAX_FLIGHT ? MAX_FLIGHT : n;
+    g->slot = mem_calloc(g->n_seq, sizeof *g->slot);
+    imp_status st = g->slot ? IMP_OK : err_oom(e, "slots", g->n_seq * sizeof *g->slot);
+    for (uint32_t i = 0; i < g->n_flight && st == IMP_OK; i++)
+        st = make_flight(g, &g->flight[i], e);
+    return st;
 }
 
 static imp_status upload_all(engine *g, const imp_engine_params *p, imp_err *e)
@@ -408,7 +430,7 @@ static imp_status start(engine *g, const imp_engine_params *p, imp_err *e)
     if (st == IMP_OK)
         st = g->api->compile(g->be, &g->m->text, g->w, g->kv, &lim, &g->exec, e);
     if (st == IMP_OK)
-        st = make_batch(g, e);
+        st = make_flights(g, p->n_ticket, e);
     return st;
 }
 
@@ -427,9 +449,9 @@ static void stop_backend(engine *g)
         g->api->close(g->be);
     for (int i = 0; i < PLAN_MAX_GROUPS; i++)
         blocks_free(&g->blk[i]);
-    void *own[] = {g->id, g->seq_of, g->kv_index, g->vis_begin, g->vis_end, g->pos, g->cls, g->seqs, g->rows, g->row_seq, g->slot};
-    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-        mem_free(own[i]);
+    for (int i = 0; i < MAX_FLIGHT; i++)
+        free_flight(&g->flight[i]);
+    mem_free(g->slot);
     *g = (engine){.m = g->m, .tk = g->tk, .log = g->log};
 }
 
@@ -510,7 +532,6 @@ void engine_free(engine *g)
         pthread_cond_destroy(&g->done);
     }
     constrain_vocab_free(g->vocab);
-    mem_free(g->logits);
     if (g->api)
         stop_backend(g);
     mem_free(g);
@@ -529,6 +550,14 @@ void engine_stats(engine *g, imp_stats *s)
     for (int i = 0; i < g->m->text.n_group; i++)
         s->blocks_total += (uint64_t)g->blk[i].n_total;
 }
+
+double engine_step_bytes(engine *g, uint32_t n_ctx, uint32_t n_seq)
+{
+    return plan_step_bytes(&g->m->text, g->api->kv_get_type(g->kv), n_ctx, n_seq);
+}
+
+double engine_linear_params(engine *g) { return plan_linear_params(&g->m->text); }
+double engine_attend_flops(engine *g) { return plan_attend_flops(&g->m->text); }
 
 imp_status engine_read_ceiling(engine *g, uint64_t n_bytes, double *out, imp_err *e)
 {

@@ -28,6 +28,9 @@ imp_status engine_submit(engine *g, const imp_request *r, imp_event_fn fn, void 
 void engine_cancel(engine *g, uint64_t id);
 imp_status engine_wait(engine *g, uint64_t id, int64_t timeout_ms);
 void engine_stats(engine *g, imp_stats *s);
+double engine_linear_params(engine *g);
+double engine_attend_flops(engine *g);
+double engine_step_bytes(engine *g, uint32_t n_ctx, uint32_t n_seq);
 imp_status engine_read_ceiling(engine *g, uint64_t n_bytes, double *out, imp_err *e);
 /* The plan with the kernel of each operation, appended to out. */
 void engine_print_plan(engine *g, strbuf *out);

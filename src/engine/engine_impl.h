@@ -40,6 +40,9 @@ struct seq {
     int32_t slot;              /* -1 while waiting */
     bool state_ready;          /* its state slot holds something */
     uint32_t n_step;           /* tokens in the step being built */
+    uint32_t n_flight;         /* open steps that hold it */
+    uint32_t n_pend;           /* tokens that open steps sample and that are not known yet */
+    bool gone;                 /* finished while steps were open: freed with the last of them, req is NULL */
     bool visited;              /* had its chance in the step being built */
     stream text;
     penalty pen;
@@ -55,6 +58,23 @@ typedef struct seq_list {
     seq *head, *tail;
     uint32_t n;
 } seq_list;
+
+#define MAX_FLIGHT 2
+
+/* A step from filling to its results. Its arrays are sized once for n_batch tokens; the backend reads them until wait. */
+typedef struct flight {
+    batch b;
+    int32_t *id, *seq_of, *kv_index, *vis_begin, *vis_end;
+    int32_t (*pos)[3];
+    uint8_t *cls;
+    batch_seq *seqs;
+    batch_row *rows;
+    seq **row_seq;             /* [n_row] whose row it is */
+    seq **owner;               /* [n_seq] whose tokens they are */
+    uint32_t *from;            /* [n_seq] first position of them */
+    float *logits;             /* [n_row][n_vocab] when rows of logits were asked for; made on first use */
+    backend_ticket ticket;
+} flight;
 
 struct engine {
     model *m;
@@ -93,16 +113,11 @@ struct engine {
     seq **slot;                /* [n_seq] */
     imp_status dead;           /* the device is lost: every request fails with this */
     char dead_why[512];
-    /* the batch, sized once for n_batch tokens */
-    batch b;
-    int32_t *id, *seq_of, *kv_index, *vis_begin, *vis_end;
-    int32_t (*pos)[3];
-    uint8_t *cls;
-    batch_seq *seqs;
-    batch_row *rows;
-    seq **row_seq;             /* [n_row] whose row it is */
+    /* steps: cur is being filled, flight[first] is the oldest of n_open that are computed */
+    flight flight[MAX_FLIGHT], *cur;
+    uint32_t n_flight, first, n_open;
+    bool drain;                /* a sequence needs room that only preemption gives, which waits for open steps */
     uint64_t n_step;           /* steps so far */
-    float *logits;             /* [n_row][n_vocab] when rows of logits were asked for; made on first use */
 };
 
 /* engine.c */
@@ -117,8 +132,9 @@ imp_status constraint_accept(seq *s, int32_t id, bool *final);
 /* kv.c: blocks for positions up to n_kv; false when there are not enough free ones. Drops what windows no longer see. */
 bool kv_reserve(engine *g, seq *s, uint32_t n_kv);
 void kv_release(engine *g, seq *s);
-/* step.c: one step over the running sequences; false when there was nothing to do. */
-bool engine_step(engine *g);
+/* step.c: fills and submits a step over the running sequences, and lands the oldest when as many are open as the backend
+ * gains from: on a device the next step computes while the host reads the last one's results. */
+void engine_step(engine *g);
 void engine_finish(engine *g, seq *s, imp_finish why, imp_status status, const char *message);
 void list_push(seq_list *l, seq *s);
 void list_push_front(seq_list *l, seq *s);

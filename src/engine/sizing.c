@@ -1,13 +1,15 @@
 #include "engine/sizing.h"
 
+#include <math.h>
 #include <string.h>
+
+static const double kv_type_bits[] = {[KV_F32] = 32, [KV_F16] = 16, [KV_BF16] = 16, [KV_FP8] = 8, [KV_Q8_0] = 8.5, [KV_NVFP4] = 4.5};
 
 /* Bits a KV value takes at most, for sizing; the backend may choose less. */
 static double kv_bits(kv_type t, const plan *p)
 {
-    static const double bits[] = {[KV_F32] = 32, [KV_F16] = 16, [KV_BF16] = 16, [KV_FP8] = 8, [KV_Q8_0] = 8.5, [KV_NVFP4] = 4.5};
     if (t != KV_AUTO)
-        return bits[t];
+        return kv_type_bits[t];
     for (int32_t i = 0; i < p->n_op; i++)
         if (p->op[i].kind == OP_ROUTE)
             return 32;
@@ -49,7 +51,7 @@ imp_status engine_sizes(engine *g, const imp_engine_params *p, kv_options *ko, i
     if (st != IMP_OK)
         return st;
     g->n_seq = p->n_seq ? p->n_seq : 8;
-    g->n_batch = p->n_batch ? p->n_batch : 512;
+    g->n_batch = p->n_batch ? p->n_batch : (uint32_t)g->api->n_batch;
     g->n_row = p->n_row ? p->n_row : g->n_seq;
     g->block_size = p->block_size ? (int32_t)p->block_size : 64;
     if (g->n_seq > 4096 || g->n_batch > 65536 || g->n_row > 65536 || p->block_size > 4096)
@@ -93,4 +95,48 @@ imp_status engine_sizes(engine *g, const imp_engine_params *p, kv_options *ko, i
         ko->n_block[i] = (int64_t)b;
     }
     return IMP_OK;
+}
+
+double plan_step_bytes(const plan *p, kv_type kv, uint32_t n_ctx, uint32_t n_seq)
+{
+    double sum = 0;
+    for (int32_t i = 0; i < p->n_op; i++) {
+        const plan_op *o = &p->op[i];
+        if (o->kind != OP_LINEAR && o->kind != OP_HEAD_LINEAR && o->kind != OP_EXPERT_LINEAR)
+            continue;
+        const weight *w = p->weight[o->weight[0]];
+        double part = 1;
+        if (o->kind == OP_EXPERT_LINEAR) /* that any of n_seq tokens chose an expert */
+            part = 1 - pow(1 - (double)o->attr.expert.k / (double)w->n_expert, n_seq);
+        sum += (double)w->n_bytes * part;
+    }
+    for (int i = 0; i < p->n_group; i++) {
+        const plan_kv_group *g = &p->group[i];
+        uint32_t seen = g->kind == KVG_WINDOW && g->window && g->window < n_ctx ? g->window : n_ctx;
+        sum += block_bytes(g, kv_type_bits[kv], seen) * n_seq;
+    }
+    return sum;
+}
+
+double plan_linear_params(const plan *p)
+{
+    double sum = 0;
+    for (int32_t i = 0; i < p->n_op; i++) {
+        const plan_op *o = &p->op[i];
+        if (o->layer < 0 || (o->kind != OP_LINEAR && o->kind != OP_HEAD_LINEAR && o->kind != OP_EXPERT_LINEAR))
+            continue;
+        const weight *w = p->weight[o->weight[0]];
+        double n = (double)w->n_expert * (double)w->rows * (double)w->cols;
+        sum += o->kind == OP_EXPERT_LINEAR ? n * o->attr.expert.k / (double)w->n_expert : n;
+    }
+    return sum;
+}
+
+double plan_attend_flops(const plan *p)
+{
+    double sum = 0;
+    for (int32_t i = 0; i < p->n_op; i++)
+        if (p->op[i].kind == OP_ATTEND)
+            sum += 2.0 * p->op[i].attr.attend.n_head * (p->op[i].attr.attend.d_k + p->op[i].attr.attend.d_v);
+    return sum;
 }

@@ -6,7 +6,19 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
-static bool decoding(const seq *s) { return s->n_kv + 1 == s->n_tok && s->n_tok > s->n_prompt; }
+/* Tokens with those that open steps are sampling. */
+static uint32_t total(const seq *s) { return s->n_tok + s->n_pend; }
+static bool decoding(const seq *s) { return s->n_kv + 1 == total(s) && total(s) > s->n_prompt; }
+
+/* Its next choice depends on the last one in ways that only the host knows. */
+static bool is_sync(const seq *s) { return s->pen.counts_on || s->pen.dry_on || s->constraint || s->req->r.sampling.mirostat; }
+
+/* Nothing to compute until open steps are done: the token that they sample decides, or is the last one anyway. */
+static bool must_wait(const seq *s)
+{
+    const imp_request *r = &s->req->r;
+    return s->n_pend && (is_sync(s) || s->n_kv + 1 != total(s) || total(s) >= s->cap_tok || (r->max_tokens && total(s) - s->n_prompt >= r->max_tokens));
+}
 
 /* How many logits rows of this prompt chunk the request wants. */
 static bool wants_rows(const seq *s) { return s->req->r.echo_logits || s->req->r.prompt_logprobs; }
@@ -51,10 +63,15 @@ static seq *youngest(engine *g)
     return y;
 }
 
-/* Room for n more tokens of s, preempting younger sequences if it must; false: s has to sit this step out. */
+/* Room for n more tokens of s, preempting younger sequences if it must; false: s has to sit this step out. Preemption
+ * waits until no step is open, so that a sequence's blocks and tokens are all it has. */
 static bool make_room(engine *g, seq *s, uint32_t n)
 {
     while (!kv_reserve(g, s, s->n_kv + n)) {
+        if (g->n_open) {
+            g->drain = true;
+            return false;
+        }
         seq *y = youngest(g);
         if (y == s || y->n_step) /* never one that is already in this step */
             return false;
@@ -65,11 +82,12 @@ static bool make_room(engine *g, seq *s, uint32_t n)
 
 static void add_row(engine *g, seq *s, int32_t tok, uint32_t want)
 {
-    batch_row *r = &g->rows[g->b.n_row];
+    flight *f = g->cur;
+    batch_row *r = &f->rows[f->b.n_row];
     *r = (batch_row){.tok = tok, .want = want};
-    g->row_seq[g->b.n_row] = s;
+    f->row_seq[f->b.n_row] = s;
     if (want & BATCH_LOGITS)
-        r->logits = g->logits + (size_t)g->b.n_row * g->m->config.n_vocab;
+        r->logits = f->logits + (size_t)f->b.n_row * g->m->config.n_vocab;
     if (want & BATCH_SAMPLE) {
         const imp_sampling *p = &s->req->r.sampling;
         penalty_update(&s->pen, p, s->tok, s->n_tok);
@@ -78,51 +96,59 @@ static void add_row(engine *g, seq *s, int32_t tok, uint32_t want)
                     .repeat_penalty = p->repeat_penalty, .frequency_penalty = p->frequency_penalty, .presence_penalty = p->presence_penalty,
                     .mirostat = p->mirostat, .mirostat_tau = p->mirostat_tau, .mirostat_eta = p->mirostat_eta, .seed = p->seed,
                     .choice = s->choice},
-            .position = s->n_tok, .bias = s->pen.bias, .n_bias = s->pen.n_bias, .count = s->pen.count, .n_count = s->pen.n_count,
+            .position = total(s), .bias = s->pen.bias, .n_bias = s->pen.n_bias, .count = s->pen.count, .n_count = s->pen.n_count,
             .mask = s->mask, .mirostat_mu = p->mirostat ? &s->mirostat_mu : NULL, .n_top = s->req->r.logprobs,
         };
+        s->n_pend++;
     }
-    g->b.n_row++;
+    f->b.n_row++;
 }
 
 /* Puts the next n tokens of s into the batch, with the rows it wants. */
 static void add_tokens(engine *g, seq *s, uint32_t n)
 {
-    batch_seq *bs = &g->seqs[g->b.n_seq];
+    flight *f = g->cur;
+    batch_seq *bs = &f->seqs[f->b.n_seq];
+    uint32_t end = total(s);
     *bs = (batch_seq){.n_kv = (int32_t)(s->n_kv + n), .slot = s->slot, .state_in = s->state_ready ? s->slot : -1, .state_out = s->slot,
-                      .tok_begin = g->b.n_tok, .tok_end = g->b.n_tok + (int32_t)n};
+                      .tok_begin = f->b.n_tok, .tok_end = f->b.n_tok + (int32_t)n};
     for (int i = 0; i < g->m->text.n_group; i++) {
         bs->table[i] = s->table[i];
         bs->table_len[i] = s->table_len[i];
         bs->base[i] = s->base[i];
     }
     for (uint32_t j = 0; j < n; j++) {
-        int32_t t = g->b.n_tok++, p = (int32_t)(s->n_kv + j);
-        g->id[t] = s->tok[p];
-        g->seq_of[t] = g->b.n_seq;
-        g->kv_index[t] = p;
-        g->pos[t][0] = g->pos[t][1] = g->pos[t][2] = p;
-        g->vis_begin[t] = 0;
-        g->vis_end[t] = p + 1;
-        g->cls[t] = (uint32_t)p < s->n_prompt ? BATCH_P : BATCH_D;
-        bool last = (uint32_t)p + 1 == s->n_tok;
+        int32_t t = f->b.n_tok++, p = (int32_t)(s->n_kv + j);
+        f->id[t] = (uint32_t)p < s->n_tok ? s->tok[p] : BATCH_LAST;
+        f->seq_of[t] = f->b.n_seq;
+        f->kv_index[t] = p;
+        f->pos[t][0] = f->pos[t][1] = f->pos[t][2] = p;
+        f->vis_begin[t] = 0;
+        f->vis_end[t] = p + 1;
+        f->cls[t] = (uint32_t)p < s->n_prompt ? BATCH_P : BATCH_D;
+        bool last = (uint32_t)p + 1 == end;
         bool prompt_row = (uint32_t)p < s->n_prompt && (uint32_t)p >= s->n_row && (uint32_t)p >= s->req->r.rows_from && (wants_rows(s) || (s->req->r.last_logits && last));
         bool sample = last && !(s->req->r.last_logits || s->req->r.echo_logits);
-        uint32_t want = (prompt_row ? (uint32_t)BATCH_LOGITS : 0) | (sample ? (uint32_t)BATCH_SAMPLE : 0);
+        bool logits = prompt_row || (s->req->r.gen_logits && last);
+        uint32_t want = (logits ? (uint32_t)BATCH_LOGITS : 0) | (sample ? (uint32_t)BATCH_SAMPLE : 0);
         if (want)
             add_row(g, s, t, want);
     }
+    f->owner[f->b.n_seq] = s;
+    f->from[f->b.n_seq++] = s->n_kv;
     s->n_step = n;
-    g->b.n_seq++;
+    s->n_kv += n;
+    s->n_flight++;
+    s->state_ready = true;
 }
 
 static uint32_t chunk_of(engine *g, seq *s)
 {
-    uint32_t n = s->n_tok - s->n_kv, budget = g->n_batch - (uint32_t)g->b.n_tok;
+    uint32_t n = must_wait(s) ? 0 : total(s) - s->n_kv, budget = g->n_batch - (uint32_t)g->cur->b.n_tok;
     if (n > budget)
         n = budget;
     if (wants_rows(s)) { /* every token from rows_from on needs a row */
-        uint32_t rows = g->n_row - (uint32_t)g->b.n_row, free = s->req->r.rows_from > s->n_kv ? s->req->r.rows_from - s->n_kv : 0;
+        uint32_t rows = g->n_row - (uint32_t)g->cur->b.n_row, free = s->req->r.rows_from > s->n_kv ? s->req->r.rows_from - s->n_kv : 0;
         if (n > free + rows)
             n = free + rows;
     }
@@ -131,16 +157,17 @@ static uint32_t chunk_of(engine *g, seq *s)
 
 static bool ensure_logits(engine *g, seq *s)
 {
-    if (g->logits || !(wants_rows(s) || s->req->r.last_logits))
+    flight *f = g->cur;
+    if (f->logits || !(wants_rows(s) || s->req->r.last_logits || s->req->r.gen_logits))
         return true;
-    g->logits = mem_alloc((size_t)g->n_row * g->m->config.n_vocab * sizeof *g->logits);
-    return g->logits != NULL;
+    f->logits = mem_alloc((size_t)g->n_row * g->m->config.n_vocab * sizeof *f->logits);
+    return f->logits != NULL;
 }
 
 /* The token that will be sampled in this step depends on a mask made here. */
 static bool masked(engine *g, seq *s, uint32_t n)
 {
-    if (!s->constraint || s->n_kv + n != s->n_tok)
+    if (!s->constraint || s->n_kv + n != total(s))
         return true;
     imp_status st = constraint_mask(g, s);
     if (st != IMP_OK)
@@ -160,9 +187,11 @@ static void visit(engine *g, seq *s)
     } else if (make_room(g, s, n)) {
         if (masked(g, s, n))
             add_tokens(g, s, n);
+    } else if (g->n_open) {
+        return;
     } else if (g->running.n == 1) {
         engine_finish(g, s, IMP_FINISH_ERROR, IMP_E_NOMEM, "KV cache: no memory for the next block");
-    } else if (g->b.n_tok == 0 && youngest(g) == s) {
+    } else if (g->cur->b.n_tok == 0 && youngest(g) == s) {
         preempt(g, s); /* nothing younger to take from: it waits itself */
     }
 }
@@ -177,14 +206,15 @@ static seq *next_unvisited(engine *g, bool decoders)
 
 static void fill(engine *g)
 {
-    g->b.n_tok = g->b.n_seq = g->b.n_row = 0;
+    batch *b = &g->cur->b;
+    b->n_tok = b->n_seq = b->n_row = 0;
     for (seq *s = g->running.head; s; s = s->next) {
         s->n_step = 0;
         s->visited = false;
     }
     /* The list changes under visit(), so look for the next one afresh each time. */
     for (int pass = 0; pass < 2; pass++)
-        for (seq *s; g->b.n_row < (int32_t)g->n_row && (s = next_unvisited(g, pass == 0)) != NULL;) {
+        for (seq *s; b->n_row < (int32_t)g->n_row && (s = next_unvisited(g, pass == 0)) != NULL;) {
             s->visited = true;
             visit(g, s);
         }
@@ -208,6 +238,7 @@ static void accept(engine *g, seq *s, const sample_row_out *o)
         engine_finish(g, s, IMP_FINISH_ERROR, IMP_E_INTERNAL, "constraint: a token outside the mask was chosen");
         return;
     }
+    s->n_pend--;
     s->tok[s->n_tok++] = id;
     if (!s->t_first_token)
         s->t_first_token = clock_ns();
@@ -249,11 +280,11 @@ static double log_softmax_at(const float *l, uint32_t n, int32_t id)
     return (double)l[id] - max - log(sum);
 }
 
-static void deliver_logits(engine *g, seq *s, const batch_row *r)
+static void deliver_logits(engine *g, const flight *f, seq *s, const batch_row *r)
 {
-    uint32_t p = (uint32_t)g->kv_index[r->tok];
+    uint32_t p = (uint32_t)f->kv_index[r->tok];
     imp_event ev = {.kind = IMP_EVENT_LOGITS, .n_done = p, .logits = r->logits, .n_vocab = g->m->config.n_vocab};
-    if (s->req->r.echo_logits || s->req->r.last_logits)
+    if (s->req->r.echo_logits || s->req->r.last_logits || s->req->r.gen_logits)
         engine_event(s, &ev);
     if (s->req->r.prompt_logprobs && p + 1 < s->n_prompt) {
         imp_event pe = {.kind = IMP_EVENT_PROMPT, .n_done = p + 1, .token = s->tok[p + 1],
@@ -263,71 +294,116 @@ static void deliver_logits(engine *g, seq *s, const batch_row *r)
     s->n_row = p + 1;
 }
 
-static void fail_all(engine *g, imp_status st, const char *why)
+/* The step no longer holds s; true when s is over and only the step kept it. */
+static bool let_go(engine *g, seq *s)
 {
-    for (int32_t i = 0; i < g->b.n_seq; i++) {
-        seq *s = g->slot[g->seqs[i].slot];
-        if (s)
-            engine_finish(g, s, IMP_FINISH_ERROR, st, why);
-    }
+    s->n_flight--;
+    if (!s->gone)
+        return false;
+    if (!s->n_flight)
+        seq_free(g, s);
+    return true;
 }
 
-static void process(engine *g, const step_result *res)
+static void fail_flight(engine *g, flight *f, imp_status st, const char *why)
 {
-    for (int32_t i = 0; i < g->b.n_seq; i++) {
-        seq *s = g->slot[g->seqs[i].slot];
-        uint32_t before = s->n_kv;
-        s->n_kv += s->n_step;
-        s->state_ready = true;
-        if (before < s->n_prompt) {
-            uint32_t done = s->n_kv < s->n_prompt ? s->n_kv : s->n_prompt;
-            atomic_fetch_add(&g->n_prompt_tok, done - before);
-            imp_event ev = {.kind = IMP_EVENT_PROMPT, .n_done = done, .token = -1, .logprob = NAN};
-            if (!s->req->r.prompt_logprobs)
-                engine_event(s, &ev);
-        }
-    }
-    for (int32_t i = 0; i < g->b.n_row; i++) {
-        seq *s = g->row_seq[i];
-        const batch_row *r = &g->rows[i];
-        if (r->want & BATCH_LOGITS)
-            deliver_logits(g, s, r);
-        bool logits_only = (s->req->r.echo_logits || s->req->r.last_logits) && s->n_row == s->n_prompt;
-        if (logits_only)
-            engine_finish(g, s, IMP_FINISH_LENGTH, IMP_OK, NULL);
-        else if ((r->want & BATCH_SAMPLE) && res->row_status[i] != IMP_OK)
-            engine_finish(g, s, IMP_FINISH_ERROR, res->row_status[i],
-                          res->row_status[i] == IMP_E_NUMERIC ? "the model's logits are not finite numbers: the weights are damaged"
-                                                              : imp_status_text(res->row_status[i]));
-        else if (r->want & BATCH_SAMPLE)
-            accept(g, s, &res->row[i]);
-    }
+    for (int32_t i = 0; i < f->b.n_seq; i++)
+        if (!let_go(g, f->owner[i]))
+            engine_finish(g, f->owner[i], IMP_FINISH_ERROR, st, why);
 }
 
-bool engine_step(engine *g)
+static void process_row(engine *g, const flight *f, const step_result *res, int32_t i)
 {
+    seq *s = f->row_seq[i];
+    const batch_row *r = &f->rows[i];
+    if (r->want & BATCH_LOGITS)
+        deliver_logits(g, f, s, r);
+    bool logits_only = (s->req->r.echo_logits || s->req->r.last_logits) && s->n_row == s->n_prompt;
+    if (logits_only)
+        engine_finish(g, s, IMP_FINISH_LENGTH, IMP_OK, NULL);
+    else if ((r->want & BATCH_SAMPLE) && res->row_status[i] != IMP_OK)
+        engine_finish(g, s, IMP_FINISH_ERROR, res->row_status[i],
+                      res->row_status[i] == IMP_E_NUMERIC ? "the model's logits are not finite numbers: the weights are damaged"
+                                                          : imp_status_text(res->row_status[i]));
+    else if (r->want & BATCH_SAMPLE)
+        accept(g, s, &res->row[i]);
+}
+
+static void process(engine *g, flight *f, const step_result *res)
+{
+    for (int32_t i = 0; i < f->b.n_seq; i++) {
+        seq *s = f->owner[i];
+        uint32_t before = f->from[i], end = before + (uint32_t)(f->seqs[i].tok_end - f->seqs[i].tok_begin);
+        if (s->gone || before >= s->n_prompt)
+            continue;
+        uint32_t done = end < s->n_prompt ? end : s->n_prompt;
+        atomic_fetch_add(&g->n_prompt_tok, done - before);
+        imp_event ev = {.kind = IMP_EVENT_PROMPT, .n_done = done, .token = -1, .logprob = NAN};
+        if (!s->req->r.prompt_logprobs)
+            engine_event(s, &ev);
+    }
+    for (int32_t i = 0; i < f->b.n_row; i++)
+        if (!f->row_seq[i]->gone)
+            process_row(g, f, res, i);
+    for (int32_t i = 0; i < f->b.n_seq; i++)
+        let_go(g, f->owner[i]);
+}
+
+/* ---- steps ------------------------------------------------------------------------------------------------------ */
+static void guard(engine *g, bool on)
+{
+#ifdef IMP_GUARD_STEPS
+    mem_guard(on && g->n_step > 4); /* warm by then: from here on a step that allocates fails, and a test sees it */
+#else
+    (void)g;
+    (void)on;
+#endif
+}
+
+/* Fills and submits one step; false when there was nothing to do. */
+static bool launch(engine *g)
+{
+    g->drain = false;
+    g->cur = &g->flight[(g->first + g->n_open) % g->n_flight];
     admit(g);
     fill(g);
-    if (g->b.n_tok == 0)
+    if (g->cur->b.n_tok == 0)
         return false;
     imp_err e = {0};
-    backend_ticket t;
-    step_result res = {0};
-#ifdef IMP_GUARD_STEPS
-    mem_guard(++g->n_step > 4); /* warm by then: from here on a step that allocates fails, and a test sees it */
-#endif
-    imp_status st = g->api->submit(g->exec, &g->b, &t, &e);
+    g->n_step++;
+    guard(g, true);
+    imp_status st = g->api->submit(g->exec, &g->cur->b, &g->cur->ticket, &e);
+    guard(g, false);
     if (st == IMP_OK)
-        st = g->api->wait(g->exec, t, &res, &e);
-#ifdef IMP_GUARD_STEPS
-    mem_guard(false);
-#endif
+        g->n_open++;
+    else
+        fail_flight(g, g->cur, st, e.message[0] ? e.message : imp_status_text(st));
+    return true;
+}
+
+/* Waits for the oldest open step and hands out its results. */
+static void land(engine *g)
+{
+    flight *f = &g->flight[g->first];
+    imp_err e = {0};
+    step_result res = {0};
+    guard(g, true);
+    imp_status st = g->api->wait(g->exec, f->ticket, &res, &e);
+    guard(g, false);
+    g->first = (g->first + 1) % g->n_flight;
+    g->n_open--;
     if (st == IMP_OK)
         st = res.status;
-    if (st != IMP_OK) {
-        fail_all(g, st, e.message[0] ? e.message : imp_status_text(st));
-        return true;
-    }
-    process(g, &res);
-    return true;
+    if (st != IMP_OK)
+        fail_flight(g, f, st, e.message[0] ? e.message : imp_status_text(st));
+    else
+        process(g, f, &res);
+}
+
+void engine_step(engine *g)
+{
+    bool room = g->n_open < g->n_flight && !(g->drain && g->n_open);
+    bool launched = room && launch(g);
+    if (g->n_open && (!launched || g->n_open == g->n_flight))
+        land(g);
 }

@@ -139,7 +139,8 @@ imp_status mf_add_map(modelfile *m, const char *path, const file_map **out, imp_
     file_map *f = ARENA_NEW(&m->mem, file_map);
     if (!f)
         return err_oom(e, path, sizeof *f);
-    s = file_map_open(f, path, e);
+    bool made_up = strncmp(path, RANDOM_PREFIX, strlen(RANDOM_PREFIX)) == 0;
+    s = made_up ? random_map_open(f, path, e) : file_map_open(f, path, e);
     if (s == IMP_OK)
         *out = m->map[m->n_maps++] = f;
     return s;

@@ -65,7 +65,7 @@ typedef struct mf_tensor {
 typedef struct modelfile modelfile;
 typedef enum mf_kind { MF_GGUF, MF_SAFETENSORS } mf_kind;
 
-/* path: a GGUF file (the first of a split set brings the others) or a folder with config.json. */
+/* path: a GGUF file (the first of a split set brings the others), a folder with config.json, or random:SHAPE:FORMAT. */
 imp_status mf_open(modelfile **out, const char *path, imp_err *e);
 void mf_close(modelfile *m); /* NULL is fine */
 mf_kind mf_get_kind(const modelfile *m);

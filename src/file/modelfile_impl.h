@@ -51,6 +51,9 @@ imp_status safetensors_load(modelfile *m, imp_err *e);
 
 /* Maps a file that the modelfile then owns; *out stays where it is. */
 imp_status mf_add_map(modelfile *m, const char *path, const file_map **out, imp_err *e);
+/* A model that is made up: "random:SHAPE:FORMAT" (random.c). */
+#define RANDOM_PREFIX "random:"
+imp_status random_map_open(file_map *m, const char *spec, imp_err *e);
 /* Adds a record whose name is in the arena. where: file name for the message when the name is taken. */
 imp_status meta_add(modelfile *m, meta_set *set, const char *key, meta_value v, const char *where, imp_err *e);
 meta_kv *meta_find(const meta_set *set, const char *key);

@@ -1,6 +1,7 @@
 """The command line as ../shared/contract.md promises it: subcommands, streams, exit statuses, and bad input."""
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -167,6 +168,24 @@ def test_bench(imp, tiny):
     csv = imp.ok(*args, "-o", "csv").decode().strip().split("\n")
     assert len(csv) == 3 and csv[0].count(",") >= 10
     assert len(imp.ok(*args, "-o", "jsonl").strip().split(b"\n")) == 2
+
+
+def test_bench_batched_counts_while_all_decode(imp, tiny):
+    rows = json.loads(imp.ok("bench", "-m", tiny, "-p", "0", "-n", "8", "-d", "20", "-r", 1, "--npl", "1,4", "-o", "json"))
+    assert [r["n_seq"] for r in rows] == [1, 4] and all(r["avg_ts"] > 0 and r["floor_bytes"] > 0 for r in rows)
+    assert rows[1]["floor_bytes"] > rows[0]["floor_bytes"]   # the same weights, four times the KV
+
+
+def test_bench_checks_logits_of_a_made_up_model(imp, tmp_path):
+    r = imp("bench", "-m", "random:qwen3-0.6b:Q4_K_M", "--backend", "cpu", "-p", "0", "-n", "2", "-r", 1, "--check", 2)
+    assert r.returncode == 0
+    error = re.search(rb"check: 2 rows against the scalar path: error ([0-9.e+-]+),", r.stderr)
+    assert error and float(error[1]) < 3e-2
+    refused(imp("bench", "-m", "random:qwen3-0.6b:Q9"), 2, "random:SHAPE:FORMAT")
+    imp.ok("bench", "-m", "random:llama-3.2-1b:Q4_0", "--write", tmp_path / "m.gguf")
+    text = imp.ok("inspect", tmp_path / "m.gguf").decode()
+    assert "16 layers, width 2048, vocabulary 128256" in text and "Q4_0" in text
+    (tmp_path / "m.gguf").unlink()
 
 
 def test_no_tokenizer(imp, no_vocab):

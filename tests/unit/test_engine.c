@@ -53,7 +53,7 @@ static imp_model *open_model(const char *path)
     return m;
 }
 
-static imp_engine *open_engine(imp_model *m, int32_t threads, uint32_t chunk, uint32_t block, bool shuffle, uint32_t n_seq)
+static imp_engine *open_engine(imp_model *m, int32_t threads, uint32_t chunk, uint32_t block, bool shuffle, uint32_t n_seq, uint32_t n_ticket)
 {
     imp_err e = {0};
     imp_engine *g = NULL;
@@ -65,6 +65,7 @@ static imp_engine *open_engine(imp_model *m, int32_t threads, uint32_t chunk, ui
     p.block_size = block;
     p.shuffle_blocks = shuffle;
     p.n_seq = n_seq;
+    p.n_ticket = n_ticket;
     p.n_ctx = 256;
     if (imp_engine_new(m, &p, &g, &e) != IMP_OK)
         fail_msg("%s", e.message);
@@ -148,16 +149,16 @@ static void same(const outcome *a, const outcome *b, const char *what)
 static void same_bytes(void **state)
 {
     (void)state;
-    static const struct { int32_t threads; uint32_t chunk, block; bool shuffle; } how[] = {
-        {1, 64, 64, false}, {2, 64, 64, false}, {2, 512, 2, true}, {1, 1, 64, true}, {2, 7, 2, false}, {2, 64, 16, true}, {3, 13, 8, true}};
+    static const struct { int32_t threads; uint32_t chunk, block; bool shuffle; uint32_t tickets; } how[] = {
+        {1, 64, 64, false, 1}, {2, 64, 64, false, 2}, {2, 512, 2, true, 1}, {1, 1, 64, true, 2}, {2, 7, 2, false, 2}, {2, 64, 16, true, 1}, {3, 13, 8, true, 2}};
     outcome *ref = calloc(N_SEQ, sizeof *ref), *got = calloc(N_SEQ, sizeof *got);
     for (size_t k = 0; k < sizeof MODELS / sizeof *MODELS; k++) {
         imp_model *m = open_model(MODELS[k]);
         for (size_t h = 0; h < sizeof how / sizeof *how; h++) {
-            imp_engine *g = open_engine(m, how[h].threads, how[h].chunk, how[h].block, how[h].shuffle, N_SEQ);
+            imp_engine *g = open_engine(m, how[h].threads, how[h].chunk, how[h].block, how[h].shuffle, N_SEQ, how[h].tickets);
             char what[128];
-            snprintf(what, sizeof what, "%s, %d threads, chunk %u, block %u, shuffle %d", MODELS[k], how[h].threads, how[h].chunk,
-                     how[h].block, how[h].shuffle);
+            snprintf(what, sizeof what, "%s, %d threads, chunk %u, block %u, shuffle %d, %u open steps", MODELS[k], how[h].threads, how[h].chunk,
+                     how[h].block, how[h].shuffle, how[h].tickets);
             if (h == 0)
                 run_alone(m, g, ref);
             run_together(m, g, got);
@@ -174,7 +175,7 @@ static void two_models(void **state)
 {
     (void)state;
     imp_model *m[2] = {open_model(MODELS[0]), open_model(MODELS[1])};
-    imp_engine *g[2] = {open_engine(m[0], 1, 64, 64, false, N_SEQ), open_engine(m[1], 1, 64, 64, false, N_SEQ)};
+    imp_engine *g[2] = {open_engine(m[0], 1, 64, 64, false, N_SEQ, 1), open_engine(m[1], 1, 64, 64, false, N_SEQ, 2)};
     outcome *ref = calloc(2 * N_SEQ, sizeof *ref), *got = calloc(2 * N_SEQ, sizeof *got);
     int32_t prompt[2][N_SEQ][128];
     uint64_t id[2][N_SEQ];
@@ -203,7 +204,7 @@ static void queue(void **state)
     (void)state;
     imp_model *m = open_model(MODELS[1]);
     outcome *ref = calloc(N_SEQ, sizeof *ref), *got = calloc(N_SEQ, sizeof *got);
-    imp_engine *g = open_engine(m, 2, 64, 64, false, 2);
+    imp_engine *g = open_engine(m, 2, 64, 64, false, 2, 2);
     run_alone(m, g, ref);
     run_together(m, g, got);
     same(ref, got, "two slots for eight requests");
@@ -217,7 +218,7 @@ static void choices(void **state)
 {
     (void)state;
     imp_model *m = open_model(MODELS[1]);
-    imp_engine *g = open_engine(m, 2, 64, 64, false, 8);
+    imp_engine *g = open_engine(m, 2, 64, 64, false, 8, 2);
     int32_t prompt[128];
     outcome one = {0};
     imp_request r;
@@ -237,7 +238,7 @@ static void cancel(void **state)
 {
     (void)state;
     imp_model *m = open_model(MODELS[1]);
-    imp_engine *g = open_engine(m, 2, 64, 64, false, 4);
+    imp_engine *g = open_engine(m, 2, 64, 64, false, 4, 2);
     int32_t prompt[128];
     outcome o[4] = {0};
     uint64_t id[4];
@@ -264,7 +265,7 @@ static void shutdown_ends_all(void **state)
 {
     (void)state;
     imp_model *m = open_model(MODELS[0]);
-    imp_engine *g = open_engine(m, 2, 16, 64, false, 2);
+    imp_engine *g = open_engine(m, 2, 16, 64, false, 2, 2);
     int32_t prompt[128];
     outcome o[6] = {0};
     for (int i = 0; i < 6; i++) {
@@ -283,7 +284,7 @@ static void refusals(void **state)
 {
     (void)state;
     imp_model *m = open_model(MODELS[1]);
-    imp_engine *g = open_engine(m, 1, 64, 64, false, 2);
+    imp_engine *g = open_engine(m, 1, 64, 64, false, 2, 2);
     int32_t prompt[400] = {0};
     static const struct { const char *field; float temp, top_p; uint32_t n, n_prompt; int32_t token, logprobs; imp_status want; } bad[] = {
         {"temperature", -1, 1, 1, 3, 1, -1, IMP_E_USAGE}, {"temperature", NAN, 1, 1, 3, 1, -1, IMP_E_USAGE},

@@ -216,4 +216,6 @@ const backend_api backend_cpu = {
     .submit = cpu_submit,
     .wait = cpu_wait,
     .read_ceiling = cpu_read_ceiling,
+    .n_ticket = 1,
+    .n_batch = 512,
 };

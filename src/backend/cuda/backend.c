@@ -260,4 +260,6 @@ const backend_api backend_cuda = {
     .submit = cuda_submit,
     .wait = cuda_wait,
     .read_ceiling = cuda_read_ceiling,
+    .n_ticket = 2,
+    .n_batch = 2048,
 };
