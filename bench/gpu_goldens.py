@@ -101,6 +101,7 @@ def main():
     a.add_argument("--json")
     a.add_argument("filter", nargs="?", default="")
     args = a.parse_args()
+    args.imp = str(pathlib.Path(args.imp).resolve())
     todo = [f for f in folders(args.goldens) if args.filter in str(f)]
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         rows = list(pool.map(lambda f: one(args, args.goldens, f), todo))

@@ -22,11 +22,11 @@ class Run:
         self.a, self.report = args, {}
         self.raw = []
 
-    def sh(self, argv, seconds, env=None):
+    def sh(self, argv, seconds, env=None, cwd=None):
         """Runs, prints the tail, returns (status, stdout, stderr)."""
         t = time.time()
         try:
-            r = subprocess.run(list(map(str, argv)), capture_output=True, timeout=seconds, env={**os.environ, **(env or {})})
+            r = subprocess.run(list(map(str, argv)), capture_output=True, timeout=seconds, env={**os.environ, **(env or {})}, cwd=cwd)
             rc, out, err = r.returncode, r.stdout.decode(errors="replace"), r.stderr.decode(errors="replace")
         except subprocess.TimeoutExpired as e:
             rc, out, err = 124, (e.stdout or b"").decode(errors="replace"), (e.stderr or b"").decode(errors="replace")
@@ -67,6 +67,17 @@ def goldens(run):
     rc, text, err = run.sh([sys.executable, HERE / "gpu_goldens.py", "--imp", run.a.imp, "--goldens", run.a.goldens, "--json", out], 240)
     print(text + err[-500:])
     return json.loads(out.read_text()) if out.exists() else {"status": rc}
+
+
+def same_bytes(run):
+    """The engine's own test on the card: bytes alone, among 31 others, in chunks, with one and two steps open."""
+    test = run.a.test_engine
+    if not test.exists():
+        return {"skipped": f"{test.name} is not built"}
+    rc, out, err = run.sh([test], 240, {"IMP_TEST_BACKEND": "cuda"}, cwd=run.a.root)
+    tests = re.findall(r"\[\s+(OK|FAILED)\s+\] (\w+)", out + err)
+    print("  " + ", ".join(f"{n} {w}" for w, n in tests))
+    return {"status": rc, **{n: w for w, n in tests}}
 
 
 def figures(run):
@@ -153,7 +164,7 @@ def sanitize(run):
     return out
 
 
-STAGES = {f.__name__: f for f in (parity, goldens, figures, check, starts, ready, sanitize)}
+STAGES = {f.__name__: f for f in (parity, goldens, same_bytes, figures, check, starts, ready, sanitize)}
 
 
 def main():
@@ -161,6 +172,8 @@ def main():
     root = HERE.parent
     a.add_argument("--imp", type=pathlib.Path, default=root / "build" / "imp")
     a.add_argument("--gpu-test", type=pathlib.Path, default=root / "build" / "gpu_test")
+    a.add_argument("--test-engine", type=pathlib.Path, default=root / "build" / "unit" / "test_engine")
+    a.add_argument("--root", type=pathlib.Path, default=root, help="where tests/fixtures lies")
     a.add_argument("--goldens", type=pathlib.Path)
     a.add_argument("--out", type=pathlib.Path, default=pathlib.Path(os.environ.get("OUT", ".")))
     a.add_argument("--big", help="where the 8 GB file may lie (/dev/shm/imp-8gb.gguf)")
@@ -168,6 +181,8 @@ def main():
     a.add_argument("--quick", action="store_true", help="two models, few repeats")
     a.add_argument("stage", nargs="*", help=" ".join(STAGES))
     args = a.parse_args()
+    args.imp, args.gpu_test, args.out = args.imp.resolve(), args.gpu_test.resolve(), args.out.resolve()
+    args.test_engine = args.test_engine.resolve()
     if not args.goldens:
         args.goldens = next((d for d in (root.parent / "shared" / "goldens", root / "shared" / "goldens") if d.is_dir()), None)
     run = Run(args)

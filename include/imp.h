@@ -292,6 +292,9 @@ IMP_API double imp_engine_step_bytes(imp_engine *g, uint32_t n_ctx, uint32_t n_s
  * position: what a prompt's effective speed is counted in. */
 IMP_API double imp_engine_linear_params(imp_engine *g);
 IMP_API double imp_engine_attend_flops(imp_engine *g);
+/* A table of the last step's kernels: how often, microseconds, GB/s of weights and share of the read ceiling. Waits until
+ * no request runs; the step is repeated for it. text: imp_free. IMP_E_UNSUPPORTED where the backend has none. */
+IMP_API imp_status imp_engine_profile(imp_engine *g, double read_ceiling, char **text, imp_err *e);
 /* Bytes a second that the backend's own read kernel reaches over n_bytes (0 = past the caches). */
 IMP_API imp_status imp_engine_read_ceiling(imp_engine *g, uint64_t n_bytes, double *bytes_per_s, imp_err *e);
 

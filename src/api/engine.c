@@ -129,6 +129,17 @@ imp_status imp_engine_stats(imp_engine *g, imp_stats *s)
 
 double imp_engine_step_bytes(imp_engine *g, uint32_t n_ctx, uint32_t n_seq) { return engine_step_bytes(g->g, n_ctx, n_seq); }
 
+imp_status imp_engine_profile(imp_engine *g, double read_ceiling, char **text, imp_err *e)
+{
+    strbuf b = {0};
+    *text = NULL;
+    imp_status s = engine_profile(g->g, read_ceiling, &b, e);
+    if (s == IMP_OK && !(*text = sb_take(&b)))
+        s = err_oom(e, "profile", b.n);
+    sb_free(&b);
+    return s;
+}
+
 double imp_engine_linear_params(imp_engine *g) { return engine_linear_params(g->g); }
 double imp_engine_attend_flops(imp_engine *g) { return engine_attend_flops(g->g); }
 

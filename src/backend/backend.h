@@ -54,6 +54,17 @@ typedef struct backend_memory {
     uint64_t weights, kv, workspace; /* bytes held by this backend object */
 } backend_memory;
 
+/* Time by role: all layers' operations of a role run back to back. bytes: of the weights they read, as the file has them. */
+typedef struct backend_profile_row {
+    char name[48];           /* "gate: gemv/rows Q4K" */
+    int32_t count;
+    double us, bytes;        /* of all layers together, once */
+} backend_profile_row;
+typedef struct backend_profile {
+    int32_t n;
+    backend_profile_row row[64];
+} backend_profile;
+
 typedef struct backend_api {
     uint32_t version;
     const char *name;        /* "cpu", "cuda" */
@@ -95,6 +106,10 @@ typedef struct backend_api {
 
     int32_t n_ticket; /* tickets worth having open at once: 1 where submit computes, 2 where it queues */
     int32_t n_batch;  /* tokens a step when nobody says how many */
+
+    /* Repeats the step that was submitted last, role by role (its results and KV are rewritten); no ticket may be open.
+     * NULL where there is none. */
+    imp_status (*profile)(bexec *x, int32_t reps, backend_profile *out, imp_err *e);
 } backend_api;
 
 extern const backend_api backend_cpu;

@@ -164,6 +164,12 @@ static imp_status one(context *x, bench_test t, imp_err *e)
     imp_status s = bench_run(x->c->engine, &t, (uint32_t)x->c->o.repeat, x->info.n_vocab, &r, e);
     if (s == IMP_OK)
         emit(x, &r);
+    char *table = NULL;
+    if (s == IMP_OK && x->c->o.profile)
+        s = imp_engine_profile(x->c->engine, x->ceiling, &table, e);
+    if (table)
+        fprintf(stderr, "%s", table);
+    imp_free(table);
     imp_free(r.ns);
     return s;
 }

@@ -105,6 +105,7 @@ static const opt_def defs[] = {
     {.name = "repetitions", .alias = "-r", .type = OPT_INT, .arg = "N", .min = 1, .max = 1000, AT(repeat), .cmds = CMD_BENCH, .help = "times each test is run"},
     {.name = "npl", .type = OPT_STR, .arg = "N,..", AT(bench_npl), .cmds = CMD_BENCH, .help = "sequences at once (batched tests)"},
     {.name = "write", .type = OPT_STR, .arg = "FILE", AT(bench_write), .cmds = CMD_BENCH, .help = "write the model (random:SHAPE:FORMAT) to FILE and do nothing else"},
+    {.name = "profile", .type = OPT_FLAG, AT(profile), .cmds = CMD_BENCH, .help = "after each test a table of its last step's kernels (GPU)"},
     {.name = "check", .type = OPT_INT, .arg = "N", .min = 0, .max = 64, AT(bench_check), .cmds = CMD_BENCH,
      .help = "afterwards compare the logits of N generated tokens with the CPU's scalar path"},
     {.name = "output-format", .alias = "-o --output", .type = OPT_STR, .choices = "md|csv|json|jsonl", AT(bench_format), .cmds = CMD_BENCH, .help = "form of the results"},

@@ -315,13 +315,21 @@ static void sweep(engine *g, seq_list *l, bool all)
     }
 }
 
+static void engine_idle(engine *g)
+{
+    g->idle = true;
+    pthread_cond_broadcast(&g->done);
+    pthread_cond_wait(&g->wake, &g->lock);
+    g->idle = false;
+}
+
 static void *engine_main(void *arg)
 {
     engine *g = arg;
     for (;;) {
         pthread_mutex_lock(&g->lock);
         while (!g->incoming.head && !g->running.head && !g->waiting.head && !g->n_open && !g->stop)
-            pthread_cond_wait(&g->wake, &g->lock);
+            engine_idle(g);
         for (seq *s = g->incoming.head, *next; s; s = next) {
             next = s->next;
             list_push(&g->waiting, s);
@@ -392,10 +400,13 @@ static imp_status upload_all(engine *g, const imp_engine_params *p, imp_err *e)
             if (pl->op[i].weight[j] >= 0)
                 hint[pl->op[i].weight[j]] = pl->op[i].kind;
     uint64_t done = 0;
+    int64_t t0 = clock_ns();
     for (int32_t i = 0; i < pl->n_weight && st == IMP_OK; i++) {
+        char what[48];
         st = g->api->upload(g->be, pl->weight[i], hint[i], 0, 0, 0, 0, &g->w[i], e);
         done += pl->weight[i]->n_bytes;
-        if (st == IMP_OK && p->progress && !p->progress(p->progress_user, "loading", done, g->m->weight_bytes))
+        snprintf(what, sizeof what, "loading %.1f GB/s", (double)done / (double)(clock_ns() - t0 + 1));
+        if (st == IMP_OK && p->progress && !p->progress(p->progress_user, what, done, g->m->weight_bytes))
             st = err_set(e, IMP_E_CANCELLED, "loading: cancelled");
     }
     mem_free(hint);
@@ -414,14 +425,17 @@ static imp_status start(engine *g, const imp_engine_params *p, imp_err *e)
 {
     backend_options bo = {.device = p->device, .n_threads = p->n_threads, .cpu = p->cpu ? p->cpu : "auto",
                           .deterministic = p->deterministic, .log = &g->log};
+    int64_t t0 = clock_ns();
     imp_status st = g->api->open(&bo, &g->be, e);
     if (st != IMP_OK)
         return st;
     g->api->describe(g->be, g->describe, sizeof g->describe);
     kv_options ko = {0};
     st = engine_sizes(g, p, &ko, e);
+    int64_t t_open = clock_ns();
     if (st == IMP_OK)
         st = upload_all(g, p, e);
+    int64_t t_up = clock_ns();
     if (st == IMP_OK)
         st = g->api->kv_open(g->be, &g->m->text, &ko, &g->kv, e);
     for (int i = 0; i < g->m->text.n_group && st == IMP_OK; i++)
@@ -431,6 +445,10 @@ static imp_status start(engine *g, const imp_engine_params *p, imp_err *e)
         st = g->api->compile(g->be, &g->m->text, g->w, g->kv, &lim, &g->exec, e);
     if (st == IMP_OK)
         st = make_flights(g, p->n_ticket, e);
+    if (st == IMP_OK)
+        log_line(&g->log, LOG_INFO, "%s opened in %.2f s; weights %.2f GB in %.2f s, %.1f GB/s; the rest %.2f s", g->api->name,
+                 (double)(t_open - t0) * 1e-9, (double)g->m->weight_bytes * 1e-9, (double)(t_up - t_open) * 1e-9,
+                 (double)g->m->weight_bytes / (double)(t_up - t_open + 1), (double)(clock_ns() - t_up) * 1e-9);
     return st;
 }
 
@@ -554,6 +572,28 @@ void engine_stats(engine *g, imp_stats *s)
 double engine_step_bytes(engine *g, uint32_t n_ctx, uint32_t n_seq)
 {
     return plan_step_bytes(&g->m->text, g->api->kv_get_type(g->kv), n_ctx, n_seq);
+}
+
+imp_status engine_profile(engine *g, double read_ceiling, strbuf *out, imp_err *e)
+{
+    backend_profile p = {0};
+    if (!g->api->profile)
+        return err_set(e, IMP_E_UNSUPPORTED, "profile: the %s backend has none", g->api->name);
+    pthread_mutex_lock(&g->lock); /* held all the time: the thread stays where it is */
+    while (!g->idle)
+        pthread_cond_wait(&g->done, &g->lock);
+    imp_status st = g->api->profile(g->exec, 10, &p, e);
+    pthread_mutex_unlock(&g->lock);
+    sb_str(out, "| kernel | count | us each | us | GB/s | of ceiling |\n|---|---:|---:|---:|---:|---:|\n");
+    for (int32_t i = 0; i < p.n && st == IMP_OK; i++) {
+        const backend_profile_row *r = &p.row[i];
+        sb_printf(out, "| %s | %d | %.2f | %.1f |", r->name, r->count, r->us / r->count, r->us);
+        if (r->bytes > 0 && r->us > 0)
+            sb_printf(out, " %.0f | %.0f%% |\n", r->bytes / r->us * 1e-3, read_ceiling > 0 ? 100 * r->bytes / r->us * 1e6 / read_ceiling : 0);
+        else
+            sb_str(out, " | |\n");
+    }
+    return st;
 }
 
 double engine_linear_params(engine *g) { return plan_linear_params(&g->m->text); }

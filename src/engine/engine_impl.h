@@ -105,6 +105,7 @@ struct engine {
     bool have_thread, have_sync;
     pthread_t thread;
     _Atomic uint32_t n_running, n_waiting;
+    bool idle;                 /* under lock: the thread waits for work, no step is open */
     _Atomic uint64_t n_prompt_tok, n_cached_tok, n_gen_tok, n_preempt;
     _Atomic int64_t blocks_used;
 

@@ -1,7 +1,7 @@
 /* random: "random:SHAPE:FORMAT" in place of a file's name: a GGUF of a published model's shape whose weights are random
  * blocks, for measuring speed without a download. It exists as an address range only: a header, and behind it the pages
- * of one small pool a format mapped again and again, so that 18 GB of weights cost 64 MiB of memory. The loader reads it
- * like any file, checks included. Values: valid blocks of a deviation near 0.02, so that activations stay finite. */
+ * of one small pool a format mapped again and again, so that 18 GB of weights cost 64 MiB of memory. The loader reads
+ * it like any file, checks included. Values: valid blocks of a deviation near 0.02, so that activations stay finite. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -36,17 +36,17 @@ static const shape shapes[] = {
     {"qwen3-30b-a3b", "qwen3moe", 48, 2048, 6144, 32, 4, 128, 151936, true, false, 128, 8, 768},
 };
 
-/* What a file of this name holds: matrices, the head (the embedding when tied), and, in mixes, the layers llama.cpp gives
- * more bits: attn_v and ffn_down of the first and last eighth and of every third layer between. */
+/* What a file of this name holds: matrices, the head (the embedding when tied), and, in mixes, the layers llama.cpp
+ * gives more bits: attn_v and ffn_down of the first and last eighth and of every third layer between. */
 typedef struct mix {
     const char *name;
     quant_id base, head, more;
 } mix;
 static const mix mixes[] = {
-    {"Q8_0", QUANT_Q8_0, QUANT_Q8_0, QUANT_Q8_0}, {"Q6_K", QUANT_Q6_K, QUANT_Q6_K, QUANT_Q6_K},
-    {"Q5_K", QUANT_Q5_K, QUANT_Q5_K, QUANT_Q5_K}, {"Q4_K", QUANT_Q4_K, QUANT_Q4_K, QUANT_Q4_K},
+    {"Q8_0", QUANT_Q8_0, QUANT_Q8_0, QUANT_Q8_0},   {"Q6_K", QUANT_Q6_K, QUANT_Q6_K, QUANT_Q6_K},
+    {"Q5_K", QUANT_Q5_K, QUANT_Q5_K, QUANT_Q5_K},   {"Q4_K", QUANT_Q4_K, QUANT_Q4_K, QUANT_Q4_K},
     {"Q4_K_M", QUANT_Q4_K, QUANT_Q6_K, QUANT_Q6_K}, {"Q5_K_M", QUANT_Q5_K, QUANT_Q6_K, QUANT_Q6_K},
-    {"Q4_0", QUANT_Q4_0, QUANT_Q6_K, QUANT_Q4_0}, {"BF16", QUANT_BF16, QUANT_BF16, QUANT_BF16},
+    {"Q4_0", QUANT_Q4_0, QUANT_Q6_K, QUANT_Q4_0},   {"BF16", QUANT_BF16, QUANT_BF16, QUANT_BF16},
     {"F16", QUANT_F16, QUANT_F16, QUANT_F16},
 };
 
@@ -56,14 +56,16 @@ static const struct block_scale {
     uint8_t at[2], n;
     float v[2];
 } scales[] = {
-    {QUANT_Q8_0, {0}, 1, {.0003f}},           {QUANT_Q4_0, {0}, 1, {.004f}},
-    {QUANT_Q4_K, {0, 2}, 2, {.0001f, .0008f}}, {QUANT_Q5_K, {0, 2}, 2, {.00006f, .0009f}},
+    {QUANT_Q8_0, {0}, 1, {.0003f}},
+    {QUANT_Q4_0, {0}, 1, {.004f}},
+    {QUANT_Q4_K, {0, 2}, 2, {.0001f, .0008f}},
+    {QUANT_Q5_K, {0, 2}, 2, {.00006f, .0009f}},
     {QUANT_Q6_K, {208}, 1, {.00001f}},
 };
 
 typedef struct pool {
     quant_id f;
-    bool ones;     /* norms */
+    bool ones; /* norms */
     int fd;
     uint64_t unit; /* bytes after which both a page and a block begin */
     uint64_t size; /* a multiple of it */
@@ -74,8 +76,12 @@ typedef struct writer {
     const mix *x;
     strbuf head, tensors;
     uint32_t n_kv, n_tensor;
-    uint64_t at;   /* of the next tensor, from the start of the data */
-    struct piece { uint64_t at, n; quant_id f; bool ones; } *piece;
+    uint64_t at; /* of the next tensor, from the start of the data */
+    struct piece {
+        uint64_t at, n;
+        quant_id f;
+        bool ones;
+    } * piece;
 } writer;
 
 /* ---- pools ------------------------------------------------------------------------------------------------------- */
@@ -198,11 +204,22 @@ static void write_keys(writer *w)
     key_str(w, "general.architecture", s->arch);
     key_u32(w, "general.alignment", PAGE);
     key_str(w, "tokenizer.ggml.model", "no_vocab");
-    const struct { const char *name; uint32_t v; } n[] = {
-        {".block_count", s->n_layer}, {".context_length", 131072}, {".embedding_length", s->hidden}, {".feed_forward_length", s->ff},
-        {".attention.head_count", s->n_head}, {".attention.head_count_kv", s->n_kv_head}, {".attention.key_length", s->d_head},
-        {".attention.value_length", s->d_head}, {".vocab_size", s->vocab}, {".rope.dimension_count", s->d_head},
-        {".expert_count", s->n_expert}, {".expert_used_count", s->n_used}, {".expert_feed_forward_length", s->expert_ff}};
+    const struct {
+        const char *name;
+        uint32_t v;
+    } n[] = {{".block_count", s->n_layer},
+             {".context_length", 131072},
+             {".embedding_length", s->hidden},
+             {".feed_forward_length", s->ff},
+             {".attention.head_count", s->n_head},
+             {".attention.head_count_kv", s->n_kv_head},
+             {".attention.key_length", s->d_head},
+             {".attention.value_length", s->d_head},
+             {".vocab_size", s->vocab},
+             {".rope.dimension_count", s->d_head},
+             {".expert_count", s->n_expert},
+             {".expert_used_count", s->n_used},
+             {".expert_feed_forward_length", s->expert_ff}};
     for (size_t i = 0; i < CK_COUNT(n); i++)
         if (n[i].v)
             key_u32(w, n[i].name, n[i].v);
@@ -257,7 +274,8 @@ static imp_status map_pieces(writer *w, uint8_t *data, imp_err *e)
         pool *o = NULL;
         st = pool_of(pools, &n, p->f, p->ones, &o, e);
         /* every tensor begins somewhere else, so that layers differ */
-        uint64_t off = st == IMP_OK ? (uint64_t)i * 7919 % (o->size / o->unit) * o->unit : 0, end = (p->n + PAGE - 1) / PAGE * PAGE;
+        uint64_t off = st == IMP_OK ? (uint64_t)i * 7919 % (o->size / o->unit) * o->unit : 0,
+                 end = (p->n + PAGE - 1) / PAGE * PAGE;
         for (uint64_t at = 0; at < end && st == IMP_OK; off = 0) {
             uint64_t k = end - at < o->size - off ? end - at : o->size - off;
             if (mmap(data + p->at + at, k, PROT_READ, MAP_SHARED | MAP_FIXED, o->fd, (off_t)off) == MAP_FAILED)
@@ -290,7 +308,8 @@ imp_status random_map_open(file_map *m, const char *spec, imp_err *e)
     const char *name = spec + strlen(RANDOM_PREFIX), *colon = strchr(name, ':');
     writer w = {0};
     for (size_t i = 0; colon && i < CK_COUNT(shapes); i++)
-        if (strlen(shapes[i].name) == (size_t)(colon - name) && strncmp(shapes[i].name, name, (size_t)(colon - name)) == 0)
+        if (strlen(shapes[i].name) == (size_t)(colon - name) &&
+            strncmp(shapes[i].name, name, (size_t)(colon - name)) == 0)
             w.s = &shapes[i];
     for (size_t i = 0; colon && i < CK_COUNT(mixes); i++)
         if (strcmp(mixes[i].name, colon + 1) == 0)
@@ -305,7 +324,8 @@ imp_status random_map_open(file_map *m, const char *spec, imp_err *e)
     uint64_t n_head = 24 + w.head.n + w.tensors.n, data = (n_head + PAGE - 1) / PAGE * PAGE;
     imp_status st = w.head.failed || w.tensors.failed ? err_oom(e, spec, n_head) : IMP_OK;
     m->size = data + w.at;
-    void *p = st == IMP_OK ? mmap(NULL, m->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) : MAP_FAILED;
+    void *p =
+        st == IMP_OK ? mmap(NULL, m->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) : MAP_FAILED;
     if (st == IMP_OK && p == MAP_FAILED)
         st = err_oom(e, spec, m->size);
     if (st == IMP_OK) {

@@ -1,4 +1,4 @@
-/* The reference sampler. Every sum runs in a fixed order, so one row of logits always gives the same token. */
+/* The reference sampler. Masses are integers, so no result depends on the order of a sum. */
 #include "plan/sample.h"
 
 #include <math.h>
@@ -34,13 +34,17 @@ void sample_philox(const uint32_t key[2], const uint32_t counter[4], uint32_t ou
     out[3] = c3;
 }
 
-double sample_uniform(uint64_t seed, uint32_t choice, uint64_t position, uint32_t stage)
+uint64_t sample_bits(uint64_t seed, uint32_t choice, uint64_t position, uint32_t stage)
 {
     uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32) ^ choice};
     uint32_t counter[4] = {(uint32_t)position, (uint32_t)(position >> 32), stage, 0}, w[4];
     sample_philox(key, counter, w);
-    uint64_t bits = ((uint64_t)w[0] << 32 | w[1]) >> 11;
-    return (double)bits * 0x1p-53;
+    return ((uint64_t)w[0] << 32 | w[1]) >> 11;
+}
+
+double sample_uniform(uint64_t seed, uint32_t choice, uint64_t position, uint32_t stage)
+{
+    return (double)sample_bits(seed, choice, position, stage) * 0x1p-53;
 }
 
 /* ---- exponentials ----------------------------------------------------------------------------------------------- */
@@ -55,26 +59,46 @@ static inline float exp_neg(float x)
     float f = (x - n * 0.693145752f) - n * 1.42860677e-6f; /* ln 2 in two parts */
     float p = 1.0f + f * (1.0f + f * (0.5f + f * (0.166666672f + f * (0.0416666418f + f * (0.00833345205f + f * 0.00138888892f)))));
     union { uint32_t u; float f; } s = {(b.u - 0x4B400000u + 127u) << 23};
-    return x < -87.0f ? 0.0f : p * s.f;
+    return x >= -87.0f && x <= 0.0f ? p * s.f : 0.0f; /* NaN and infinities have no mass */
 }
 
-/* Sum of e^(l[i] - max) in a fixed order: 16 running sums over i mod 16, flushed to double now and then. */
-static double exp_sum(const float *l, int32_t n, float max)
+/* The mass of a token: floor(e^x 2^43), x = l - max <= 0, from two conversions to 32 bits, which vectorise. Both halves
+ * are exact: e^x has 24 bits. */
+static inline uint64_t mass(float x)
 {
-    double total = 0;
-    for (int32_t i = 0; i < n;) {
-        float lane[16] = {0};
-        int32_t end = n - i > 4096 ? i + 4096 : n;
-        for (; i + 16 <= end; i += 16)
-            for (int j = 0; j < 16; j++)
-                lane[j] += exp_neg(l[i + j] - max);
-        for (int j = 0; i < end; i++, j++)
-            lane[j] += exp_neg(l[i] - max);
-        for (int j = 0; j < 16; j++)
-            total += (double)lane[j];
-    }
-    return total;
+    float q = exp_neg(x) * 0x1p20f;
+    int32_t hi = (int32_t)q;
+    int32_t lo = (int32_t)((q - (float)hi) * 0x1p23f);
+    return ((uint64_t)(uint32_t)hi << 23) + (uint32_t)lo;
 }
+
+static uint64_t mass_sum(const float *l, int32_t n, float max)
+{
+    uint64_t hi = 0, lo = 0;
+    for (int32_t i = 0; i < n;) {
+        uint32_t h32 = 0, l32 = 0; /* 256 times 2^23 fit; so do 2^20 */
+        int32_t end = n - i > 256 ? i + 256 : n;
+        for (; i < end; i++) {
+            float q = exp_neg(l[i] - max) * 0x1p20f;
+            int32_t h = (int32_t)q;
+            h32 += (uint32_t)h;
+            l32 += (uint32_t)(int32_t)((q - (float)h) * 0x1p23f);
+        }
+        hi += h32;
+        lo += l32;
+    }
+    return (hi << 23) + lo;
+}
+
+/* The least integer mass that is p of z; at least one, so that a set is never empty. */
+static uint64_t part(float p, uint64_t z)
+{
+    double need = ceil((double)p * (double)z);
+    return need < 1 ? 1 : (uint64_t)need;
+}
+
+/* floor(u z), u the 53-bit fraction of a draw. */
+static uint64_t target_of(uint64_t bits53, uint64_t z) { return (uint64_t)(((unsigned __int128)bits53 * z) >> 53); }
 
 /* ---- stages 1 to 3 ---------------------------------------------------------------------------------------------- */
 static void apply_sparse(float *l, int32_t n_vocab, const sample_row_in *in)
@@ -154,9 +178,17 @@ static int32_t collect(const float *l, int32_t n_vocab, float max, float depth, 
     return n;
 }
 
+static uint64_t mass_of(const cand *c, int32_t n, float max)
+{
+    uint64_t m = 0;
+    for (int32_t i = 0; i < n; i++)
+        m += mass(c[i].l - max);
+    return m;
+}
+
 /* The candidates that stage 5 and 7 can ever keep, best first, without sorting the whole vocabulary when a few hold all
  * the mass: looks deeper only while it must. *all: nothing was left out. */
-static int32_t candidates(const float *l, int32_t n_vocab, float max, const sample_params *p, double total, cand *c)
+static int32_t candidates(const float *l, int32_t n_vocab, float max, const sample_params *p, uint64_t total, cand *c)
 {
     if (p->min_p > 0 && p->min_p <= 1 && p->top_k <= 0 && p->top_p >= 1 && p->typical_p >= 1 && !p->mirostat)
         return collect(l, n_vocab, max, -logf(p->min_p) + 0.01f, c);
@@ -166,10 +198,7 @@ static int32_t candidates(const float *l, int32_t n_vocab, float max, const samp
         if (p->top_k > 0 && n >= p->top_k)
             return n;
         if (only_nucleus && p->top_k <= 0) {
-            double mass = 0;
-            for (int32_t i = 0; i < n; i++)
-                mass += (double)exp_neg(c[i].l - max);
-            if (mass >= (double)p->top_p * total)
+            if (mass_of(c, n, max) >= part(p->top_p, total))
                 return n;
         } else if (p->top_k <= 0) {
             break;
@@ -179,98 +208,95 @@ static int32_t candidates(const float *l, int32_t n_vocab, float max, const samp
 }
 
 /* ---- stages 5 to 8 ---------------------------------------------------------------------------------------------- */
-static double mass_of(const cand *c, int32_t n, float max)
+/* Orders c by how close each token's surprise is to the entropy, closest first; overwrites c[].l. With surprise = log z +
+ * (max - l) and the entropy its mean, log z cancels: what counts is the distance of max - l to its mean. */
+static void order_typical(cand *c, int32_t n, float max, uint64_t z)
 {
-    double m = 0;
+    uint64_t sum = 0;
     for (int32_t i = 0; i < n; i++)
-        m += (double)exp_neg(c[i].l - max);
-    return m;
-}
-
-/* Orders c by how close each token's surprise is to the entropy, closest first; overwrites c[].l. */
-static void order_typical(cand *c, int32_t n, float max)
-{
-    double z = mass_of(c, n, max), entropy = 0;
-    for (int32_t i = 0; i < n; i++) {
-        double q = (double)exp_neg(c[i].l - max) / z;
-        if (q > 0)
-            entropy -= q * log(q);
-    }
-    /* order by distance to the entropy: negate so that `before` puts the closest first */
-    double lz = log(z) + (double)max;
+        sum += (uint64_t)((double)mass(c[i].l - max) * (double)(max - c[i].l));
+    double mean = (double)sum / (double)z;
     for (int32_t i = 0; i < n; i++)
-        c[i].l = -(float)fabs(lz - (double)c[i].l - entropy);
+        c[i].l = -(float)fabs((double)(max - c[i].l) - mean);
     sort(c, n, before);
 }
 
 static int32_t mirostat_cut(const cand *c, int32_t n, float max, float mu)
 {
-    double z = mass_of(c, n, max);
+    double z = (double)mass_of(c, n, max);
     int32_t k = 0;
-    while (k < n && -log2((double)exp_neg(c[k].l - max) / z) <= (double)mu)
+    while (k < n && -log2((double)mass(c[k].l - max) / z) <= (double)mu)
         k++;
     return k ? k : 1;
 }
 
-/* c is best first; returns how many stay. l still holds the values that order_typical overwrites. */
-static int32_t truncate_set(cand *c, int32_t n, const float *l, float max, const sample_params *p, double total)
+/* How many of the first of c reach this mass; l: their logits, which c[].l may no longer be. */
+static int32_t reach(const cand *c, int32_t n, const float *l, float max, uint64_t need)
+{
+    uint64_t m = 0;
+    int32_t k = 0;
+    while (k < n && m < need)
+        m += mass(l[c[k++].id] - max);
+    return k;
+}
+
+/* c is best first; returns how many stay, best first. l still holds the values that order_typical overwrites. */
+static int32_t truncate_set(cand *c, int32_t n, const float *l, float max, const sample_params *p, uint64_t total)
 {
     bool cut = false; /* something was removed, so the mass must be summed anew */
-    if (p->top_k > 0 && n > p->top_k) {
-        n = p->top_k;
-        cut = true;
-    } else if (p->top_k > 0) {
+    if (p->top_k > 0) {
+        n = n > p->top_k ? p->top_k : n;
         cut = true;
     }
     if (p->typical_p < 1) {
-        double z = mass_of(c, n, max), mass = 0;
-        order_typical(c, n, max);
-        int32_t k = 0;
-        while (k < n && mass < (double)p->typical_p * z)
-            mass += (double)exp_neg(l[c[k++].id] - max);
-        n = k ? k : 1;
+        uint64_t z = mass_of(c, n, max);
+        order_typical(c, n, max, z);
+        n = reach(c, n, l, max, part(p->typical_p, z));
         for (int32_t i = 0; i < n; i++)
             c[i].l = l[c[i].id];
         sort(c, n, before);
         cut = true;
     }
-    if (p->top_p < 1) {
-        double z = cut ? mass_of(c, n, max) : total, mass = 0;
-        int32_t k = 0;
-        while (k < n && mass < (double)p->top_p * z)
-            mass += (double)exp_neg(c[k++].l - max);
-        n = k ? k : 1;
-    }
+    if (p->top_p < 1)
+        n = reach(c, n, l, max, part(p->top_p, cut ? mass_of(c, n, max) : total));
     if (p->min_p > 0) {
-        float top = exp_neg(c[0].l - max);
+        float least = p->min_p * exp_neg(c[0].l - max);
         int32_t k = 1;
-        while (k < n && exp_neg(c[k].l - max) >= p->min_p * top)
-            k++;
+        for (int32_t i = 1; i < n; i++)
+            if (exp_neg(c[i].l - max) >= least)
+                c[k++] = c[i];
         n = k;
     }
     return n;
 }
 
-static int32_t draw(const cand *c, int32_t n, float max, double u)
+/* c in id order. */
+static int32_t draw(const cand *c, int32_t n, float max, uint64_t bits53)
 {
-    double target = u * mass_of(c, n, max), mass = 0;
+    uint64_t target = target_of(bits53, mass_of(c, n, max)), m = 0;
     for (int32_t i = 0; i < n; i++) {
-        mass += (double)exp_neg(c[i].l - max);
-        if (mass > target)
+        m += mass(c[i].l - max);
+        if (m > target)
             return c[i].id;
     }
-    return c[n - 1].id; /* rounding: u * total reached the last sum */
+    return c[0].id; /* every mass is 0: a set of tokens that typical-p kept and that hardly occur */
 }
 
 /* Stage 9 without any truncation: the running mass over the vocabulary itself. */
-static int32_t draw_all(const float *l, int32_t n, float max, double total, double u, int32_t fallback)
+static int32_t draw_all(const float *l, int32_t n, float max, uint64_t total, uint64_t bits53, int32_t fallback)
 {
-    double target = u * total, mass = 0;
-    for (int32_t i = 0; i < n; i++) {
-        float q = exp_neg(l[i] - max);
-        mass += (double)q;
-        if (mass > target && q > 0)
-            return i;
+    uint64_t target = target_of(bits53, total), m = 0;
+    for (int32_t i = 0; i < n;) {
+        int32_t end = n - i > 4096 ? i + 4096 : n;
+        uint64_t run = mass_sum(l + i, end - i, max);
+        if (m + run > target)
+            for (; i < end; i++) {
+                m += mass(l[i] - max);
+                if (m > target)
+                    return i;
+            }
+        m += run;
+        i = end;
     }
     return fallback;
 }
@@ -282,17 +308,16 @@ static int32_t choose(float *l, int32_t n_vocab, const sample_row_in *in, int32_
         l[i] = l[i] < INFINITY ? l[i] / p->temperature : -INFINITY; /* NaN fails the comparison and goes */
     }
     float max = l[best];
-    double u = sample_uniform(p->seed, p->choice, in->position, 0);
-    double total = exp_sum(l, n_vocab, max);
+    uint64_t u = sample_bits(p->seed, p->choice, in->position, 0), total = mass_sum(l, n_vocab, max);
     if (p->top_k <= 0 && p->typical_p >= 1 && p->top_p >= 1 && p->min_p <= 0 && !p->mirostat)
         return draw_all(l, n_vocab, max, total, u, best);
     int32_t n = candidates(l, n_vocab, max, p, total, c);
     if (p->mirostat == 2 && in->mirostat_mu) {
         n = mirostat_cut(c, n, max, *in->mirostat_mu);
-        double z = mass_of(c, n, max);
+        double z = (double)mass_of(c, n, max);
         sort(c, n, by_id);
         int32_t id = draw(c, n, max, u);
-        double surprise = -log2((double)exp_neg(l[id] - max) / z);
+        double surprise = -log2((double)mass(l[id] - max) / z);
         *in->mirostat_mu -= p->mirostat_eta * ((float)surprise - p->mirostat_tau);
         return id;
     }
@@ -324,6 +349,8 @@ static void top_logprobs(const float *l, int32_t n_vocab, double log_z, sample_r
     }
 }
 
+double sample_log_z(float max, uint64_t total) { return (double)max + log((double)total * 0x1p-43); }
+
 imp_status sample_row(float *logits, int32_t n_vocab, const sample_row_in *in, sample_row_out *out, void *work)
 {
     out->id = -1;
@@ -336,7 +363,7 @@ imp_status sample_row(float *logits, int32_t n_vocab, const sample_row_in *in, s
         return IMP_E_NUMERIC;
     double log_z = 0;
     if (in->n_top >= 0) {
-        log_z = (double)logits[first] + log(exp_sum(logits, n_vocab, logits[first]));
+        log_z = sample_log_z(logits[first], mass_sum(logits, n_vocab, logits[first]));
         memcpy(raw, logits, (size_t)n_vocab * sizeof *raw);
         if (out->n_top)
             top_logprobs(logits, n_vocab, log_z, out);

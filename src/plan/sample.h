@@ -11,6 +11,9 @@
  *   7 top-p       smallest set of largest whose mass reaches p (1 = off)
  *   8 min-p       p(i) >= min_p * p(max) (0 = off)
  *   9 draw        u = uniform(seed, choice; position, stage 0); first id, in id order, whose running mass exceeds u * total
+ * Masses: the mass of a token is floor(e^(l - max) 2^43) as an integer (exp_neg in sample.c, bit for bit), "reaches p" means
+ * at least ceil(p z) of the set's mass z, surprise minus entropy is (max - l) minus its mean by mass, and u * total is
+ * floor(u z). Integer sums do not depend on their order, which is what lets a parallel sampler choose the same tokens.
  * Mirostat v2 replaces 5-8: tokens with surprise (bits) > mu are dropped, then mu -= eta * (surprise(chosen) - tau).
  * Each stage after 4 renormalises. Log-probabilities reported are log softmax of the logits before stage 1.
  *
@@ -65,9 +68,14 @@ void sample_params_init(sample_params *p); /* greedy: temperature 0, everything 
 
 /* Philox4x32-10 block. */
 void sample_philox(const uint32_t key[2], const uint32_t counter[4], uint32_t out[4]);
+/* The 53 random bits of a draw; sample_uniform is them / 2^53. */
+uint64_t sample_bits(uint64_t seed, uint32_t choice, uint64_t position, uint32_t stage);
 double sample_uniform(uint64_t seed, uint32_t choice, uint64_t position, uint32_t stage);
 
-/* logits[n_vocab] is destroyed. work: at least sample_work_bytes(n_vocab), any alignment of 16. No allocation.
+/* log of the softmax's denominator, from the largest logit and the masses' sum. */
+double sample_log_z(float max, uint64_t total);
+
+/* At most 2^20 tokens. logits[n_vocab] is destroyed. work: at least sample_work_bytes(n_vocab), any alignment of 16. No allocation.
  * IMP_E_NUMERIC when no allowed logit is finite. */
 uint64_t sample_work_bytes(int32_t n_vocab);
 imp_status sample_row(float *logits, int32_t n_vocab, const sample_row_in *in, sample_row_out *out, void *work);

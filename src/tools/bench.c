@@ -124,7 +124,8 @@ static imp_status sample(imp_engine *g, const bench_test *t, const int32_t *ids,
         *ns = first - t0;
     } else { /* from the step that completed the context, scaled to the tokens asked for */
         uint32_t rest = r.n_prompt - lanes[0].n_at;
-        *ns = (int64_t)((double)(first - lanes[0].t_depth) * t->n_prompt / (double)(rest ? rest : 1));
+        *ns = rest ? (int64_t)((double)(first - lanes[0].t_depth) * t->n_prompt / rest)
+                   : (int64_t)((double)(first - t0) * t->n_prompt / r.n_prompt); /* context and prompt were one step */
     }
     return IMP_OK;
 }

@@ -7,8 +7,8 @@
 #include "tools/bench.h"
 
 typedef struct taker {
-    float *row;               /* [n][n_vocab] */
-    int32_t *id;              /* [n_gen] chosen tokens */
+    float *row;  /* [n][n_vocab] */
+    int32_t *id; /* [n_gen] chosen tokens */
     uint32_t n_vocab, n_row, max_row, n_id, max_id;
     imp_err err;
 } taker;
@@ -59,7 +59,8 @@ static void compare(const float *a, const float *b, uint32_t n, bench_check_resu
     out->n_row++;
 }
 
-imp_status bench_check(imp_engine *g, imp_model *m, uint32_t n_prompt, uint32_t n_gen, bench_check_result *out, imp_err *e)
+imp_status bench_check(imp_engine *g, imp_model *m, uint32_t n_prompt, uint32_t n_gen, bench_check_result *out,
+                       imp_err *e)
 {
     *out = (bench_check_result){0};
     imp_model_info info = {.size = sizeof info};

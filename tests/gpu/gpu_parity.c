@@ -243,6 +243,10 @@ int run_parity(jw *o, const char *only)
             test_model(o, &models[i], 2);
     }
     jw_end_array(o);
+    if (!only || strstr("sample", only))
+        n_bad += run_sample(o, &n_run);
+    if (!only || strstr("errors", only))
+        n_bad += run_errors(&n_run);
     jw_kint(o, "parity_tests", n_run);
     jw_kint(o, "parity_failures", n_bad);
     printf("parity: %d tests, %d failures\n", n_run, n_bad);

@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "backend/cuda/cuda_impl.h"
+#include "backend/cuda/exec.h"
 #include "base/mem.h"
 
 extern const void *const imp_cuda_fatbins[]; /* made by cuda.mk */
@@ -105,6 +105,7 @@ static void cuda_close(backend *b)
 {
     if (!b)
         return;
+    cuda_upload_done(b);
     if (b->cu.lib) {
         if (b->retained && b->cu.CtxSetCurrent(b->ctx) == CUDA_SUCCESS) {
             for (int i = 0; i < N_STAGE; i++) {
@@ -262,4 +263,5 @@ const backend_api backend_cuda = {
     .read_ceiling = cuda_read_ceiling,
     .n_ticket = 2,
     .n_batch = 2048,
+    .profile = exec_run_profile,
 };

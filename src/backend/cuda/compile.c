@@ -312,12 +312,14 @@ static imp_status make_tables(bexec *x, tables *t, int32_t n_tok, int32_t n_seq,
     uint64_t at = 0;
     t->max_tok = n_tok, t->max_seq = n_seq, t->max_row = n_row, t->max_save = n_tok;
     t->max_table = n_table > 1 << 28 ? 1 << 28 : (int32_t)n_table;
+    t->sample_bytes = exec_sample_bytes(x, n_row);
 #define PUT(field, count, size) t->off_##field = at, at = (at + (uint64_t)(count) * (size) + 255) & ~255ull
     PUT(tok, n_tok, sizeof(tok_desc));
     PUT(seq, n_seq, sizeof(seq_desc));
     PUT(row, n_row, sizeof(row_desc));
     PUT(save, t->max_save, sizeof(batch_save));
     PUT(table, t->max_table, 4);
+    PUT(sample, t->sample_bytes, 1);
 #undef PUT
     t->n_bytes = at;
     imp_status s = scratch(x, at, &t->dev, "step tables", e);
@@ -385,6 +387,8 @@ static imp_status make_scratch(bexec *x, imp_err *e)
     x->out_id = m + (uint64_t)x->lim.n_row * 512;
     x->greedy_counter = x->out_id + (uint64_t)x->lim.n_row * 4;
     x->last = x->greedy_counter + (uint64_t)x->lim.n_row * 4;
+    if (s == IMP_OK)
+        s = scratch(x, (uint64_t)(x->lim.n_row ? x->lim.n_row : 1) * sizeof(sample_result), &x->sampled, "sampled rows", e);
     ext = (uint64_t)x->lim.n_tok * p->n_hidden * 4;
     if (s == IMP_OK && p->n_hidden)
         s = scratch(x, ext, &x->large.ext, "external rows", e);
@@ -510,13 +514,16 @@ static imp_status make_slots(bexec *x, imp_err *e)
         if (s == IMP_OK)
             s = cu_check(&b->cu, b->cu.MemAllocHost((void **)&t->out_id, rows * 4), e, "allocating pinned memory");
         if (s == IMP_OK)
+            s = cu_check(&b->cu, b->cu.MemAllocHost((void **)&t->sampled, rows * sizeof *t->sampled), e, "allocating pinned memory");
+        if (s == IMP_OK)
             s = cu_check(&b->cu, b->cu.EventCreate(&t->done, CU_EVENT_DISABLE_TIMING), e, "creating an event");
         t->result = mem_calloc(rows, sizeof *t->result);
         t->row_status = mem_calloc(rows, sizeof *t->row_status);
         t->host_row = mem_calloc(rows, sizeof *t->host_row);
         t->logit_at = mem_calloc(rows, sizeof *t->logit_at);
+        t->dev_row = mem_calloc(rows, sizeof *t->dev_row);
         t->work = mem_aligned(16, sample_work_bytes((int32_t)(x->p->n_vocab ? x->p->n_vocab : 1)));
-        if (s == IMP_OK && (!t->result || !t->row_status || !t->host_row || !t->logit_at || !t->work))
+        if (s == IMP_OK && (!t->result || !t->row_status || !t->host_row || !t->logit_at || !t->dev_row || !t->work))
             s = err_oom(e, "tickets", rows * sizeof *t->result);
     }
     x->tok_run = mem_calloc((size_t)x->lim.n_tok + 1, sizeof *x->tok_run);
@@ -536,7 +543,7 @@ void cuda_exec_free(bexec *x)
         exec_drop_graphs(x);
         for (int i = 0; i < N_TICKET; i++) {
             ticket_slot *t = &x->slot[i];
-            void *pinned[] = {t->host, t->out_id, t->logits, t->hidden};
+            void *pinned[] = {t->host, t->out_id, t->logits, t->hidden, t->sampled};
             for (size_t k = 0; k < CK_COUNT(pinned); k++)
                 if (pinned[k])
                     b->cu.MemFreeHost(pinned[k]);
@@ -552,6 +559,7 @@ void cuda_exec_free(bexec *x)
         mem_free(x->slot[i].row_status);
         mem_free(x->slot[i].host_row);
         mem_free(x->slot[i].logit_at);
+        mem_free(x->slot[i].dev_row);
         mem_free(x->slot[i].work);
     }
     mem_free(x->node);
@@ -589,6 +597,7 @@ imp_status cuda_compile(backend *b, const plan *p, bweight *const *w, kvcache *k
     s = check_supported(x, e);
     if (s == IMP_OK)
         s = cu_check(&b->cu, b->cu.StreamSynchronize(b->up), e, "uploading weights");
+    cuda_upload_done(b);
     if (s == IMP_OK)
         s = build_nodes(x, e);
     if (s == IMP_OK)

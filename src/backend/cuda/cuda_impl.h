@@ -6,11 +6,13 @@
 #include "backend/backend.h"
 #include "backend/cuda/driver.h"
 #include "backend/cuda/kernels/params.h"
+#include "backend/cuda/kernels/sample_params.h"
+#include "base/pool.h"
 
 #define KERNEL_LIST(X)                                                                                               \
     X(gemv) X(rows2) X(rows4) X(rows8) X(rows_sum) X(repack) X(fill_random) X(read) X(embed) X(norm) X(norm_group)   \
     X(add) X(mul) X(unary) X(glu) X(gate) X(slice) X(concat) X(gather) X(combine) X(decay) X(qkv) X(rope)            \
-    X(kv_store) X(route) X(greedy) X(attend_any) X(attend_d64) X(attend_d128) X(attend_d256)                         \
+    X(kv_store) X(route) X(greedy) X(sample) X(attend_any) X(attend_d64) X(attend_d128) X(attend_d256)                         \
     X(conv) X(gdn) X(mamba2) X(attend_p64) X(attend_p128) X(attend_p256)
 
 /* kernels that exist for one generation only: absent ones are NULL */
@@ -49,6 +51,7 @@ struct backend {
     CUevent stage_done[N_STAGE];
     bool stage_used[N_STAGE];
     int stage_next;
+    pool *copiers;          /* made by the first large copy, gone when a plan is compiled */
 };
 
 struct bweight {
@@ -96,6 +99,7 @@ imp_status cuda_upload(backend *b, const weight *w, plan_op_kind hint, uint64_t 
                        uint64_t col_end, bweight **out, imp_err *e);
 uint64_t cuda_weight_bytes(const bweight *w);
 void cuda_weight_free(backend *b, bweight *w);
+void cuda_upload_done(backend *b); /* lets the copying threads go */
 
 imp_status cuda_kv_open(backend *b, const plan *p, const kv_options *opt, kvcache **out, imp_err *e);
 imp_status cuda_kv_grow(kvcache *kv, int32_t group, int64_t n_block, imp_err *e);

@@ -37,6 +37,7 @@ typedef struct tables {
     CUdeviceptr dev, tok, seq, row, save, table, ext;
     uint64_t n_bytes;                 /* up to and with the block tables */
     uint64_t off_tok, off_seq, off_row, off_save, off_table;
+    uint64_t off_sample, sample_bytes; /* sample_desc[max_row], then their lists and masks; sent by itself */
     int32_t max_tok, max_seq, max_row, max_save, max_table;
 } tables;
 
@@ -61,6 +62,10 @@ typedef struct ticket_slot {
     int32_t *host_row;                /* rows sampled on the host: index into the batch; n_host of them */
     int32_t n_host;
     int32_t *logit_at;                /* [max_row] place of a row in `logits`, -1 = not fetched */
+    int32_t *dev_row;                 /* rows that the sampling kernel takes: index into the batch; n_dev of them */
+    int32_t n_dev;
+    bool dev_stats;                   /* some of them want log-probabilities */
+    sample_result *sampled;           /* pinned [max_row], by place in dev_row */
     void *work;
     struct bexec *x;
 } ticket_slot;
@@ -93,10 +98,10 @@ struct bexec {
     uint64_t partial_bytes;
     CUdeviceptr part, counter;        /* attention splits */
     uint32_t part_tokens, part_splits;
-    CUdeviceptr last, out_id, greedy_part, greedy_counter, ones;
+    CUdeviceptr last, out_id, greedy_part, greedy_counter, sampled;
     tables small, large;
-    CUdeviceptr scratch[8];
-    uint64_t scratch_bytes[8];
+    CUdeviceptr scratch[16];
+    uint64_t scratch_bytes[16];
     int n_scratch;
     /* the step in progress */
     const tables *t;
@@ -125,19 +130,20 @@ imp_status exec_nodes(bexec *x, imp_err *e); /* launches the whole step on the b
 bool exec_can_f16(plan_op_kind k);           /* kinds whose kernel can write f16 in ACT_POS order */
 imp_status exec_node(bexec *x, int32_t node, imp_err *e); /* one of them */
 
-/* Time by role: all layers' nodes of a role run back to back, so that weights are not found in a cache. */
-typedef struct exec_profile_row {
-    char name[48];
-    int32_t count;
-    double us; /* of all layers together, once */
-} exec_profile_row;
-typedef struct exec_profile {
-    int32_t n;
-    exec_profile_row row[64];
-} exec_profile;
+/* profile.c */
+typedef backend_profile_row exec_profile_row;
+typedef backend_profile exec_profile;
 /* Repeats the step that was submitted last (results and KV of it are rewritten); call when no ticket is open. */
 imp_status exec_run_profile(bexec *x, int32_t reps, exec_profile *out, imp_err *e);
 const char *exec_op_kernel(const bexec *x, int32_t op);
 void exec_drop_graphs(bexec *x);
+
+/* sample.c: who chooses a row's token, and the sampling kernel's side of a step. */
+typedef enum row_sampler { ROW_NOBODY, ROW_GREEDY, ROW_DEVICE, ROW_HOST } row_sampler;
+/* Describes row i of the batch in the ticket's tables when the sampling kernel takes it. */
+row_sampler exec_row_sampler(const bexec *x, ticket_slot *t, const batch *b, int32_t i, uint64_t *n_data);
+imp_status exec_sample_rows(bexec *x, ticket_slot *t, uint64_t n_data, imp_err *e); /* queues it, results included */
+void exec_sampled(const ticket_slot *t, int32_t k, const sample_row_in *in, sample_row_out *out);
+uint64_t exec_sample_bytes(const bexec *x, int32_t n_row); /* room for their descriptions */
 
 #endif

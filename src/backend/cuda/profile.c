@@ -10,6 +10,19 @@ static const char *role_of(const bexec *x, int32_t i)
     return x->p->op[n->kind == NODE_LINEAR ? n->lin[0] : n->op].role;
 }
 
+/* Bytes of weights that a node reads, as the file has them. */
+static double bytes_of(const bexec *x, const node *n)
+{
+    double sum = 0;
+    for (int32_t i = 0; n->kind == NODE_LINEAR && i < n->n_lin; i++) {
+        const plan_op *o = &x->p->op[n->lin[i]];
+        const weight *w = x->p->weight[o->weight[0]];
+        double experts = o->kind == OP_EXPERT_LINEAR ? (double)o->attr.expert.k * x->n_tok : (double)w->n_expert;
+        sum += (double)w->n_bytes * (experts < (double)w->n_expert ? experts / (double)w->n_expert : 1);
+    }
+    return sum;
+}
+
 imp_status exec_run_profile(bexec *x, int32_t reps, exec_profile *out, imp_err *e)
 {
     cu_api *cu = &x->b->cu;
@@ -38,6 +51,7 @@ imp_status exec_run_profile(bexec *x, int32_t reps, exec_profile *out, imp_err *
             for (int32_t j = i; j < x->n_node && s == IMP_OK; j++)
                 if (strcmp(role_of(x, j), role) == 0) {
                     s = exec_node(x, j, e);
+                    r->bytes += k ? 0 : bytes_of(x, &x->node[j]);
                     r->count++;
                 }
         }

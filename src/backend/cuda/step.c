@@ -1,7 +1,7 @@
 /* A step: its tables go to the device in one copy, the nodes run (as a graph when the step only decodes), results come
  * back. Invariants: (1) the stream orders everything: a ticket's tables are copied after the previous step read its own;
- * (2) a ticket's pinned memory is reused only after its event; (3) rows that need the host (penalties, masks, samplers,
- * log-probabilities) are sampled by a host function in the stream, so the next step may already be queued behind it. */
+ * (2) a ticket's pinned memory is reused only after its event; (3) rows are chosen by the greedy or the sampling kernel; what those
+ * do not take (sample.c) by a host function in the stream, so the next step may already be queued behind it. */
 #include <string.h>
 
 #include "backend/cuda/exec.h"
@@ -13,14 +13,6 @@ void exec_drop_graphs(bexec *x)
     for (int32_t i = 0; i < x->n_graph; i++)
         x->b->cu.GraphExecDestroy(x->graph[i].exec);
     x->n_graph = 0;
-}
-
-/* Rows whose choice the greedy kernel makes. */
-static bool is_greedy(const batch_row *r)
-{
-    const sample_row_in *s = &r->sample;
-    bool penalties = s->n_count > 0 && (s->par.repeat_penalty != 1 || s->par.frequency_penalty != 0 || s->par.presence_penalty != 0);
-    return (r->want & BATCH_SAMPLE) && s->par.temperature <= 0 && s->n_bias == 0 && !penalties && !s->mask && s->n_top < 0;
 }
 
 static void find_runs(const uint8_t *cls, const batch_row *rows, int32_t n, run_range *out, int32_t *n_out)
@@ -49,7 +41,7 @@ static imp_status check_batch(const bexec *x, const batch *b, imp_err *e)
 }
 
 /* Fills the pinned tables; *n_bytes = how much of them goes to the device. */
-static imp_status fill_tables(bexec *x, ticket_slot *t, const batch *b, uint64_t *n_bytes, int32_t *n_ext, imp_err *e)
+static imp_status fill_tables(bexec *x, ticket_slot *t, const batch *b, uint64_t *n_bytes, uint64_t *n_data, int32_t *n_ext, imp_err *e)
 {
     int64_t n_table = 0, n_save = 0;
     for (int32_t s = 0; s < b->n_seq; s++) {
@@ -97,11 +89,12 @@ static imp_status fill_tables(bexec *x, ticket_slot *t, const batch *b, uint64_t
         sv += q->n_save;
         seq[s] = d;
     }
-    t->n_host = 0;
+    t->n_host = t->n_dev = 0;
+    *n_data = 0;
     for (int32_t i = 0; i < b->n_row; i++) {
-        bool greedy = is_greedy(&b->rows[i]);
-        row[i] = (row_desc){.tok = b->rows[i].tok, .slot = b->seqs[b->seq[b->rows[i].tok]].slot, .want = (int32_t)b->rows[i].want, .greedy = greedy};
-        if ((b->rows[i].want & BATCH_SAMPLE) && !greedy)
+        row_sampler who = exec_row_sampler(x, t, b, i, n_data);
+        row[i] = (row_desc){.tok = b->rows[i].tok, .slot = b->seqs[b->seq[b->rows[i].tok]].slot, .want = (int32_t)b->rows[i].want, .greedy = who == ROW_GREEDY};
+        if (who == ROW_HOST)
             t->host_row[t->n_host++] = i;
     }
     *n_bytes = x->t->off_table + (uint64_t)at * 4;
@@ -146,8 +139,9 @@ static imp_status fetch(bexec *x, ticket_slot *t, const batch *b, imp_err *e)
     cu_api *cu = &x->b->cu;
     CUstream st = x->b->stream;
     uint64_t v = p->n_vocab, h = p->n_hidden, n_logit = 0, n_hidden = 0;
-    for (int32_t i = 0; i < b->n_row; i++) {
-        bool host = (b->rows[i].want & BATCH_SAMPLE) && !is_greedy(&b->rows[i]);
+    for (int32_t i = 0, k = 0; i < b->n_row; i++) {
+        bool host = k < t->n_host && t->host_row[k] == i;
+        k += host;
         t->logit_at[i] = host || (b->rows[i].want & BATCH_LOGITS) ? (int32_t)n_logit++ : -1;
         n_hidden += (b->rows[i].want & BATCH_HIDDEN) != 0;
     }
@@ -225,12 +219,12 @@ imp_status cuda_submit(bexec *x, const batch *b, backend_ticket *ticket, imp_err
     cu_api *cu = &x->b->cu;
     if (t->id) /* the step that used this memory last */
         s = cu_check(cu, cu->EventSynchronize(t->done), e, "waiting for an older step");
-    uint64_t n_bytes = 0;
+    uint64_t n_bytes = 0, n_data = 0;
     int32_t n_ext = 0;
     t->bt = b;
     t->n_row = b->n_row;
     if (s == IMP_OK)
-        s = fill_tables(x, t, b, &n_bytes, &n_ext, e);
+        s = fill_tables(x, t, b, &n_bytes, &n_data, &n_ext, e);
     if (s != IMP_OK)
         return s;
     x->n_tok = b->n_tok, x->n_row = b->n_row, x->n_seq = b->n_seq;
@@ -242,6 +236,8 @@ imp_status cuda_submit(bexec *x, const batch *b, backend_ticket *ticket, imp_err
     bool decode = x->t == &x->small && x->n_tok_run == 1 && !x->tok_run[0].prompt && !x->b->no_graph;
     if (s == IMP_OK)
         s = decode ? run_graph(x, e) : exec_nodes(x, e);
+    if (s == IMP_OK)
+        s = exec_sample_rows(x, t, n_data, e);
     if (s == IMP_OK)
         s = fetch(x, t, b, e);
     if (s == IMP_OK)
@@ -268,12 +264,15 @@ imp_status cuda_wait(bexec *x, backend_ticket id, step_result *out, imp_err *e)
         return s;
     const batch *b = t->bt;
     uint64_t v = x->p->n_vocab, h = x->p->n_hidden;
-    for (int32_t i = 0, k = 0; i < b->n_row; i++) {
+    for (int32_t i = 0, k = 0, d = 0; i < b->n_row; i++) {
         const batch_row *r = &b->rows[i];
         if (k < t->n_host && t->host_row[k] == i) {
             k++;
         } else {
-            t->result[i] = (sample_row_out){.id = (r->want & BATCH_SAMPLE) ? t->out_id[i] : -1, .logprob = __builtin_nanf("")};
+            if (d < t->n_dev && t->dev_row[d] == i)
+                exec_sampled(t, d++, &r->sample, &t->result[i]);
+            else
+                t->result[i] = (sample_row_out){.id = (r->want & BATCH_SAMPLE) ? t->out_id[i] : -1, .logprob = __builtin_nanf("")};
             t->row_status[i] = (r->want & BATCH_SAMPLE) && t->out_id[i] < 0 ? IMP_E_NUMERIC : IMP_OK;
             if ((r->want & BATCH_LOGITS) && r->logits)
                 memcpy(r->logits, t->logits + (uint64_t)t->logit_at[i] * v, v * 4);

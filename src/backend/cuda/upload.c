@@ -138,6 +138,44 @@ typedef struct job {
     bool native;
 } job;
 
+/* A copy out of the page cache is bound by one core's loads and page faults: several cores share it. */
+typedef struct copy_job {
+    uint8_t *dst;
+    const uint8_t *src;
+    uint64_t n;
+} copy_job;
+
+static void copy_part(void *arg, int ith, int nth)
+{
+    const copy_job *c = arg;
+    long begin, end;
+    pool_share((long)c->n, 65536, ith, nth, &begin, &end);
+    memcpy(c->dst + begin, c->src + begin, (size_t)(end - begin));
+}
+
+#define COPY_THREADS 8
+#define COPY_SHARED (1u << 20) /* bytes from which it is worth waking the others */
+
+static void copy_bytes(backend *b, uint8_t *dst, const uint8_t *src, uint64_t n)
+{
+    if (n >= COPY_SHARED && !b->copiers) {
+        int most = pool_default_threads();
+        if (pool_new(&b->copiers, most < COPY_THREADS ? most : COPY_THREADS, NULL) != IMP_OK)
+            b->copiers = NULL; /* one core it is */
+    }
+    copy_job c = {dst, src, n};
+    if (n >= COPY_SHARED && b->copiers)
+        pool_run(b->copiers, copy_part, &c);
+    else
+        memcpy(dst, src, n);
+}
+
+void cuda_upload_done(backend *b)
+{
+    pool_free(b->copiers);
+    b->copiers = NULL;
+}
+
 /* Rows [first, first + n) of the expert into pinned memory, packed. */
 static imp_status gather_rows(job *j, uint64_t expert, uint64_t first, uint64_t n, uint64_t row_bytes, uint8_t *dst, imp_err *e)
 {
@@ -168,7 +206,7 @@ static imp_status gather_rows(job *j, uint64_t expert, uint64_t first, uint64_t 
         const weight_slice *sl = &p->slices[i];
         uint64_t k = sl->rows - at < n - done ? sl->rows - at : n - done;
         if (sl->stride == row_bytes)
-            memcpy(dst + done * row_bytes, sl->data + at * sl->stride, k * row_bytes);
+            copy_bytes(j->b, dst + done * row_bytes, sl->data + at * sl->stride, k * row_bytes);
         else
             for (uint64_t r = 0; r < k; r++)
                 memcpy(dst + (done + r) * row_bytes, sl->data + (at + r) * sl->stride, row_bytes);
