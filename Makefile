@@ -36,7 +36,7 @@ ISA_amx    := $(ISA_vnni) -mamx-tile -mamx-int8 -mamx-bf16
 isa_flags   = $(foreach i,avx2 avx512 vnni amx,$(if $(filter %_$(i).c,$(1)),$(ISA_$(i))))
 
 .DELETE_ON_ERROR:
-.PHONY: all lib test unit unit-build san san-build tsan fuzz fuzz-lib fuzz-build layers readme man install clean help links
+.PHONY: all lib test unit unit-build san san-build tsan fuzz fuzz-lib fuzz-build layers readme man install clean help links perf-gate
 .SECONDARY:
 
 all: $(BUILD)/imp links lib
@@ -123,6 +123,10 @@ fuzz: $(FUZZERS:%=fuzz-%)
 # Includes may only point down the list of folders in docs/design.md.
 layers:
 	@python3 scripts/layers.py
+
+# Speed against tests/perf_baseline.json; on an idle machine.
+perf-gate: $(BUILD)/imp
+	@python3 bench/perf_gate.py --imp $(BUILD)/imp
 
 # The tables of README.md and docs/imp.conf.md, printed by the program.
 readme: all

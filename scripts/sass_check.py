@@ -19,6 +19,7 @@ HOT = {  # kernel: instructions that its sm_90a code must contain
     "imp_prefill_1x256": ["HGMMA.64x256x16", "UTMALDG.2D", "UBLKCP"],
     "imp_prefill_2x128": ["HGMMA.64x128x16", "UTMALDG.2D", "UBLKCP"],
     "imp_attend_w128": ["HGMMA.64x64x16", "UTMALDG.3D"],
+    "imp_sample": ["UCGABAR_ARV", "UCGABAR_WAIT"],
 }
 
 

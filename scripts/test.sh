@@ -2,7 +2,7 @@
 # Runs every test that needs no GPU, from a bare Debian machine on: installs what the tests need, builds with warnings as
 # errors, checks the layers, runs the C unit tests plainly and under sanitizers, fuzzes each parser briefly, and runs
 # tests/e2e. Every stage runs even when one before it failed; the exit status is 1 if any did.
-#   usage: sh scripts/test.sh [STAGE...]      stages: build layers unit san fuzz e2e (all of them by default)
+#   usage: sh scripts/test.sh [STAGE...]      stages: build layers gpu unit san fuzz e2e (all by default)
 # BUILD chooses the build folder; FUZZ_SECONDS (10) the time a fuzz target gets; IMP_TEST_MODEL=none leaves out the tests
 # that need the real model (253 MB), IMP_TEST_MODEL=FILE names it, otherwise it is fetched.
 set -u
@@ -17,7 +17,7 @@ BUILD=${BUILD:-build}
 FUZZ_SECONDS=${FUZZ_SECONDS:-10}
 CI=1
 export BUILD FUZZ_SECONDS CI
-stages=${*:-build layers unit san fuzz e2e}
+stages=${*:-build layers gpu unit san fuzz e2e}
 jobs=$(cores)
 results=""
 failed=0
@@ -97,11 +97,23 @@ e2e() {
     IMP_BUILD=$BUILD "$BUILD/venv/bin/python" -m pytest -q -p no:cacheprovider tests/e2e
 }
 
+# What can be said of the GPU code without a GPU: no spills, the meant instructions, and whether the report of the last run
+# on a card (bench/gpu_run.sh) is about these sources.
+gpu() {
+    now=$(cat src/backend/cuda/*.[ch] src/backend/cuda/kernels/* | sha256sum | cut -c1-16)
+    then=$(sed -n 's/^ *"source": "\([0-9a-f]*\)",*$/\1/p' bench/gpu-report.json | head -n 1)
+    if [ "$now" = "$then" ]; then echo "gpu: bench/gpu-report.json is of these sources ($now)"
+    else echo "gpu: bench/gpu-report.json is of other sources (${then:-none}, here $now): run bench/gpu_run.sh on a GPU machine"; fi
+    [ -d "$BUILD/cuda" ] || { echo "gpu: this build has no kernels (no nvcc)"; return 0; }
+    python3 scripts/sass_check.py "$BUILD"
+}
+
 # shellcheck disable=SC2086
 need_packages $build_packages $fetch_packages $test_packages
 
 if stage build build || ! [ "${stages#*build}" != "$stages" ]; then
     stage layers make -s layers
+    stage gpu gpu
     stage unit unit
     stage san san
     stage fuzz fuzz
