@@ -522,7 +522,7 @@ static imp_status run_op(bexec *x, const plan_op *o, imp_err *e)
     case OP_ATTEND: return run_attend(x, o, e);
     case OP_ROUTE: {
         const plan_route *r = &o->attr.route;
-        route_args m = {.scores = a.a, .lds = a.lda, .bias = vec(x, o->weight[0]), .ids = reg_ptr(x, o->out[0]), .weights = reg_ptr(x, o->out[1]), .n_tok = n,
+        route_args m = {.scores = a.a, .lds = a.lda, .bias = vec(x, o->weight[0]), .factor = vec(x, o->weight[1]), .ids = reg_ptr(x, o->out[0]), .weights = reg_ptr(x, o->out[1]), .n_tok = n,
                         .n_expert = r->n_expert, .k = r->k, .score = (uint32_t)r->score, .n_group = r->n_group, .topk_group = r->topk_group,
                         .group_top = r->group_top, .renormalise = r->renormalise, .renorm_eps = r->renorm_eps, .scale = r->scale};
         return go(x, K_route, n, 1, 1, 32, 0, &m, e);

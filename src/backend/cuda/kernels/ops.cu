@@ -459,7 +459,8 @@ KERNEL(32, 8) imp_route(const __grid_constant__ route_args p)
         else if (p.renormalise)
             wj /= total + p.renorm_eps;
         ((i32 *)p.ids)[(u64)tok * p.k + lane] = (i32)ej;
-        ((float *)p.weights)[(u64)tok * p.k + lane] = wj * p.scale;
+        wj *= p.scale;
+        ((float *)p.weights)[(u64)tok * p.k + lane] = p.factor ? wj * ((const float *)p.factor)[ej] : wj;
     }
 }
 

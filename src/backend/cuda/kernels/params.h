@@ -168,7 +168,7 @@ typedef struct embed_args {
 } embed_args;
 
 typedef struct route_args {
-    uint64_t scores, bias, ids, weights;
+    uint64_t scores, bias, ids, weights, factor; /* factor: f32 [n_expert] on each expert's weight, or 0 */
     uint32_t lds, n_tok, n_expert, k, score, n_group, topk_group, group_top, renormalise;
     float renorm_eps, scale;
 } route_args;
