@@ -137,6 +137,10 @@ IMP_API imp_status imp_chat_tokenize(const imp_model *m, const char *tmpl, const
 /* ---- Engines ---------------------------------------------------------------------------------------------------- */
 typedef enum imp_kv { IMP_KV_AUTO, IMP_KV_F32, IMP_KV_F16, IMP_KV_BF16, IMP_KV_FP8, IMP_KV_Q8_0, IMP_KV_NVFP4 } imp_kv;
 
+/* Tokens that a constraint forces: carried through the model together (the default); with the same answer, one a step (tests);
+ * or left to the model, which may spell the forced bytes in other tokens. */
+typedef enum imp_jump { IMP_JUMP_ON, IMP_JUMP_STEPS, IMP_JUMP_OFF } imp_jump;
+
 typedef struct imp_engine_params {
     uint32_t size;
     const char *backend;      /* "auto", "cpu", "cuda" */
@@ -157,6 +161,7 @@ typedef struct imp_engine_params {
     imp_log_fn log;
     void *log_user;
     uint32_t n_ticket;        /* steps open at once; 0 = as many as the backend gains from (1 CPU, 2 GPU); results are the same */
+    imp_jump jump;
 } imp_engine_params;
 IMP_API void imp_engine_params_init(imp_engine_params *p);
 
@@ -281,6 +286,7 @@ typedef struct imp_stats {
     uint64_t prompt_tokens, cached_tokens, generated_tokens, preemptions;
     uint64_t weight_bytes, kv_bytes, workspace_bytes; /* held on the device */
     double load_seconds;
+    uint64_t forced_tokens;   /* of the generated ones: forced by constraints (imp_jump) */
 } imp_stats;
 IMP_API imp_status imp_engine_stats(imp_engine *g, imp_stats *s);
 /* As imp_model_inspect with plan, but with the kernel that serves each operation here. */

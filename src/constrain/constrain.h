@@ -69,5 +69,10 @@ bool constrain_state_is_complete(const constrain_state *s);
 bool constrain_state_is_final(constrain_state *s);
 /* Appends to out the bytes that must come next, whatever the model says (possibly none; at most max). */
 void constrain_state_forced(constrain_state *s, size_t max, strbuf *out);
+/* forced[0..n) as constrain_state_forced gave them: can a token of the vocabulary begin at forced[at] and go on beyond its
+ * end with a byte that may follow there? */
+bool constrain_state_crosses(constrain_state *s, const char *forced, size_t n, size_t at);
+/* Can byte b follow forced[0..n)? */
+bool constrain_state_follows(constrain_state *s, const char *forced, size_t n, unsigned char b);
 
 #endif

@@ -519,6 +519,36 @@ static void first_raw(const cdfa *d, uint32_t q, uint32_t *map)
         }
 }
 
+/* Inside a JSON string with automaton d in state q; NULL: any bytes. */
+static void first_text(const cdfa *d, uint32_t q, uint32_t *map)
+{
+    if (!d) {
+        memset(map, 0xFF, 32);
+        return;
+    }
+    first_add(map, "\"\\");
+    if (q != DEAD)
+        first_raw(d, q, map);
+}
+
+static void first_key(const pobj *o, const frame *f, uint32_t *map)
+{
+    if (f->x || (o->extras && !o->kd)) {
+        memset(map, 0xFF, 32);
+        return;
+    }
+    first_add(map, "\"\\");
+    if (o->extras && f->q != DEAD)
+        first_raw(o->kd, f->q, map);
+    for (uint32_t i = f->y & 0xFFFF; i < f->y >> 16; i++) {
+        uint32_t cp = f->cnt < o->name_len[i] ? o->name[i][f->cnt] : '"';
+        if (cp < 128)
+            map[cp / 32] |= 1u << cp % 32;
+        else
+            memset(map + 4, 0xFF, 16);
+    }
+}
+
 void machine_first(const machine *m, uint32_t set, uint32_t map[8])
 {
     size_t n;
@@ -558,6 +588,12 @@ void machine_first(const machine *m, uint32_t set, uint32_t map[8])
                     first_add(map, " \t\r\n,]");
                 else
                     first_add(map, " \t\r\n]\"[{-0123456789tfn");
+                break;
+            case F_STR:
+                first_text(f->x ? NULL : m->p->str[f->node].d, f->q, map);
+                break;
+            case F_KEY:
+                first_key(&m->p->obj[f->node], f, map);
                 break;
             default: memset(map, 0xFF, 32); return;
             }

@@ -1,30 +1,8 @@
-/* A state: one text on its way through a program; masks. */
+/* A state: one text on its way through a program, and the bytes that must come next. */
 #include <string.h>
 
 #include "base/mem.h"
-#include "constrain/machine.h"
-#include "constrain/vocab.h"
-
-#define SOFT_BYTES ((size_t)48 << 20) /* beyond this the caches are dropped between two tokens */
-
-typedef struct at { /* where a walk stands inside a string or key with an automaton */
-    uint32_t q, part, cnt;
-} at;
-
-struct constrain_state {
-    const constrain_prog *p;
-    const constrain_vocab *v;
-    machine m;
-    uint32_t set;
-    strbuf text;           /* all of it, and while walking the bytes of the token being tried */
-    lexer lex;             /* at the end of the accepted text */
-    size_t n_text;
-    uint32_t *path_set;    /* [max_depth + 1] walk stacks */
-    uint32_t *path_base;
-    uint32_t (*path_first)[8];
-    uint32_t *tmp_bits, *tmp_dfa;
-    at *path_at;
-};
+#include "constrain/state.h"
 
 imp_status constrain_state_new(const constrain_prog *p, const constrain_vocab *v, constrain_state **out, imp_err *e)
 {
@@ -97,8 +75,7 @@ void constrain_state_reset(constrain_state *s)
     s->set = machine_start(&s->m);
 }
 
-/* Drops every cache, keeping the set. False: out of memory (the state is unchanged). */
-static bool renew(constrain_state *s)
+bool state_renew(constrain_state *s)
 {
     machine m;
     if (!machine_init(&m, s->p)) {
@@ -116,8 +93,7 @@ static bool renew(constrain_state *s)
     return true;
 }
 
-/* Tells the machine what the text is, for steps that read it: text[0..n). */
-static void at_text(constrain_state *s, size_t n)
+void state_at_text(constrain_state *s, size_t n)
 {
     s->m.text = s->text.s;
     s->m.n_text = n;
@@ -126,8 +102,7 @@ static void at_text(constrain_state *s, size_t n)
     s->m.text_known = true;
 }
 
-/* The set after these bytes (0: refused); the text holds them behind n_text, not yet counted. */
-static uint32_t try_bytes(constrain_state *s, const char *bytes, size_t n)
+uint32_t state_try_bytes(constrain_state *s, const char *bytes, size_t n)
 {
     uint32_t set = s->set;
     bool json = s->p->json;
@@ -139,7 +114,7 @@ static uint32_t try_bytes(constrain_state *s, const char *bytes, size_t n)
         return 0;
     }
     for (size_t i = 0; i < n && set; i++) {
-        at_text(s, s->n_text + i);
+        state_at_text(s, s->n_text + i);
         if (json && s->p->ws == CONSTRAIN_WS_FREE) {
             lexer_feed(&probe, bytes[i], s->n_text + i, false);
             if (probe.ws_run > s->p->ws_max)
@@ -152,7 +127,7 @@ static uint32_t try_bytes(constrain_state *s, const char *bytes, size_t n)
 
 static bool take(constrain_state *s, const char *bytes, size_t n)
 {
-    uint32_t set = try_bytes(s, bytes, n);
+    uint32_t set = state_try_bytes(s, bytes, n);
     if (!set)
         return false;
     if (s->p->json)
@@ -169,12 +144,12 @@ bool constrain_state_accept_bytes(constrain_state *s, const char *bytes, size_t 
         return false;
     if (take(s, bytes, n)) {
         if (s->m.bytes > SOFT_BYTES)
-            renew(s);
+            state_renew(s);
         return true;
     }
     if (s->m.full || s->m.oom) {
         s->m.full = s->m.oom = false;
-        return renew(s) && take(s, bytes, n);
+        return state_renew(s) && take(s, bytes, n);
     }
     return false;
 }
@@ -198,489 +173,83 @@ bool constrain_state_is_final(constrain_state *s)
         return false;
     machine_first(&s->m, s->set, first);
     for (unsigned b = 0; b < 256; b++) {
-        at_text(s, s->n_text);
+        state_at_text(s, s->n_text);
         if ((first[b / 32] >> b % 32 & 1) && machine_step(&s->m, s->set, (unsigned char)b))
             return false;
     }
     return true;
 }
 
+/* The one byte that may follow `set`, or -1: several, none, or memory ran out before that was known. */
+static int only_byte(constrain_state *s, uint32_t set, size_t at, uint32_t *next)
+{
+    machine *m = &s->m;
+    uint32_t first[8] = {0};
+    int only = -1;
+    machine_first(m, set, first);
+    for (unsigned b = 0; b < 256; b++) {
+        if (!(first[b / 32] >> b % 32 & 1))
+            continue;
+        state_at_text(s, at);
+        uint32_t t = machine_step(m, set, (unsigned char)b);
+        if (m->full || m->oom) { /* the next mask or token starts with fresh caches */
+            m->full = m->oom = false;
+            return -1;
+        }
+        if (t && only >= 0)
+            return -1;
+        if (t) {
+            *next = t;
+            only = (int)b;
+        }
+    }
+    return only;
+}
+
 void constrain_state_forced(constrain_state *s, size_t max, strbuf *out)
 {
-    uint32_t set = s->set;
-    size_t at = s->n_text;
-    s->text.n = at;
-    for (size_t n = 0; n < max && set && !machine_complete(&s->m, set); n++) {
-        uint32_t first[8] = {0}, only = 0, next = 0;
-        unsigned found = 0;
-        machine_first(&s->m, set, first);
-        for (unsigned b = 0; b < 256 && found < 2; b++) {
-            if (!(first[b / 32] >> b % 32 & 1))
-                continue;
-            at_text(s, at);
-            uint32_t t = machine_step(&s->m, set, (unsigned char)b);
-            if (t) {
-                next = t;
-                only = b;
-                found++;
-            }
-        }
-        if (found != 1)
+    uint32_t set = s->set, next = 0;
+    s->text.n = s->n_text;
+    for (size_t n = 0; n < max && set && !machine_complete(&s->m, set); n++, set = next) {
+        int b = only_byte(s, set, s->n_text + n, &next);
+        if (b < 0)
             break;
-        sb_char(out, (char)only);
-        sb_char(&s->text, (char)only);
+        sb_char(&s->text, (char)b);
         if (s->text.failed)
             break;
-        at++;
-        set = next;
+        sb_char(out, (char)b);
     }
     s->text.n = s->n_text;
     s->text.failed = false;
 }
 
-/* ---- walks ------------------------------------------------------------------------------------------------------------ */
-static inline void set_bit(uint32_t *bits, uint32_t id) { bits[id / 32] |= 1u << id % 32; }
-static inline void clear_bit(uint32_t *bits, uint32_t id) { bits[id / 32] &= ~(1u << id % 32); }
-
-/* Sets the bits of the tokens of t that can follow `from`. room: merged trie only: code points the string may still take
- * before its quote, and must take (need). */
-static void walk(constrain_state *s, const trie *t, uint32_t from, uint32_t *bits, bool merged, uint32_t need, uint32_t room)
+bool constrain_state_follows(constrain_state *s, const char *forced, size_t n, unsigned char b)
 {
-    machine *m = &s->m;
-    s->path_set[0] = from;
-    memset(s->path_first[0], 0, sizeof s->path_first[0]);
-    machine_first(m, from, s->path_first[0]);
-    if (merged)
-        for (uint32_t k = 0; k < t->node[0].n_here; k++)
-            if (t->extra[k] >= need && t->extra[k] <= room)
-                set_bit(bits, t->order[k]);
-    for (uint32_t i = 1; i < t->n;) {
-        const trie_node *v = &t->node[i];
-        uint32_t d = v->depth;
-        if (!(s->path_first[d - 1][v->byte / 32] >> v->byte % 32 & 1)) {
-            i = v->end;
-            continue;
-        }
-        m->n_text = s->n_text + d - 1;
-        uint32_t next = machine_step(m, s->path_set[d - 1], v->byte);
-        if (!next) {
-            if (m->full || m->oom)
-                return;
-            i = v->end;
-            continue;
-        }
-        for (uint32_t k = v->first; k < v->first + v->n_here; k++)
-            if (!merged || (t->extra[k] >= need && t->extra[k] <= room))
-                set_bit(bits, t->order[k]);
-        i++;
-        if (i < v->end) {
-            s->path_set[d] = next;
-            if (next == s->path_set[d - 1]) {
-                memcpy(s->path_first[d], s->path_first[d - 1], sizeof s->path_first[d]);
-            } else {
-                memset(s->path_first[d], 0, sizeof s->path_first[d]);
-                machine_first(m, next, s->path_first[d]);
-            }
-        }
-    }
-}
-
-/* Bits hold what may follow `base`; makes them hold what may follow `from`, visiting only where the two part. */
-static void walk_apart(constrain_state *s, uint32_t from, uint32_t base, uint32_t *bits)
-{
-    machine *m = &s->m;
-    const trie *t = &s->v->all;
-    s->path_set[0] = from;
-    s->path_base[0] = base;
-    for (uint32_t i = 1; i < t->n;) {
-        const trie_node *v = &t->node[i];
-        uint32_t d = v->depth, b = 0;
-        m->n_text = s->n_text + d - 1;
-        uint32_t a = machine_step(m, s->path_set[d - 1], v->byte);
-        if (s->path_base[d - 1])
-            b = machine_step(m, s->path_base[d - 1], v->byte);
-        if (m->full || m->oom)
-            return;
-        if (a == b) {
-            i = v->end;
-            continue;
-        }
-        uint32_t stop = t->node[v->end].first;
-        if (!a) {
-            for (uint32_t k = v->first; k < stop; k++)
-                clear_bit(bits, t->order[k]);
-            i = v->end;
-            continue;
-        }
-        for (uint32_t k = v->first; k < v->first + v->n_here; k++)
-            set_bit(bits, t->order[k]);
-        i++;
-        if (i < v->end) {
-            s->path_set[d] = a;
-            s->path_base[d] = b;
-        }
-    }
-}
-
-static void or_bits(uint32_t *bits, const uint32_t *o, size_t words)
-{
-    for (size_t i = 0; i < words; i++)
-        bits[i] |= o[i];
-}
-
-/* A string that allows anything but has lengths: what stays inside, then what crosses its end into `after`. */
-static void free_string(constrain_state *s, uint32_t after, uint32_t need, uint32_t room, uint32_t *bits)
-{
-    const constrain_vocab *v = s->v;
-    if (room < VOCAB_LEN_MASKS - 1) {
-        or_bits(bits, v->len_mask[room], v->words);
-    } else if (room == INF || !v->n_by_need || v->need[v->by_need[0]] <= room) {
-        or_bits(bits, v->len_mask[VOCAB_LEN_MASKS - 1], v->words);
-    } else { /* bits may hold other configurations' tokens: add the long ones one by one */
-        or_bits(bits, v->len_mask[VOCAB_LEN_MASKS - 2], v->words);
-        for (uint32_t i = v->n_by_need; i-- > 0 && v->need[v->by_need[i]] <= room;)
-            set_bit(bits, v->by_need[i]);
-    }
-    if (after)
-        walk(s, &v->cross, after, bits, true, need, room);
-}
-
-/* ---- strings and keys with an automaton ------------------------------------------------------------------------------ */
-static bool at_live(const strlex *l, uint32_t q, uint32_t cnt) { return q != DEAD && str_viable(l, q, cnt); }
-
-/* One byte; CODEC_DEAD when the string could not be finished any more. */
-static codec_result at_step(const constrain_prog *p, const strlex *l, at *a, unsigned char b)
-{
-    uint32_t next, cp;
-    codec_result r = codec_step((codec)p->codec, a->part, b, &next, &cp);
-    if (r == CODEC_CP) {
-        a->part = 0;
-        a->q = dfa_step(l->d, a->q, cp);
-        a->cnt = str_count(l, a->cnt);
-        return at_live(l, a->q, a->cnt) ? CODEC_CP : CODEC_DEAD;
-    }
-    if (r != CODEC_PART)
-        return r;
-    cprange rg[CODEC_RANGES];
-    unsigned n = codec_ranges((codec)p->codec, next, rg);
-    for (unsigned i = 0; i < n; i++)
-        for (uint32_t lo = rg[i].lo; lo <= rg[i].hi;) { /* one of each class speaks for all */
-            uint32_t k = 0, end = rg[i].hi;
-            while (k + 1 < l->d->nr && l->d->rlo[k + 1] <= lo)
-                k++;
-            if (lo < 128)
-                end = lo;
-            else if (k + 1 < l->d->nr && l->d->rlo[k + 1] - 1 < end)
-                end = l->d->rlo[k + 1] - 1;
-            if (at_live(l, dfa_step(l->d, a->q, lo), str_count(l, a->cnt))) {
-                a->part = next;
-                return CODEC_PART;
-            }
-            lo = end + 1;
-        }
-    return CODEC_DEAD;
-}
-
-/* Bytes that leave state q where it is, as in constrain_vocab.below. */
-static void loops(const cdfa *d, uint32_t q, uint64_t out[2])
-{
-    const uint32_t *t = d->trans + (size_t)q * d->ncls;
-    out[0] = out[1] = 0;
-    for (unsigned b = 0x20; b < 0x80; b++)
-        if (b != '"' && b != '\\' && t[d->ascii[b]] == q)
-            out[b / 64] |= 1ull << b % 64;
-    bool high = true;
-    uint32_t gap = dfa_class(d, 0xD800); /* surrogates never occur */
-    for (uint32_t i = 0; i < d->nr && high; i++)
-        high = t[d->rcls[i]] == q || (d->rcls[i] == gap && d->rlo[i] == 0xD800 && i + 1 < d->nr && d->rlo[i + 1] == 0xE000);
-    out[0] |= high;
-}
-
-typedef struct loop_row {
-    uint32_t q;
-    uint64_t set[2];
-} loop_row;
-
-static const uint64_t *loops_of(const cdfa *d, uint32_t q, loop_row *cache)
-{
-    loop_row *r = &cache[q & 31];
-    if (r->q != q + 1) {
-        r->q = q + 1;
-        loops(d, q, r->set);
-    }
-    return r->set;
-}
-
-/* Sets the bits of tokens that stay inside the string. Where a state loops on all that a part of the trie holds, that part
- * is not visited. A permissive state starts from the mask of the string without conditions and clears. */
-static void inside_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t *out)
-{
-    const constrain_vocab *v = s->v;
-    const trie *t = &v->all;
-    const uint32_t *any = v->len_mask[VOCAB_LEN_MASKS - 1];
-    loop_row cache[32] = {{0}};
-    at *path = s->path_at;
-    bool skip = l->max == INF && l->min == 0;
-    const uint64_t *l0 = loops_of(l->d, q, cache);
-    bool clear = skip && __builtin_popcountll(l0[0]) + __builtin_popcountll(l0[1]) > 60;
-    uint32_t *bits = clear ? s->tmp_dfa : out;
-    if (clear)
-        memcpy(bits, any, v->words * sizeof *bits);
-    path[0] = (at){q, 0, cnt};
-    for (uint32_t i = 1; i < t->n;) {
-        const trie_node *n = &t->node[i];
-        uint32_t d = n->depth, stop = t->node[n->end].first;
-        at a = path[d - 1];
-        codec_result r = at_step(s->p, l, &a, n->byte);
-        if (r == CODEC_DEAD || r == CODEC_QUOTE) {
-            for (uint32_t k = n->first; clear && r == CODEC_DEAD && k < stop; k++)
-                clear_bit(bits, t->order[k]);
-            i = n->end;
-            continue;
-        }
-        if (skip && !a.part) {
-            const uint64_t *lp = loops_of(l->d, a.q, cache);
-            if (!(v->below[i][0] & ~lp[0]) && !(v->below[i][1] & ~lp[1])) {
-                for (uint32_t k = n->first; !clear && k < stop; k++)
-                    bits[t->order[k] / 32] |= any[t->order[k] / 32] & (1u << t->order[k] % 32);
-                i = n->end;
-                continue;
-            }
-        }
-        for (uint32_t k = n->first; !clear && k < n->first + n->n_here; k++)
-            set_bit(bits, t->order[k]);
-        path[d] = a;
-        i++;
-    }
-    if (clear)
-        or_bits(out, bits, v->words);
-}
-
-/* Tokens that close the string and go on with `after`: what follows the quote is walked, what stands before it is run
- * through the automaton. label: where it must end (0: any end). */
-static void cross_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t label, uint32_t after, uint32_t *out)
-{
-    const constrain_vocab *v = s->v;
-    uint32_t *hit = s->tmp_dfa;
-    memset(hit, 0, v->words * sizeof *hit);
-    walk(s, &v->cross, after, hit, true, 0, INF);
-    for (size_t w = 0; w < v->words; w++)
-        for (uint32_t more = hit[w]; more; more &= more - 1) {
-            uint32_t id = (uint32_t)(w * 32) + (uint32_t)__builtin_ctz(more);
-            at a = {q, 0, cnt};
-            codec_result r = CODEC_CP;
-            for (uint32_t i = 0; i < v->tok[id].n && r != CODEC_DEAD && r != CODEC_QUOTE; i++)
-                r = at_step(s->p, l, &a, (unsigned char)v->tok[id].s[i]);
-            if (r == CODEC_QUOTE && str_ends(l, a.q, a.cnt) && (!label || l->d->label[a.q] == label))
-                set_bit(out, id);
-        }
-}
-
-static uint32_t single(machine *m, uint32_t id) { return machine_set(m, &id, 1); }
-
-/* A key or string that anything may follow, except that names or values in its way must be looked at one by one: the
- * frame `off`, where nothing is in the way, gives the mask, and a walk mends it where the two differ. */
-static void apart_mask(constrain_state *s, uint32_t id, const frame *off, uint32_t after, uint32_t need, uint32_t room, uint32_t *bits)
-{
-    machine *m = &s->m;
-    uint32_t off_id = machine_frame(m, off), base = single(m, off_id), here = single(m, id);
-    uint32_t *t = off_id == id ? bits : s->tmp_bits;
-    if (t != bits)
-        memset(t, 0, s->v->words * sizeof *t);
-    free_string(s, after ? after : machine_step(m, base, '"'), need, room, t);
-    if (t != bits) {
-        walk_apart(s, here, base, t);
-        or_bits(bits, t, s->v->words);
-    }
-}
-
-/* A key in an object with key patterns: by the automaton of other keys as long as names are out of the way, else mended. */
-static void key_dfa_mask(constrain_state *s, uint32_t id, uint32_t *bits)
-{
-    machine *m = &s->m;
-    frame f = m->fr[id], off = f;
-    const pobj *o = &s->p->obj[f.node];
-    const strlex l = {.d = o->kd, .max = INF};
-    off.y = off.z = off.cnt = 0;
-    uint32_t off_id = machine_frame(m, &off), base = single(m, off_id), here = single(m, id);
-    uint32_t *t = off_id == id ? bits : s->tmp_bits;
-    if (t != bits)
-        memset(t, 0, s->v->words * sizeof *t);
-    inside_dfa(s, &l, f.q, 0, t);
-    for (uint32_t c = 0; c < o->n_cls; c++) {
-        frame end = off;
-        for (end.q = 0; end.q < o->kd->n && o->kd->label[end.q] != o->cls[c].label; end.q++)
-            ;
-        uint32_t end_id = end.q < o->kd->n ? machine_frame(m, &end) : 0;
-        uint32_t after = end_id ? machine_step(m, single(m, end_id), '"') : 0;
-        if (after)
-            cross_dfa(s, &l, f.q, 0, o->cls[c].label, after, t);
-    }
-    if (t != bits) {
-        walk_apart(s, here, base, t);
-        or_bits(bits, t, s->v->words);
-    }
-}
-
-/* Fills in what configuration id allows, if it is a string or key without an automaton. */
-static bool easy_mask(constrain_state *s, uint32_t id, uint32_t *bits)
-{
-    machine *m = &s->m;
-    const constrain_prog *p = s->p;
-    frame f = m->fr[id], up = m->fr[f.parent], off = f;
-    if (f.x)
-        return false;
-    if (f.kind == F_STR && p->str[f.node].d) {
-        const strlex *sl = &p->str[f.node];
-        bool unique = up.kind == F_ARR && p->arr[up.node].unique;
-        if (f.y)
-            return false;
-        inside_dfa(s, sl, f.q, f.cnt, bits);
-        if (!unique || str_ends(sl, f.q, f.cnt))
-            cross_dfa(s, sl, f.q, f.cnt, 0, unique ? machine_step(m, single(m, id), '"') : single(m, f.parent), bits);
-        else
-            return false;
-        return true;
-    }
-    if (f.kind == F_KEY && p->obj[f.node].extras && p->obj[f.node].kd && p->obj[f.node].kcount == INF && f.q != DEAD &&
-        !key_only_required(m, &p->obj[f.node], &up)) {
-        key_dfa_mask(s, id, bits);
-        return true;
-    }
-    if (f.kind == F_STR && !p->str[f.node].d) {
-        const strlex *sl = &p->str[f.node];
-        uint32_t room = sl->max == INF ? INF : sl->max - f.cnt, need = sl->min > f.cnt ? sl->min - f.cnt : 0;
-        off.y = off.z = 0;
-        bool unique = up.kind == F_ARR && p->arr[up.node].unique;
-        apart_mask(s, id, &off, unique && !need ? 0 : single(m, f.parent), need, room, bits);
-        return true;
-    }
-    if (f.kind == F_KEY && p->obj[f.node].extras && !p->obj[f.node].kd && !key_only_required(m, &p->obj[f.node], &up)) {
-        off.y = off.z = off.cnt = 0;
-        apart_mask(s, id, &off, 0, 0, INF, bits);
-        return true;
-    }
-    return false;
-}
-
-static void mask_fill(constrain_state *s, uint32_t *bits)
-{
-    machine *m = &s->m;
-    size_t n, n_rest = 0;
-    at_text(s, s->n_text);
-    /* A mask may be kept for the set, so it must not depend on the text. Keys and items that a token completes are then
-     * unknown, which at most forbids a token that completes two of them, or a whole array or object of uniqueItems
-     * together with something before it. */
-    m->text_known = false;
-    machine_list(m, s->set, &n);
-    uint32_t *rest = mem_alloc((n + 1) * sizeof *rest);
-    if (!rest) {
-        m->oom = true;
-        return;
-    }
-    for (size_t i = 0; i < n; i++) {
-        uint32_t id = machine_list(m, s->set, &n)[i];
-        if (!easy_mask(s, id, bits))
-            rest[n_rest++] = id;
-    }
-    if (n_rest && !m->oom && !m->full)
-        walk(s, &s->v->all, machine_set(m, rest, n_rest), bits, false, 0, INF);
-    mem_free(rest);
-}
-
-/* Tokens that complete a whole array or object of uniqueItems together with something before it: the text decides, so
- * the mask that allows them on trust is made too, and each token that only it allows is tried. */
-static void deep_fill(constrain_state *s, uint32_t *bits)
-{
-    const constrain_vocab *v = s->v;
-    machine *m = &s->m;
-    uint32_t *trust = mem_calloc(v->words + 1, sizeof *trust);
-    if (!trust) {
-        m->oom = true;
-        return;
-    }
-    m->deep_trust = true;
-    m->deep_guessed = false;
-    mask_fill(s, trust);
-    m->deep_trust = false;
-    for (size_t w = 0; w < v->words && m->deep_guessed && !m->full && !m->oom; w++)
-        for (uint32_t more = trust[w] & ~bits[w]; more; more &= more - 1) {
-            uint32_t id = (uint32_t)(w * 32) + (uint32_t)__builtin_ctz(more);
-            if (try_bytes(s, v->tok[id].s, v->tok[id].n))
-                set_bit(bits, id);
-        }
+    uint32_t set = state_try_bytes(s, forced, n), first[8] = {0};
+    if (set)
+        machine_first(&s->m, set, first);
     s->text.n = s->n_text;
-    mem_free(trust);
+    return first[b / 32] >> b % 32 & 1;
 }
 
-static mask_row **mask_slot(machine *m, uint32_t set) { return &m->mask[hash64(set) & (m->cap_mask - 1)]; }
-
-static const uint32_t *mask_find(machine *m, uint32_t set)
+bool constrain_state_crosses(constrain_state *s, const char *forced, size_t n, size_t at)
 {
-    if (!m->cap_mask)
-        return NULL;
-    for (mask_row *r = *mask_slot(m, set); r; r = r->next)
-        if (r->state == set)
-            return r->bits;
-    return NULL;
-}
-
-static void mask_keep(machine *m, uint32_t set, const uint32_t *bits, size_t words)
-{
-    if (m->bytes + words * 4 > SOFT_BYTES)
-        return;
-    if (!m->cap_mask) {
-        m->mask = mem_calloc(1024, sizeof *m->mask);
-        if (!m->mask)
-            return;
-        m->cap_mask = 1024;
+    const trie *t = &s->v->all;
+    uint32_t i = 0, first[8] = {0};
+    for (size_t k = at; k < n; k++) {
+        uint32_t c = i + 1;
+        while (c < t->node[i].end && t->node[c].byte != (uint8_t)forced[k])
+            c = t->node[c].end;
+        if (c >= t->node[i].end)
+            return false;
+        i = c;
     }
-    mask_row *r = mem_alloc(sizeof *r + words * sizeof *bits);
-    if (!r)
-        return;
-    r->state = set;
-    memcpy(r->bits, bits, words * sizeof *bits);
-    r->next = *mask_slot(m, set);
-    *mask_slot(m, set) = r;
-    m->bytes += sizeof *r + words * sizeof *bits;
-}
-
-imp_status constrain_state_mask(constrain_state *s, uint32_t *bits)
-{
-    const constrain_vocab *v = s->v;
-    machine *m = &s->m;
-    if (!v)
-        return IMP_E_USAGE;
-    memset(bits, 0, v->words * sizeof *bits);
-    if (!s->set)
-        return IMP_OK;
-    const uint32_t *known = mask_find(m, s->set);
-    if (known) {
-        memcpy(bits, known, v->words * sizeof *bits);
-    } else {
-        for (int tries = 0;; tries++) {
-            mask_fill(s, bits);
-            if (s->p->deep_unique && !m->full && !m->oom)
-                deep_fill(s, bits);
-            if (!m->full && !m->oom)
-                break;
-            bool oom = m->oom;
-            m->full = m->oom = false;
-            memset(bits, 0, v->words * sizeof *bits);
-            if (tries || oom || !renew(s)) {
-                return oom ? IMP_E_NOMEM : IMP_E_LIMIT;
-            }
-        }
-        if (!s->p->deep_unique)
-            mask_keep(m, s->set, bits, v->words);
-    }
-    bool complete = machine_complete(m, s->set);
-    for (uint32_t i = 0; i < v->n_eos; i++)
-        if (complete)
-            set_bit(bits, v->eos[i]);
-    if (s->p->json && s->p->ws == CONSTRAIN_WS_FREE && !s->lex.in_str && s->lex.ws_run + v->max_lead > s->p->ws_max)
-        for (uint32_t i = 0; i < v->n_ws_tok; i++)
-            if (s->lex.ws_run + v->ws_lead[i] > s->p->ws_max)
-                clear_bit(bits, v->ws_tok[i]);
-    return IMP_OK;
+    uint32_t set = state_try_bytes(s, forced, n);
+    if (set)
+        machine_first(&s->m, set, first);
+    s->text.n = s->n_text;
+    for (uint32_t c = i + 1; c < t->node[i].end; c = t->node[c].end)
+        if (first[t->node[c].byte / 32] >> t->node[c].byte % 32 & 1)
+            return true;
+    return false;
 }

@@ -1,9 +1,14 @@
 /* Constraints of requests: compiled once a request on the thread that submits it; each choice follows its own text. The
- * vocabulary's token trie is made once an engine, when the first constrained request comes. */
+ * vocabulary's token trie is made once an engine, when the first constrained request comes.
+ *
+ * Jump-ahead. Where the constraint forces the next tokens (jump.h), they are appended at once and travel through the model with
+ * the token before them, as a prompt does: one step instead of one each. That is only a matter of speed: the answer is the one
+ * that a mask of the forced token alone would give at each of those places (IMP_JUMP_STEPS does just that, and tests compare). */
 #include <string.h>
 
 #include "base/mem.h"
 #include "engine/engine_impl.h"
+#include "engine/jump.h"
 
 static imp_status make_vocab(engine *g, imp_err *e)
 {
@@ -80,13 +85,62 @@ imp_status constraint_mask(engine *g, seq *s)
     return st == IMP_OK ? IMP_E_LIMIT : st;
 }
 
-imp_status constraint_accept(seq *s, int32_t id, bool *final)
+imp_status constraint_accept(seq *s, int32_t id)
 {
-    *final = false;
     if (!s->constraint)
         return IMP_OK;
     if (!constrain_state_accept_token(s->constraint, id))
         return IMP_E_INTERNAL; /* the mask allowed it */
-    *final = constrain_state_is_final(s->constraint);
+    s->final = constrain_state_is_final(s->constraint);
     return IMP_OK;
+}
+
+imp_status constraint_jump(engine *g, seq *s, imp_err *e)
+{
+    if (!s->constraint || g->jump == IMP_JUMP_OFF || s->req->r.last_logits || s->req->r.echo_logits)
+        return IMP_OK;
+    tok_ids ids = {0};
+    uint32_t before = s->n_tok;
+    imp_status st = IMP_OK;
+    bool more = !s->final;
+    while (more && s->n_tok < s->cap_tok) {
+        ids.n = 0;
+        st = jump_tokens(g->tk, s->constraint, s->tok + s->n_prompt, s->n_tok - s->n_prompt, s->cap_tok - s->n_tok, &ids, e);
+        more = st == IMP_OK && ids.n;
+        for (size_t i = 0; i < ids.n && more; i++) {
+            more = ids.id[i] < (int32_t)g->m->config.n_vocab && constrain_state_accept_token(s->constraint, ids.id[i]);
+            if (more)
+                s->tok[s->n_tok++] = ids.id[i];
+        }
+    }
+    tok_ids_free(&ids);
+    if (s->n_tok > before) {
+        s->final = constrain_state_is_final(s->constraint);
+        s->closed = s->final || s->n_tok >= s->cap_tok;
+        atomic_fetch_add(&g->n_forced_tok, s->n_tok - before);
+    }
+    return st;
+}
+
+bool constraint_rows(const engine *g, const seq *s)
+{
+    return s->constraint && (s->req->r.logprobs >= 0 || s->req->r.gen_logits || g->jump == IMP_JUMP_STEPS);
+}
+
+bool constraint_row_masks(const engine *g, flight *f)
+{
+    if (!f->row_mask)
+        f->row_mask = mem_calloc((size_t)g->n_row * mask_words(g), sizeof *f->row_mask);
+    if (!f->row_only)
+        f->row_only = mem_calloc(g->n_row, sizeof *f->row_only);
+    return f->row_mask && f->row_only;
+}
+
+const uint32_t *constraint_only(const engine *g, flight *f, int32_t row, int32_t id)
+{
+    uint32_t *mask = f->row_mask + (size_t)row * mask_words(g);
+    mask[f->row_only[row] / 32] = 0;
+    mask[id / 32] = 1u << id % 32;
+    f->row_only[row] = id;
+    return mask;
 }

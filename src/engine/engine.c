@@ -146,7 +146,7 @@ static seq *seq_new(engine *g, request *q, uint32_t choice, imp_err *e)
     s->req = q;
     s->choice = choice;
     s->slot = -1;
-    s->n_prompt = s->n_tok = q->r.n_prompt;
+    s->n_prompt = s->n_tok = s->n_said = q->r.n_prompt;
     s->mirostat_mu = 2 * q->r.sampling.mirostat_tau;
     s->tok = mem_alloc(((size_t)s->cap_tok + 1) * sizeof *s->tok);
     bool ok = s->tok != NULL;
@@ -163,6 +163,10 @@ static seq *seq_new(engine *g, request *q, uint32_t choice, imp_err *e)
     }
     memcpy(s->tok, q->r.prompt, q->r.n_prompt * sizeof *s->tok);
     stream_init(&s->text, g->tk, q->r.keep_special, q->r.stop, q->r.n_stop);
+    if (constraint_jump(g, s, e) != IMP_OK) {
+        seq_free(g, s);
+        return NULL;
+    }
     return s;
 }
 
@@ -271,8 +275,8 @@ void engine_finish(engine *g, seq *s, imp_finish why, imp_status status, const c
 {
     int64_t now = clock_ns();
     imp_event ev = {.kind = IMP_EVENT_DONE, .finish = why, .status = status, .message = message, .stop_string = s->text.hit,
-                    .stop_token = why == IMP_FINISH_STOP && s->n_tok > s->n_prompt ? s->tok[s->n_tok - 1] : -1};
-    ev.timing = (imp_timing){.n_prompt = s->n_prompt, .n_generated = s->n_tok - s->n_prompt};
+                    .stop_token = why == IMP_FINISH_STOP && s->n_said > s->n_prompt ? s->tok[s->n_said - 1] : -1};
+    ev.timing = (imp_timing){.n_prompt = s->n_prompt, .n_generated = s->n_said - s->n_prompt};
     ev.timing.queue_ns = (s->t_first_sched ? s->t_first_sched : now) - s->req->t_submit;
     if (s->t_first_sched)
         ev.timing.prefill_ns = (s->t_first_token ? s->t_first_token : now) - s->t_first_sched;
@@ -373,7 +377,8 @@ static imp_status make_flight(engine *g, flight *f, imp_err *e)
 
 static void free_flight(flight *f)
 {
-    void *own[] = {f->id, f->seq_of, f->kv_index, f->vis_begin, f->vis_end, f->pos, f->cls, f->seqs, f->rows, f->row_seq, f->owner, f->from, f->logits};
+    void *own[] = {f->id, f->seq_of, f->kv_index, f->vis_begin, f->vis_end, f->pos, f->cls, f->seqs, f->rows, f->row_seq, f->owner, f->from, f->logits,
+                   f->row_mask, f->row_only};
     for (size_t i = 0; i < sizeof own / sizeof *own; i++)
         mem_free(own[i]);
 }
@@ -470,7 +475,7 @@ static void stop_backend(engine *g)
     for (int i = 0; i < MAX_FLIGHT; i++)
         free_flight(&g->flight[i]);
     mem_free(g->slot);
-    *g = (engine){.m = g->m, .tk = g->tk, .log = g->log};
+    *g = (engine){.m = g->m, .tk = g->tk, .log = g->log, .jump = g->jump};
 }
 
 /* Starts the backend that was asked for, or the best that can run this model here; a GPU that cannot is said so aloud. */
@@ -507,6 +512,7 @@ imp_status engine_new(model *m, const tok *tk, const imp_engine_params *p, engin
     g->m = m;
     g->tk = tk;
     g->log = (log_sink){p->log, p->log_user};
+    g->jump = p->jump;
     imp_status st = start_best(g, p, e);
     if (st == IMP_OK) {
         pthread_condattr_t a;
@@ -563,7 +569,7 @@ void engine_stats(engine *g, imp_stats *s)
     *s = (imp_stats){.size = size, .backend = g->describe, .n_ctx = g->n_ctx, .n_seq = g->n_seq, .n_batch = g->n_batch,
                      .block_size = (uint32_t)g->block_size, .running = g->n_running, .waiting = g->n_waiting,
                      .blocks_used = (uint64_t)atomic_load(&g->blocks_used), .prompt_tokens = g->n_prompt_tok,
-                     .cached_tokens = g->n_cached_tok, .generated_tokens = g->n_gen_tok, .preemptions = g->n_preempt,
+                     .cached_tokens = g->n_cached_tok, .generated_tokens = g->n_gen_tok, .preemptions = g->n_preempt, .forced_tokens = g->n_forced_tok,
                      .weight_bytes = mem.weights, .kv_bytes = mem.kv, .workspace_bytes = mem.workspace, .load_seconds = g->load_seconds};
     for (int i = 0; i < g->m->text.n_group; i++)
         s->blocks_total += (uint64_t)g->blk[i].n_total;

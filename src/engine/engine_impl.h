@@ -35,6 +35,7 @@ struct seq {
     uint64_t age;              /* order of submission */
     int32_t *tok;              /* prompt, then what was generated */
     uint32_t n_tok, cap_tok, n_prompt, n_kv;
+    uint32_t n_said;           /* tok[0..n_said) are the prompt and what was delivered; behind them are forced tokens on their way */
     int32_t *table[PLAN_MAX_GROUPS];
     int32_t table_len[PLAN_MAX_GROUPS], base[PLAN_MAX_GROUPS];
     int32_t slot;              /* -1 while waiting */
@@ -48,7 +49,9 @@ struct seq {
     penalty pen;
     sample_row_in sample;      /* this step's row */
     float mirostat_mu;
-    constrain_state *constraint; /* NULL = none */
+    constrain_state *constraint; /* NULL = none; it has taken all of tok behind the prompt */
+    bool final;                /* its text is complete and nothing may follow */
+    bool closed;               /* forced tokens end the answer: no token is chosen behind the last one */
     uint32_t *mask;            /* [(n_vocab + 31) / 32] of it */
     int64_t t_first_sched, t_first_token;
     uint32_t n_row;            /* logits rows already delivered (prompt positions) */
@@ -73,6 +76,8 @@ typedef struct flight {
     seq **owner;               /* [n_seq] whose tokens they are */
     uint32_t *from;            /* [n_seq] first position of them */
     float *logits;             /* [n_row][n_vocab] when rows of logits were asked for; made on first use */
+    uint32_t *row_mask;        /* [n_row] masks that allow row_only[row] alone, for forced tokens; made on first use */
+    int32_t *row_only;
     backend_ticket ticket;
 } flight;
 
@@ -106,7 +111,7 @@ struct engine {
     pthread_t thread;
     _Atomic uint32_t n_running, n_waiting;
     bool idle;                 /* under lock: the thread waits for work, no step is open */
-    _Atomic uint64_t n_prompt_tok, n_cached_tok, n_gen_tok, n_preempt;
+    _Atomic uint64_t n_prompt_tok, n_cached_tok, n_gen_tok, n_preempt, n_forced_tok;
     _Atomic int64_t blocks_used;
 
     /* engine thread */
@@ -119,6 +124,7 @@ struct engine {
     uint32_t n_flight, first, n_open;
     bool drain;                /* a sequence needs room that only preemption gives, which waits for open steps */
     uint64_t n_step;           /* steps so far */
+    imp_jump jump;
 };
 
 /* engine.c */
@@ -128,8 +134,15 @@ void engine_event(seq *s, imp_event *ev);   /* fills in id and choice, delivers 
 imp_status constraint_compile(engine *g, request *q, imp_err *e);
 imp_status constraint_attach(engine *g, seq *s, imp_err *e);
 imp_status constraint_mask(engine *g, seq *s);     /* fills s->mask; IMP_E_NUMERIC never: IMP_E_LIMIT when nothing can follow */
-/* Takes the chosen token; *final: the text is complete and nothing may follow. */
-imp_status constraint_accept(seq *s, int32_t id, bool *final);
+/* Takes the chosen token; s->final: the text is complete and nothing may follow. */
+imp_status constraint_accept(seq *s, int32_t id);
+/* Appends the tokens that the constraint forces next (jump.h), up to cap_tok. */
+imp_status constraint_jump(engine *g, seq *s, imp_err *e);
+/* Forced tokens get rows of their own: somebody wants what the model thinks of them, or a test wants a step for each. */
+bool constraint_rows(const engine *g, const seq *s);
+bool constraint_row_masks(const engine *g, flight *f); /* makes room for the next; false: out of memory */
+/* The mask of batch row `row` that allows `id` alone. */
+const uint32_t *constraint_only(const engine *g, flight *f, int32_t row, int32_t id);
 /* kv.c: blocks for positions up to n_kv; false when there are not enough free ones. Drops what windows no longer see. */
 bool kv_reserve(engine *g, seq *s, uint32_t n_kv);
 void kv_release(engine *g, seq *s);

@@ -8,7 +8,15 @@
 
 /* Tokens with those that open steps are sampling. */
 static uint32_t total(const seq *s) { return s->n_tok + s->n_pend; }
-static bool decoding(const seq *s) { return s->n_kv + 1 == total(s) && total(s) > s->n_prompt; }
+
+/* Who is served first: those that decode; then those with a few forced tokens to carry, or resumed; then prompts. */
+enum { DECODING, JUMPING, READING, N_TURN };
+static int turn(const seq *s)
+{
+    if (total(s) == s->n_prompt || s->n_kv < s->n_prompt)
+        return READING;
+    return s->n_kv + 1 == total(s) ? DECODING : JUMPING;
+}
 
 /* Its next choice depends on the last one in ways that only the host knows. */
 static bool is_sync(const seq *s) { return s->pen.counts_on || s->pen.dry_on || s->constraint || s->req->r.sampling.mirostat; }
@@ -80,24 +88,45 @@ static bool make_room(engine *g, seq *s, uint32_t n)
     return true;
 }
 
+static bool say(engine *g, seq *s, const sample_row_out *o);
+
+/* Delivers the forced tokens that wait for nothing. False: s ended. */
+static bool say_all(engine *g, seq *s)
+{
+    while (s->n_said < s->n_tok)
+        if (!say(g, s, NULL))
+            return false;
+    return true;
+}
+
+/* A row at position p that only tells what the model thinks of the forced token behind it. */
+static void force_row(engine *g, seq *s, batch_row *r, uint32_t p)
+{
+    r->sample = (sample_row_in){.position = p + 1, .mask = constraint_only(g, g->cur, g->cur->b.n_row, s->tok[p + 1]), .n_top = s->req->r.logprobs};
+    sample_params_init(&r->sample.par);
+}
+
 static void add_row(engine *g, seq *s, int32_t tok, uint32_t want)
 {
     flight *f = g->cur;
+    uint32_t p = (uint32_t)f->kv_index[tok];
     batch_row *r = &f->rows[f->b.n_row];
     *r = (batch_row){.tok = tok, .want = want};
     f->row_seq[f->b.n_row] = s;
     if (want & BATCH_LOGITS)
         r->logits = f->logits + (size_t)f->b.n_row * g->m->config.n_vocab;
-    if (want & BATCH_SAMPLE) {
-        const imp_sampling *p = &s->req->r.sampling;
-        penalty_update(&s->pen, p, s->tok, s->n_tok);
+    if ((want & BATCH_SAMPLE) && p + 1 < s->n_tok) {
+        force_row(g, s, r, p);
+    } else if (want & BATCH_SAMPLE) {
+        const imp_sampling *q = &s->req->r.sampling;
+        penalty_update(&s->pen, q, s->tok, s->n_tok);
         r->sample = (sample_row_in){
-            .par = {.temperature = p->temperature, .top_k = p->top_k, .top_p = p->top_p, .min_p = p->min_p, .typical_p = p->typical_p,
-                    .repeat_penalty = p->repeat_penalty, .frequency_penalty = p->frequency_penalty, .presence_penalty = p->presence_penalty,
-                    .mirostat = p->mirostat, .mirostat_tau = p->mirostat_tau, .mirostat_eta = p->mirostat_eta, .seed = p->seed,
+            .par = {.temperature = q->temperature, .top_k = q->top_k, .top_p = q->top_p, .min_p = q->min_p, .typical_p = q->typical_p,
+                    .repeat_penalty = q->repeat_penalty, .frequency_penalty = q->frequency_penalty, .presence_penalty = q->presence_penalty,
+                    .mirostat = q->mirostat, .mirostat_tau = q->mirostat_tau, .mirostat_eta = q->mirostat_eta, .seed = q->seed,
                     .choice = s->choice},
             .position = total(s), .bias = s->pen.bias, .n_bias = s->pen.n_bias, .count = s->pen.count, .n_count = s->pen.n_count,
-            .mask = s->mask, .mirostat_mu = p->mirostat ? &s->mirostat_mu : NULL, .n_top = s->req->r.logprobs,
+            .mask = s->mask, .mirostat_mu = q->mirostat ? &s->mirostat_mu : NULL, .n_top = s->req->r.logprobs,
         };
         s->n_pend++;
     }
@@ -128,8 +157,9 @@ static void add_tokens(engine *g, seq *s, uint32_t n)
         f->cls[t] = (uint32_t)p < s->n_prompt ? BATCH_P : BATCH_D;
         bool last = (uint32_t)p + 1 == end;
         bool prompt_row = (uint32_t)p < s->n_prompt && (uint32_t)p >= s->n_row && (uint32_t)p >= s->req->r.rows_from && (wants_rows(s) || (s->req->r.last_logits && last));
-        bool sample = last && !(s->req->r.last_logits || s->req->r.echo_logits);
-        bool logits = prompt_row || (s->req->r.gen_logits && last);
+        bool chosen = last || ((uint32_t)p + 1 >= s->n_said && constraint_rows(g, s)); /* a generated token comes next */
+        bool sample = chosen && !(s->req->r.last_logits || s->req->r.echo_logits);
+        bool logits = prompt_row || (s->req->r.gen_logits && chosen);
         uint32_t want = (logits ? (uint32_t)BATCH_LOGITS : 0) | (sample ? (uint32_t)BATCH_SAMPLE : 0);
         if (want)
             add_row(g, s, t, want);
@@ -144,9 +174,14 @@ static void add_tokens(engine *g, seq *s, uint32_t n)
 
 static uint32_t chunk_of(engine *g, seq *s)
 {
-    uint32_t n = must_wait(s) ? 0 : total(s) - s->n_kv, budget = g->n_batch - (uint32_t)g->cur->b.n_tok;
+    uint32_t n = must_wait(s) ? 0 : total(s) - s->closed - s->n_kv, budget = g->n_batch - (uint32_t)g->cur->b.n_tok;
     if (n > budget)
         n = budget;
+    if (constraint_rows(g, s)) { /* every token before a forced one that was not delivered yet needs a row */
+        uint32_t rows = g->jump == IMP_JUMP_STEPS ? 1 : g->n_row - (uint32_t)g->cur->b.n_row, free = s->n_said - 1 > s->n_kv ? s->n_said - 1 - s->n_kv : 0;
+        if (n > free + rows)
+            n = free + rows;
+    }
     if (wants_rows(s)) { /* every token from rows_from on needs a row */
         uint32_t rows = g->n_row - (uint32_t)g->cur->b.n_row, free = s->req->r.rows_from > s->n_kv ? s->req->r.rows_from - s->n_kv : 0;
         if (n > free + rows)
@@ -155,9 +190,11 @@ static uint32_t chunk_of(engine *g, seq *s)
     return n;
 }
 
-static bool ensure_logits(engine *g, seq *s)
+static bool ensure_rows(engine *g, seq *s)
 {
     flight *f = g->cur;
+    if (constraint_rows(g, s) && s->n_said < s->n_tok && !constraint_row_masks(g, f))
+        return false;
     if (f->logits || !(wants_rows(s) || s->req->r.last_logits || s->req->r.gen_logits))
         return true;
     f->logits = mem_alloc((size_t)g->n_row * g->m->config.n_vocab * sizeof *f->logits);
@@ -179,10 +216,14 @@ static bool masked(engine *g, seq *s, uint32_t n)
 /* Gives s its part of the step. May preempt younger sequences or end s. */
 static void visit(engine *g, seq *s)
 {
+    if (s->closed && !constraint_rows(g, s)) { /* forced from the first token to the last: there is nothing to ask the model */
+        say_all(g, s);
+        return;
+    }
     uint32_t n = chunk_of(g, s);
     if (n == 0)
         return;
-    if (!ensure_logits(g, s)) {
+    if (!ensure_rows(g, s)) {
         engine_finish(g, s, IMP_FINISH_ERROR, IMP_E_NOMEM, "logits: out of memory");
     } else if (make_room(g, s, n)) {
         if (masked(g, s, n))
@@ -196,10 +237,10 @@ static void visit(engine *g, seq *s)
     }
 }
 
-static seq *next_unvisited(engine *g, bool decoders)
+static seq *next_unvisited(engine *g, int whose)
 {
     for (seq *s = g->running.head; s; s = s->next)
-        if (!s->visited && decoding(s) == decoders)
+        if (!s->visited && turn(s) == whose)
             return s;
     return NULL;
 }
@@ -213,8 +254,8 @@ static void fill(engine *g)
         s->visited = false;
     }
     /* The list changes under visit(), so look for the next one afresh each time. */
-    for (int pass = 0; pass < 2; pass++)
-        for (seq *s; b->n_row < (int32_t)g->n_row && (s = next_unvisited(g, pass == 0)) != NULL;) {
+    for (int whose = DECODING; whose < N_TURN; whose++)
+        for (seq *s; b->n_row < (int32_t)g->n_row && (s = next_unvisited(g, whose)) != NULL;) {
             s->visited = true;
             visit(g, s);
         }
@@ -229,45 +270,67 @@ static bool ends(const engine *g, const seq *s, int32_t id)
     return !s->req->r.ignore_eos && g->tk && tok_is_eog(g->tk, id);
 }
 
-/* A sampled token: text, events, and whether the answer is over. */
-static void accept(engine *g, seq *s, const sample_row_out *o)
+/* Delivers tok[n_said]: text, events, and whether the answer is over (then s is gone: false). o: NULL for a forced token whose
+ * log-probability nobody asked for. */
+static bool say(engine *g, seq *s, const sample_row_out *o)
 {
-    int32_t id = o->id;
-    bool final = false;
-    if (constraint_accept(s, id, &final) != IMP_OK) {
-        engine_finish(g, s, IMP_FINISH_ERROR, IMP_E_INTERNAL, "constraint: a token outside the mask was chosen");
-        return;
-    }
-    s->n_pend--;
-    s->tok[s->n_tok++] = id;
+    int32_t id = s->tok[s->n_said++];
     if (!s->t_first_token)
         s->t_first_token = clock_ns();
     atomic_fetch_add(&g->n_gen_tok, 1);
     bool eos = ends(g, s, id), hit = false;
     imp_logprob top[SAMPLE_MAX_TOP];
-    imp_event ev = {.kind = IMP_EVENT_TOKEN, .token = id, .logprob = o->logprob, .top = top, .n_top = (uint32_t)o->n_top,
-                    .n_done = s->n_tok - s->n_prompt, .text = ""};
-    for (int32_t i = 0; i < o->n_top; i++)
+    imp_event ev = {.kind = IMP_EVENT_TOKEN, .token = id, .logprob = o ? o->logprob : NAN, .top = top, .n_top = o ? (uint32_t)o->n_top : 0,
+                    .n_done = s->n_said - s->n_prompt, .text = ""};
+    for (uint32_t i = 0; i < ev.n_top; i++)
         top[i] = (imp_logprob){o->top_id[i], o->top_logprob[i]};
-    bool full = !eos && (s->n_tok >= s->cap_tok || (s->req->r.max_tokens && s->n_tok - s->n_prompt >= s->req->r.max_tokens));
+    bool full = !eos && (s->n_said >= s->cap_tok || (s->req->r.max_tokens && s->n_said - s->n_prompt >= s->req->r.max_tokens));
     if (!eos)
         hit = stream_push(&s->text, id, &ev.text, &ev.n_text);
     if (s->text.held.failed) {
         engine_finish(g, s, IMP_FINISH_ERROR, IMP_E_NOMEM, "text: out of memory");
-        return;
+        return false;
     }
     if (!eos)
         engine_event(s, &ev);
-    eos = eos || final; /* a constrained text that nothing may follow needs no token that says so */
+    eos = eos || (s->final && s->n_said == s->n_tok); /* a constrained text that nothing may follow needs no token that says so */
     if (!eos && !hit && !full)
-        return;
+        return true;
     if (!hit) {
-        imp_event rest = {.kind = IMP_EVENT_TOKEN, .token = -1, .logprob = NAN, .n_done = s->n_tok - s->n_prompt, .text = ""};
+        imp_event rest = {.kind = IMP_EVENT_TOKEN, .token = -1, .logprob = NAN, .n_done = s->n_said - s->n_prompt, .text = ""};
         hit = stream_flush(&s->text, &rest.text, &rest.n_text);
         if (rest.n_text)
             engine_event(s, &rest);
     }
     engine_finish(g, s, hit ? IMP_FINISH_STOP_STRING : eos ? IMP_FINISH_STOP : IMP_FINISH_LENGTH, IMP_OK, NULL);
+    return false;
+}
+
+/* What the row at position p chose. */
+static void accept(engine *g, seq *s, uint32_t p, const sample_row_out *o)
+{
+    if (p + 1 < s->n_tok) { /* the row was a forced token's */
+        if (o->id == s->tok[p + 1])
+            say(g, s, o);
+        else
+            engine_finish(g, s, IMP_FINISH_ERROR, IMP_E_INTERNAL, "constraint: a token outside the mask was chosen");
+        return;
+    }
+    s->n_pend--;
+    if (!say_all(g, s))
+        return;
+    if (constraint_accept(s, o->id) != IMP_OK) {
+        engine_finish(g, s, IMP_FINISH_ERROR, IMP_E_INTERNAL, "constraint: a token outside the mask was chosen");
+        return;
+    }
+    s->tok[s->n_tok++] = o->id;
+    if (!say(g, s, o))
+        return;
+    imp_err e = {0};
+    if (constraint_jump(g, s, &e) != IMP_OK)
+        engine_finish(g, s, IMP_FINISH_ERROR, e.status, e.message);
+    else if (!constraint_rows(g, s))
+        say_all(g, s);
 }
 
 static double log_softmax_at(const float *l, uint32_t n, int32_t id)
@@ -326,7 +389,7 @@ static void process_row(engine *g, const flight *f, const step_result *res, int3
                       res->row_status[i] == IMP_E_NUMERIC ? "the model's logits are not finite numbers: the weights are damaged"
                                                           : imp_status_text(res->row_status[i]));
     else if (r->want & BATCH_SAMPLE)
-        accept(g, s, &res->row[i]);
+        accept(g, s, (uint32_t)f->kv_index[r->tok], &res->row[i]);
 }
 
 static void process(engine *g, flight *f, const step_result *res)

@@ -1,10 +1,10 @@
 /* Drives src/constrain from Python until and beside `imp constrain`: one JSON request a line on stdin, one answer a line.
  *   request: {"schema"|"regex"|"grammar"|"json": text, "ws": 0|1|2, "ws_max": n, "texts": [..], "tokens": [[ids]..], "walks": n,
  *             "seed": n, "max_steps": n, "forced": text, "plain_integers": bool,
- *             "plain_escapes": bool}
+ *             "plain_escapes": bool, "times": bool}
  *   answer:  {"ok": bool, "error": text, "status": n, "compile_us": x, "bytes": n, "accept": [bool..] (texts),
  *             "token_accept": [index of the first refused token, or -1; -2: not complete at the end],
- *             "mask_us": [sum, count, worst, its list, its index], "walks": [text | null], "forced": text}
+ *             "mask_us": [sum, count, worst, its list, its index], "times": [ns of each mask, ns of its token's acceptance, ..], "walks": [text | null], "forced": text}
  * usage: constrain_driver [VOCAB]; VOCAB: u32 n, then per token u32 length | eos << 31 and its bytes. */
 #include <jansson.h>
 #include <stdio.h>
@@ -74,7 +74,8 @@ static bool allowed(const uint32_t *bits, long id) { return bits[id / 32] >> id 
 
 static void run_tokens(const constrain_prog *p, const constrain_vocab *v, json_t *req, json_t *ans)
 {
-    json_t *lists = json_object_get(req, "tokens"), *l, *t, *out = json_array();
+    json_t *lists = json_object_get(req, "tokens"), *l, *t, *out = json_array(), *times = json_array();
+    bool timed = json_is_true(json_object_get(req, "times"));
     double sum = 0, worst = 0;
     long worst_list = 0, worst_at = 0, n_mask = 0;
     size_t i, k;
@@ -94,7 +95,12 @@ static void run_tokens(const constrain_prog *p, const constrain_vocab *v, json_t
             hist[us < HIST - 1 ? (int)us : HIST - 1]++;
             if (us > worst)
                 worst = us, worst_list = (long)i, worst_at = (long)k;
+            t0 = now_us();
             bool in_mask = !st && allowed(bits, id), taken = constrain_state_accept_token(s, (int32_t)id);
+            if (timed) {
+                json_array_append_new(times, json_integer((json_int_t)(us * 1e3)));
+                json_array_append_new(times, json_integer((json_int_t)((now_us() - t0) * 1e3)));
+            }
             if (in_mask != taken)
                 fprintf(stderr, "mask and acceptance differ at token %zu (id %ld): mask %d, accept %d\n", k, id, in_mask, taken);
             if (!in_mask || !taken) {
@@ -109,6 +115,10 @@ static void run_tokens(const constrain_prog *p, const constrain_vocab *v, json_t
     }
     free(bits);
     json_object_set_new(ans, "token_accept", out);
+    if (timed)
+        json_object_set_new(ans, "times", times);
+    else
+        json_decref(times);
     json_object_set_new(ans, "mask_us", json_pack("[f,i,f,i,i]", sum, (int)n_mask, worst, (int)worst_list, (int)worst_at));
     total_us += sum;
 }
