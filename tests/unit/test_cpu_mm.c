@@ -107,7 +107,7 @@ static void multiply(const fixture *f, int isa, long n_tok, float *y)
         ISA[isa].ops->quantise(f->x + t * f->cols, f->cols, 0, nb, a.q + at * CPU_QBLOCK, a.meta + at, step);
     }
     void *scratch = mem_aligned(64, cpu_mm_scratch((uint64_t)f->cols));
-    cpu_panels p = {f->panel, f->panel_bytes};
+    cpu_panels p = {f->panel, f->panel_bytes, n_tok % 2 ? 1536 : 0};
     ISA[isa].mm->fn[f->p - cpu_pack_table](&p, &a, y, ROWS, ROWS, f->bias, scratch);
     mem_free(a.q);
     mem_free(a.meta);

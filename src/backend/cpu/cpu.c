@@ -51,6 +51,14 @@ static cpu_level detect(void)
     return CPU_AMX;
 }
 
+/* Bytes to prefetch ahead of one token's products. AMD's cores follow a stream by themselves, and software that asks first
+ * keeps them from noticing it (Zen 4, one thread, Q4_K: 21 GB/s with it, 34 without); Intel's gain by it. */
+static long prefetch_ahead(void)
+{
+    uint32_t a, b, c, d;
+    return __get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx && c == signature_AMD_ecx ? 0 : 1536;
+}
+
 static imp_status pick_level(const char *wanted, cpu_level *out, imp_err *e)
 {
     cpu_level best = detect();
@@ -88,6 +96,7 @@ static imp_status cpu_open(const backend_options *opt, backend **out, imp_err *e
     b->level = level;
     b->ops = LEVEL[level].ops;
     b->mm = LEVEL[level].mm;
+    b->ahead = prefetch_ahead();
     b->log = opt->log;
     s = pool_new(&b->pool, opt->n_threads, e);
     if (s != IMP_OK) {

@@ -16,6 +16,7 @@ struct backend {
     cpu_level level;
     const cpu_ops *ops;
     const cpu_mm *mm;  /* products with packed weights; NULL on the scalar path */
+    long ahead;        /* of cpu_panels: how far ahead this machine wants to be asked for a stream of weights */
     const log_sink *log;
     uint64_t n_weights, n_kv, n_work; /* bytes held */
 };

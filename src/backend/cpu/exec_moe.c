@@ -156,7 +156,7 @@ static void flush(const bexec *x, const instr *in, long expert, long r0, long r1
     cpu_mm_fn fn = x->be->mm->fn[b->pack - cpu_pack_table];
     const float *bias = b->bias ? b->bias + expert * (long)b->w->rows : NULL;
     for (long r = r0; r < r1; r += 16) {
-        cpu_panels p = {b->data + (uint64_t)(expert * b->n_group + r / 16) * b->panel, b->panel};
+        cpu_panels p = {b->data + (uint64_t)(expert * b->n_group + r / 16) * b->panel, b->panel, x->be->ahead};
         long n = r1 - r < 16 ? r1 - r : 16;
         fn(&p, &a, tl->out, 16, n, bias ? bias + r : NULL, scratch);
         for (int i = 0; i < tl->n; i++)

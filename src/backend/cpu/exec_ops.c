@@ -260,7 +260,7 @@ static void linear_packed(const bexec *x, const bweight *b, long expert, long r0
     cpu_mm_fn fn = x->be->mm->fn[b->pack - cpu_pack_table];
     long rows = (long)b->w->rows;
     const float *bias = b->bias ? b->bias + expert * rows : NULL;
-    cpu_panels p = {b->data + (uint64_t)(expert * b->n_group + r0 / 16) * b->panel, b->panel};
+    cpu_panels p = {b->data + (uint64_t)(expert * b->n_group + r0 / 16) * b->panel, b->panel, x->be->ahead};
     if (r0 < r1)
         fn(&p, a, y + r0, ldy, r1 - r0, bias ? bias + r0 : NULL, x_scratch(x, ith));
 }

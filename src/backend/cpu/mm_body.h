@@ -37,8 +37,6 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
 }
 #endif
 
-#define MM_AHEAD 1536 /* bytes between what is multiplied and what is asked from memory */
-
 /* Zero point that the dot must be corrected by. */
 #define MM_ZERO(X) (MM_SIGNED && X##_ZERO == 128 ? 0 : X##_ZERO)
 
@@ -77,7 +75,7 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
 /* X over super-blocks of SUB blocks of 32: QB bytes of quants, SB of scales. */
 #define MM_KERNEL(X, SUB, QB, SB)                                                                               \
     U_INLINE void X##_rows(const uint8_t *q, const uint8_t *s, long n_super, const int8_t *a, const cpu_qmeta *am, long step, \
-                           int n, int h, float *y, long ldy, long n_row, const float *bias)                     \
+                           int n, int h, float *y, long ldy, long n_row, const float *bias, long ahead)         \
     {                                                                                                           \
         uf acc[MM_MAX];                                                                                         \
         for (int t = 0; t < n; t++)                                                                             \
@@ -87,9 +85,9 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
             {                                                                                                   \
                 ub w[8];                                                                                        \
                 uf d[2], m[2];                                                                                  \
-                if (n == 1)                                                                                     \
-                    for (int i = 0; i < ((QB) + (SB)) / (SUB); i += 64) \
-                        __builtin_prefetch(s + j * (((QB) + (SB)) / (SUB)) + i + MM_AHEAD); \
+                if (n == 1 && ahead)                                                                            \
+                    for (int i = 0; i < ((QB) + (SB)) / (SUB); i += 64)                                         \
+                        __builtin_prefetch(s + j * (((QB) + (SB)) / (SUB)) + i + ahead);                        \
                 X##_unpack(q + 32 * h, j, w);                                                                   \
                 X##_scales(s, h, j, d, m);                                                                      \
                 MM_BLOCK(X, n, w, d, m, a, am, acc)                                                             \
@@ -102,21 +100,23 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
     }                                                                                                           \
     __attribute__((noinline)) static void X##_rows1(const uint8_t *q, const uint8_t *s, long n_super, const int8_t *a, \
                                                     const cpu_qmeta *am, long step, int h, float *y, long ldy, long n_row, \
-                                                    const float *bias)                                          \
+                                                    const float *bias, long ahead)                              \
     {                                                                                                           \
-        X##_rows(q, s, n_super, a, am, step, 1, h, y, ldy, n_row, bias);                                        \
+        X##_rows(q, s, n_super, a, am, step, 1, h, y, ldy, n_row, bias, ahead);                                 \
     }                                                                                                           \
     __attribute__((noinline)) static void X##_rows_max(const uint8_t *q, const uint8_t *s, long n_super, const int8_t *a, \
                                                        const cpu_qmeta *am, long step, int h, float *y, long ldy, long n_row, \
-                                                       const float *bias)                                       \
+                                                       const float *bias, long ahead)                           \
     {                                                                                                           \
-        X##_rows(q, s, n_super, a, am, step, MM_MAX, h, y, ldy, n_row, bias);                                   \
+        (void)ahead;                                                                                            \
+        X##_rows(q, s, n_super, a, am, step, MM_MAX, h, y, ldy, n_row, bias, 0);                                \
     }                                                                                                           \
     __attribute__((noinline)) static void X##_rows2(const uint8_t *q, const uint8_t *s, long n_super, const int8_t *a, \
                                                     const cpu_qmeta *am, long step, int h, float *y, long ldy, long n_row, \
-                                                    const float *bias)                                          \
+                                                    const float *bias, long ahead)                              \
     {                                                                                                           \
-        X##_rows(q, s, n_super, a, am, step, 2, h, y, ldy, n_row, bias);                                        \
+        (void)ahead;                                                                                            \
+        X##_rows(q, s, n_super, a, am, step, 2, h, y, ldy, n_row, bias, 0);                                     \
     }                                                                                                           \
     static void X##_mm(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch) \
     {                                                                                                                 \
@@ -134,7 +134,7 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
                         for (int h = 0; h * U_ROWS < rows; h++)                                                       \
                             (n == 1 ? X##_rows1 : n == 2 ? X##_rows2 : X##_rows_max)(                                 \
                                 q, s, x->nb / (SUB), a, am, step, h, y + (t0 + t) * ldy + r + h * U_ROWS, ldy, rows - h * U_ROWS, \
-                                bias ? bias + r + h * U_ROWS : NULL);                                                 \
+                                bias ? bias + r + h * U_ROWS : NULL, p->ahead);                                       \
                         t += n;                                                                                       \
                     }                                                                                                 \
                 }                                                                                                     \

@@ -156,12 +156,29 @@ PACKER(pack_q5_k)
     })
 }
 
-/* q: 32 lines of nibbles, 16 lines of bit pairs, as in the file; s: d, 16 signed scales */
+/* The 256 values of a block, 0..63. */
+static inline void q6_values(uint8_t v[256], const uint8_t *ql, const uint8_t *qh)
+{
+    for (int half = 0; half < 2; half++, v += 128, ql += 64, qh += 32)
+        for (int i = 0; i < 128; i++) {
+            int low = ql[i % 64] >> (i < 64 ? 0 : 4) & 15, high = qh[i % 32] >> (2 * (i / 32)) & 3;
+            v[i] = (uint8_t)(low | high << 4);
+        }
+}
+
+/* q: for each sixteen columns three lines of columns 0..11, with columns 12..15 two bits a line above them, so that 64
+ * columns need no line twice; s: d, 16 signed scales, nothing (32 bytes, so that lines begin where cache lines do) */
 PACKER(pack_q6_k)
 {
-    EACH_BLOCK(blk_q6_k, 3072, 288, {
-        lines(q, r, AT(blk_q6_k, ql), 32);
-        lines(q + 2048, r, AT(blk_q6_k, qh), 16);
+    EACH_BLOCK(blk_q6_k, 3072, 320, {
+        uint8_t v[256];
+        q6_values(v, AT(blk_q6_k, ql), AT(blk_q6_k, qh));
+        for (int g = 0; g < 16; g++) {
+            uint8_t t[12];
+            for (int i = 0; i < 12; i++)
+                t[i] = (uint8_t)(v[16 * g + i] | (v[16 * g + 12 + i % 4] >> (2 * (i / 4)) & 3) << 6);
+            lines(q + 192 * g, r, t, 3);
+        }
         half(s, r, AT(blk_q6_k, d));
         for (int g = 0; g < 16; g++)
             s[32 + 16 * g + r] = AT(blk_q6_k, scales)[g];
@@ -204,7 +221,7 @@ const cpu_pack cpu_pack_table[PACK_COUNT] = {
     [PACK_Q3_K] = {QUANT_Q3_K, 256, sizeof(blk_q3_k), 1536, 288, pack_q3_k},
     [PACK_Q4_K] = {QUANT_Q4_K, 256, sizeof(blk_q4_k), 2048, 320, pack_q4_k},
     [PACK_Q5_K] = {QUANT_Q5_K, 256, sizeof(blk_q5_k), 2560, 320, pack_q5_k},
-    [PACK_Q6_K] = {QUANT_Q6_K, 256, sizeof(blk_q6_k), 3072, 288, pack_q6_k},
+    [PACK_Q6_K] = {QUANT_Q6_K, 256, sizeof(blk_q6_k), 3072, 320, pack_q6_k},
     [PACK_IQ4_NL] = {QUANT_IQ4_NL, 32, sizeof(blk_iq4_nl), 256, 32, pack_iq4_nl},
     [PACK_IQ4_XS] = {QUANT_IQ4_XS, 256, sizeof(blk_iq4_xs), 2048, 160, pack_iq4_xs},
     [PACK_MXFP4] = {QUANT_MXFP4, 32, sizeof(blk_mxfp4), 256, 16, pack_mxfp4},

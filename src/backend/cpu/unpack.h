@@ -196,11 +196,14 @@ U_INLINE void q5_k_unpack(const uint8_t *q, int j, ub w[8])
 #define q6_k_SPLIT 1
 #define q6_k_MIN 0
 U_INLINE void q6_k_unpack(const uint8_t *q, int j, ub w[8])
-{
-    const uint8_t *l = q + j / 4 * 1024 + j % 2 * 512, *p = q + 2048 + j / 4 * 512;
-    for (int k = 0; k < 8; k++) {
-        ub v = j % 4 >= 2 ? u_high(u_load(l + 64 * k)) : u_low(u_load(l + 64 * k));
-        w[k] = u_or(v, u_pair(u_load(p + 64 * k), 2 * (j % 4), 4));
+{ /* three lines are sixteen columns: their low six bits twelve of them, the bits above the other four */
+    q += 384 * j;
+    for (int g = 0; g < 2; g++, q += 192) {
+        ub a = u_load(q), b = u_load(q + 64), c = u_load(q + 128);
+        w[4 * g] = u_and(a, u_set8(63));
+        w[4 * g + 1] = u_and(b, u_set8(63));
+        w[4 * g + 2] = u_and(c, u_set8(63));
+        w[4 * g + 3] = u_or(u_pair(a, 6, 0), u_or(u_pair(b, 6, 2), u_pair(c, 6, 4)));
     }
 }
 U_INLINE void q6_k_scales(const uint8_t *s, int h, int j, uf *d, uf *m)
@@ -279,7 +282,7 @@ U_INLINE void nvfp4_scales(const uint8_t *s, int h, int j, uf *d, uf *m)
     K(q3_k, 8, 1536, 288)      \
     K(q4_k, 8, 2048, 320)      \
     K(q5_k, 8, 2560, 320)      \
-    K(q6_k, 8, 3072, 288)      \
+    K(q6_k, 8, 3072, 320)      \
     K(iq4_nl, 1, 256, 32)      \
     K(iq4_xs, 8, 2048, 160)    \
     K(mxfp4, 1, 256, 16)       \
