@@ -95,7 +95,6 @@ static void bad(req_err *err, const char *what)
         err->http = 400;
         snprintf(err->message, sizeof err->message, "%s", what);
     }
-
 }
 
 /* The parsed body, or NULL with the error sent and the reference dropped. */
@@ -134,6 +133,25 @@ static bool flag(json_t *doc, const char *key, bool missing, req_err *err)
     return json_is_true(v);
 }
 
+/* Only these fields: one that is misspelt must not be lost without a word. */
+static bool only(json_t *doc, const char *const *known, req_err *err)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach(doc, key, v) {
+        size_t i = 0;
+        while (known[i] && strcmp(known[i], key) != 0)
+            i++;
+        if (known[i])
+            continue;
+        char text[120];
+        snprintf(text, sizeof text, "%.80s: there is no such field", key);
+        bad(err, text);
+        return false;
+    }
+    return true;
+}
+
 static void print_piece(jw *w, const server *s, int32_t id)
 {
     const char *t;
@@ -159,8 +177,11 @@ static imp_status ids_of(const server *s, json_t *doc, bool *vllm, int32_t **ids
     imp_err e = {0};
     imp_status st = IMP_OK;
     json_t *content = json_object_get(doc, "content"), *prompt = json_object_get(doc, "prompt"), *messages = json_object_get(doc, "messages");
+    static const char *const fields[] = {"content", "prompt", "add_special", "add_special_tokens", "parse_special", "with_pieces", "model", NULL};
     *vllm = !content;
     json_t *text = content ? content : prompt;
+    if ((content || !messages) && !only(doc, fields, err)) /* beside messages, others are the template's variables */
+        return IMP_E_USAGE;
     if (!content && messages) {
         char *json = json_dumps(doc, JSON_COMPACT);
         st = json ? imp_chat_tokenize(s->m, s->p.chat_template, json, strlen(json), ids, n, &e) : IMP_E_NOMEM;
@@ -220,7 +241,9 @@ void route_detokenize(call *c)
         return;
     req_err err = {0};
     imp_err e = {0};
+    static const char *const fields[] = {"tokens", "model", NULL};
     json_t *list = json_object_get(doc, "tokens");
+    only(doc, fields, &err);
     size_t n = json_array_size(list), len = 0;
     int32_t *ids = mem_alloc((n + 1) * sizeof *ids);
     char *text = NULL;
