@@ -274,6 +274,85 @@ static void mirostat(void **state)
     assert_true(mu > 1 && mu < 12);
 }
 
+/* With mu held still: tokens rarer than mu bits cannot occur, the others keep their proportions; 1e5 draws, chi-squared. */
+static void mirostat_distribution(void **state)
+{
+    (void)state;
+    static const struct { float temp, mu; } how[] = {{1, 4}, {0.7f, 2.5f}, {1.6f, 6}, {1, 0.01f}};
+    for (size_t h = 0; h < sizeof how / sizeof *how; h++) {
+        float l[V];
+        double p[V], z = 0, max = -1e30, kept = 0, chi = 0;
+        int *hits = calloc(V, sizeof *hits), cells = 0;
+        random_logits(l, 5);
+        for (int i = 0; i < V; i++)
+            max = fmax(max, (double)l[i]);
+        for (int i = 0; i < V; i++)
+            z += p[i] = exp(((double)l[i] - max) / (double)how[h].temp);
+        for (int i = 0; i < V; i++) {
+            p[i] /= z;
+            if (-log2(p[i]) > (double)how[h].mu && (double)l[i] < max) /* the likeliest always stays */
+                p[i] = 0;
+            kept += p[i];
+        }
+        sample_row_in in = {.n_top = -1};
+        sample_params_init(&in.par);
+        in.par.temperature = how[h].temp;
+        in.par.mirostat = 2;
+        in.par.mirostat_eta = 0;
+        in.par.seed = 5 + h;
+        for (int i = 0; i < 100000; i++) {
+            float mu = how[h].mu;
+            in.mirostat_mu = &mu;
+            in.position = (uint64_t)i;
+            hits[draw(l, &in)]++;
+        }
+        for (int i = 0; i < V; i++) {
+            double want = p[i] / kept * 1e5;
+            if (p[i] == 0 && hits[i])
+                fail_msg("case %zu: token %d cannot occur, drawn %d times", h, i, hits[i]);
+            if (want >= 10) {
+                chi += (hits[i] - want) * (hits[i] - want) / want;
+                cells++;
+            }
+        }
+        double df = cells > 1 ? cells - 1 : 1;
+        if (chi > df + 5 * sqrt(2 * df))
+            fail_msg("case %zu: chi-squared %.1f over %.0f degrees of freedom", h, chi, df);
+        free(hits);
+    }
+}
+
+/* Two choices of a request are independent: the pairs of their draws follow the product of the distributions. */
+static void choices_are_independent(void **state)
+{
+    (void)state;
+    enum { M = 6 };
+    float l[V];
+    double p[M], z = 0, chi = 0;
+    int pair[M][M] = {{0}};
+    for (int i = 0; i < V; i++)
+        l[i] = i < M ? 0.4f * (float)i : -1e9f;
+    for (int i = 0; i < M; i++)
+        z += p[i] = exp((double)l[i]);
+    sample_row_in in = {.n_top = -1};
+    sample_params_init(&in.par);
+    in.par.temperature = 1;
+    in.par.seed = 11;
+    for (int i = 0; i < 100000; i++) {
+        in.position = (uint64_t)i;
+        in.par.choice = 0;
+        int32_t a = draw(l, &in);
+        in.par.choice = 1;
+        pair[a][draw(l, &in)]++;
+    }
+    for (int i = 0; i < M; i++)
+        for (int j = 0; j < M; j++) {
+            double want = p[i] / z * p[j] / z * 1e5;
+            chi += (pair[i][j] - want) * (pair[i][j] - want) / want;
+        }
+    assert_true(chi < M * M - 1 + 5 * sqrt(2.0 * (M * M - 1)));
+}
+
 static void logprobs(void **state)
 {
     (void)state;
@@ -332,6 +411,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(philox),   cmocka_unit_test(distributions), cmocka_unit_test(greedy_and_ties), cmocka_unit_test(reproducible),
         cmocka_unit_test(mirostat), cmocka_unit_test(logprobs),      cmocka_unit_test(not_numbers),
+        cmocka_unit_test(mirostat_distribution), cmocka_unit_test(choices_are_independent),
     };
     return cmocka_run_group_tests_name("sample", tests, NULL, NULL);
 }
