@@ -134,6 +134,42 @@ IMP_API imp_status imp_chat_render(const imp_model *m, const char *tmpl, const c
 IMP_API imp_status imp_chat_tokenize(const imp_model *m, const char *tmpl, const char *request_json, size_t n, int32_t **ids, size_t *n_ids,
                                      imp_err *e);
 
+/* Answers of chats: a model's text back into content, reasoning and tool calls, while it streams. A parser belongs to one answer
+ * and to one thread at a time. Give it the answer's text with special tokens kept (imp_request.keep_special). */
+typedef struct imp_chat_parser imp_chat_parser;
+typedef enum imp_part_kind {
+    IMP_PART_CONTENT, IMP_PART_REASONING, /* text, never part of a character */
+    IMP_PART_TOOL_BEGIN,                  /* text is the function's name */
+    IMP_PART_TOOL_ARGS,                   /* a piece of the arguments' JSON */
+    IMP_PART_TOOL_END
+} imp_part_kind;
+typedef struct imp_part {
+    uint32_t size;
+    imp_part_kind kind;
+    uint32_t tool;            /* number of the call, from 0 */
+    const char *text;         /* valid during the call, NUL-terminated */
+    size_t n;
+} imp_part;
+typedef void (*imp_part_fn)(void *user, const imp_part *part); /* inside push and finish */
+typedef enum imp_chat_parse_flags {
+    IMP_PARSE_TOOLS = 1,      /* tool calls are parsed; else they are content */
+    IMP_PARSE_REASONING = 2,  /* so is reasoning, where the template knows any */
+    IMP_PARSE_FORCED = 4      /* the answer begins as imp_chat_force_call says */
+} imp_chat_parse_flags;
+/* tmpl: as for imp_chat_render. tools_json: the request's tools, from which formats without types take them; may be NULL. prompt_tail:
+ * the end of the prompt's text (some tokens are enough), which may open a reasoning block; may be NULL. *out is NULL, with IMP_OK, when
+ * there is nothing to look for: the text is content. */
+IMP_API imp_status imp_chat_parser_new(const imp_model *m, const char *tmpl, unsigned flags, const char *tools_json, const char *prompt_tail,
+                                       imp_part_fn fn, void *user, imp_chat_parser **out, imp_err *e);
+IMP_API imp_status imp_chat_parser_push(imp_chat_parser *p, const char *text, size_t n);
+IMP_API imp_status imp_chat_parser_finish(imp_chat_parser *p); /* what was held back comes out, open calls end */
+IMP_API void imp_chat_parser_free(imp_chat_parser *p);         /* NULL is fine */
+/* A tool call that must come. tools_json: a list as in OpenAI's API; name: one of them, NULL = any. prefix is the beginning of the answer:
+ * put its tokens (IMP_PARSE_SPECIAL) behind the prompt's, push it into the parser first, and hold what follows to schema
+ * (IMP_CONSTRAINT_SCHEMA). Both are allocated, imp_free. */
+IMP_API imp_status imp_chat_force_call(const imp_model *m, const char *tmpl, const char *tools_json, size_t n, const char *name,
+                                       const char *prompt_tail, char **prefix, char **schema, imp_err *e);
+
 /* ---- Engines ---------------------------------------------------------------------------------------------------- */
 typedef enum imp_kv { IMP_KV_AUTO, IMP_KV_F32, IMP_KV_F16, IMP_KV_BF16, IMP_KV_FP8, IMP_KV_Q8_0, IMP_KV_NVFP4 } imp_kv;
 

@@ -10,6 +10,9 @@
 
 #define API_MAX_TEMPLATES 8
 typedef struct api_templates api_templates; /* chat.c */
+struct chat_template;
+/* tmpl: NULL = the model's, a built-in's name, or a template's text. *own: the caller frees it (chat_template_free). */
+imp_status api_template(const imp_model *m, const char *tmpl, struct chat_template **out, bool *own, imp_err *e);
 
 struct imp_model {
     atomic_int refs;        /* one for the caller, one an engine */
@@ -29,6 +32,9 @@ struct imp_engine {
 /* model.c */
 void api_model_unref(imp_model *m);
 /* chat.c */
+struct chat_template;
+/* tmpl: NULL = the model's, a built-in's name, or a template's text. *own: the caller frees it (chat_template_free). */
+imp_status api_template(const imp_model *m, const char *tmpl, struct chat_template **out, bool *own, imp_err *e);
 imp_status api_templates_new(api_templates **out, imp_err *e);
 void api_templates_free(api_templates *a);
 

@@ -50,8 +50,7 @@ static imp_status compile(const imp_model *m, const char *tmpl, chat_template **
     return chat_template_new(out, tmpl, strlen(tmpl), "chat template", e);
 }
 
-/* *own: the caller frees it. */
-static imp_status get_template(const imp_model *m, const char *tmpl, chat_template **out, bool *own, imp_err *e)
+imp_status api_template(const imp_model *m, const char *tmpl, chat_template **out, bool *own, imp_err *e)
 {
     const char *key = tmpl ? tmpl : "";
     imp_status s = IMP_OK;
@@ -96,7 +95,7 @@ static imp_status render(const imp_model *m, const char *tmpl, const char *json,
     bool own = false;
     chat_request_init(&r);
     r.mode = mode;
-    imp_status s = get_template(m, tmpl, &t, &own, e);
+    imp_status s = api_template(m, tmpl, &t, &own, e);
     if (s == IMP_OK)
         s = chat_request_parse(&r, &a, json, n, e);
     if (s == IMP_OK && !r.bos_token)

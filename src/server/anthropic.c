@@ -6,6 +6,7 @@
 #include "base/jsonw.h"
 #include "server/chat.h"
 #include "server/protocols.h"
+#include "server/tools.h"
 
 /* ---- fields ----------------------------------------------------------------------------------------------------- */
 /* {"type": "enabled" | "adaptive" | "disabled"}: the template's switch, where it has one. */
@@ -17,15 +18,14 @@ static bool field_thinking(ask *a, const field *f, json_t *v)
     return true;
 }
 
-#define TOOLS "tools are not built yet"
 static const field rows[] = {
     {.name = "messages", .kind = FIELD_ANY, .off = offsetof(ask, messages)},
     {.name = "system", .kind = FIELD_ANY, .off = offsetof(ask, system)},
     {.name = "stop_sequences", .kind = FIELD_FN, .fn = field_stop, .max = 64},
     {.name = "thinking", .kind = FIELD_FN, .fn = field_thinking},
-    {.name = "tools", .kind = FIELD_REFUSED, .why = TOOLS},
-    {.name = "tool_choice", .kind = FIELD_REFUSED, .why = TOOLS},
-    {.name = "mcp_servers", .kind = FIELD_REFUSED, .why = TOOLS},
+    {.name = "tools", .kind = FIELD_ANY, .off = offsetof(ask, tools)}, /* converted with the messages */
+    {.name = "tool_choice", .kind = FIELD_FN, .fn = field_tool_choice_anthropic},
+    {.name = "mcp_servers", .kind = FIELD_REFUSED, .why = "this server calls no other"},
     {.name = "output_format", .kind = FIELD_FN, .fn = field_response_format},
     {.name = "metadata", .kind = FIELD_IGNORED},
     {.name = "service_tier", .kind = FIELD_IGNORED},
@@ -180,6 +180,10 @@ bool messages_convert(ask *a, json_t *doc)
         }
     }
     a->messages = out;
+    json_t *tools = a->tools;
+    a->tools = NULL;
+    if (!tools_convert(a, tools, doc))
+        return false;
     json_t *thinking = json_object_get(doc, "thinking");
     if (thinking && !json_is_null(thinking)) {
         a->kwargs = json_object();
@@ -208,7 +212,7 @@ static const char *stop_reason(const gen *g)
     if (c->finish == IMP_FINISH_STOP_STRING)
         return "stop_sequence";
     if (c->finish != IMP_FINISH_LENGTH)
-        return "end_turn";
+        return c->n_call ? "tool_use" : "end_turn";
     bool full = c->timing.n_prompt + c->timing.n_generated >= g->s->about.n_ctx && (int64_t)c->timing.n_generated < g->a.max_tokens;
     return full ? "model_context_window_exceeded" : "max_tokens";
 }
@@ -227,7 +231,55 @@ static void event_end(jw *w, strbuf *out)
     sb_str(out, "\n\n");
 }
 
-static void message(jw *w, const gen *g, const char *text, size_t n, bool begin)
+static void tool_use(jw *w, const choice *c, uint32_t i)
+{
+    char id[64];
+    snprintf(id, sizeof id, "toolu_%s%02x", c->g->c->id + 4, i & 255);
+    jw_kstr(w, "type", "tool_use");
+    jw_kstr(w, "id", id);
+    jw_kstr(w, "name", c->call[i].name);
+    jw_key(w, "input");
+}
+
+/* A call that was cut by the token limit has no value yet: clients want an object all the same. */
+static void input(jw *w, const strbuf *args)
+{
+    json_t *v = args->n ? json_loadb(args->s, args->n, 0, NULL) : NULL;
+    if (json_is_object(v)) {
+        jw_raw(w, args->s, args->n);
+    } else {
+        jw_object(w);
+        jw_end_object(w);
+    }
+    json_decref(v);
+}
+
+static void content(jw *w, const choice *c)
+{
+    if (c->reasoning.n) {
+        jw_object(w);
+        jw_kstr(w, "type", "thinking");
+        jw_key(w, "thinking");
+        jw_strn(w, c->reasoning.s, c->reasoning.n);
+        jw_kstr(w, "signature", "");
+        jw_end_object(w);
+    }
+    if (c->text.n || !(c->reasoning.n || c->n_call)) {
+        jw_object(w);
+        jw_kstr(w, "type", "text");
+        jw_key(w, "text");
+        jw_strn(w, c->text.s ? c->text.s : "", c->text.n);
+        jw_end_object(w);
+    }
+    for (uint32_t i = 0; i < c->n_call; i++) {
+        jw_object(w);
+        tool_use(w, c, i);
+        input(w, &c->call[i].args);
+        jw_end_object(w);
+    }
+}
+
+static void message(jw *w, const gen *g, bool begin)
 {
     const choice *c = &g->choice[0];
     jw_kstr(w, "id", g->id);
@@ -236,13 +288,8 @@ static void message(jw *w, const gen *g, const char *text, size_t n, bool begin)
     jw_kstr(w, "model", g->s->model_id);
     jw_key(w, "content");
     jw_array(w);
-    if (!begin) {
-        jw_object(w);
-        jw_kstr(w, "type", "text");
-        jw_key(w, "text");
-        jw_strn(w, text, n);
-        jw_end_object(w);
-    }
+    if (!begin)
+        content(w, c);
     jw_end_array(w);
     jw_kstr(w, "stop_reason", begin ? NULL : stop_reason(g));
     jw_kstr(w, "stop_sequence", begin ? NULL : c->finish == IMP_FINISH_STOP_STRING ? c->stop_string : NULL);
@@ -255,56 +302,97 @@ static void on_begin(gen *g, strbuf *out)
     event(&w, out, "message_start");
     jw_key(&w, "message");
     jw_object(&w);
-    message(&w, g, "", 0, true);
+    message(&w, g, true);
     jw_end_object(&w);
     event_end(&w, out);
 }
 
-static void block_start(choice *c, strbuf *out)
+/* ---- blocks of a stream: one after the other, each closed before the next ---- */
+static void delta(const choice *c, const char *type, const char *key, const char *s, size_t n, strbuf *out)
 {
     jw w;
-    if (c->echoed) /* an answer without a prompt in front of it uses the flag for its block */
-        return;
-    c->echoed = true;
-    event(&w, out, "content_block_start");
-    jw_kint(&w, "index", 0);
-    jw_key(&w, "content_block");
+    event(&w, out, "content_block_delta");
+    jw_kint(&w, "index", c->n_block - 1);
+    jw_key(&w, "delta");
     jw_object(&w);
-    jw_kstr(&w, "type", "text");
-    jw_kstr(&w, "text", "");
+    jw_kstr(&w, "type", type);
+    jw_key(&w, key);
+    jw_strn(&w, s, n);
     jw_end_object(&w);
     event_end(&w, out);
+}
+
+static void block_stop(choice *c, strbuf *out)
+{
+    jw w;
+    if (!c->has_block)
+        return;
+    if (c->block == IMP_PART_REASONING)
+        delta(c, "signature_delta", "signature", "", 0, out);
+    c->has_block = false;
+    event(&w, out, "content_block_stop");
+    jw_kint(&w, "index", c->n_block - 1);
+    event_end(&w, out);
+}
+
+/* kind: content, reasoning or the beginning of a call. */
+static void block_start(choice *c, imp_part_kind kind, strbuf *out)
+{
+    jw w;
+    if (c->has_block && c->block == kind && kind != IMP_PART_TOOL_BEGIN)
+        return;
+    block_stop(c, out);
+    c->has_block = true;
+    c->block = kind;
+    event(&w, out, "content_block_start");
+    jw_kint(&w, "index", c->n_block++);
+    jw_key(&w, "content_block");
+    jw_object(&w);
+    if (kind == IMP_PART_TOOL_BEGIN) {
+        tool_use(&w, c, c->n_call - 1);
+        jw_object(&w);
+        jw_end_object(&w);
+    } else {
+        jw_kstr(&w, "type", kind == IMP_PART_REASONING ? "thinking" : "text");
+        jw_kstr(&w, kind == IMP_PART_REASONING ? "thinking" : "text", "");
+    }
+    if (kind == IMP_PART_REASONING)
+        jw_kstr(&w, "signature", "");
+    jw_end_object(&w);
+    event_end(&w, out);
+}
+
+static void on_part(gen *g, choice *c, const imp_part *p, strbuf *out)
+{
+    (void)g;
+    if (p->kind == IMP_PART_TOOL_END) {
+        block_stop(c, out);
+    } else if (p->kind == IMP_PART_TOOL_ARGS) {
+        delta(c, "input_json_delta", "partial_json", p->text, p->n, out);
+    } else {
+        block_start(c, p->kind, out);
+        if (p->kind == IMP_PART_REASONING)
+            delta(c, "thinking_delta", "thinking", p->text, p->n, out);
+        else if (p->kind == IMP_PART_CONTENT)
+            delta(c, "text_delta", "text", p->text, p->n, out);
+    }
 }
 
 static void on_piece(gen *g, choice *c, const piece *p, strbuf *out)
 {
-    jw w;
-    if (!g->a.stream) {
+    imp_part part = {.kind = IMP_PART_CONTENT, .text = p->text, .n = p->n_text};
+    if (!g->a.stream)
         sb_add(&c->text, p->text, p->n_text);
-        return;
-    }
-    if (!p->n_text)
-        return;
-    block_start(c, out);
-    event(&w, out, "content_block_delta");
-    jw_kint(&w, "index", 0);
-    jw_key(&w, "delta");
-    jw_object(&w);
-    jw_kstr(&w, "type", "text_delta");
-    jw_key(&w, "text");
-    jw_strn(&w, p->text, p->n_text);
-    jw_end_object(&w);
-    event_end(&w, out);
+    else if (p->n_text)
+        on_part(g, c, &part, out);
 }
 
 static void on_over(gen *g, choice *c, strbuf *out)
 {
-    jw w;
     (void)g;
-    block_start(c, out);
-    event(&w, out, "content_block_stop");
-    jw_kint(&w, "index", 0);
-    event_end(&w, out);
+    if (!c->n_block)
+        block_start(c, IMP_PART_CONTENT, out);
+    block_stop(c, out);
 }
 
 static void on_end(gen *g, strbuf *out)
@@ -332,15 +420,14 @@ static void on_fail(gen *g, int http, const char *text, strbuf *out)
 
 static void on_whole(gen *g, strbuf *out)
 {
-    const choice *c = &g->choice[0];
     jw w;
     jw_init(&w, out);
     jw_object(&w);
-    message(&w, g, c->text.s ? c->text.s : "", c->text.n, false);
+    message(&w, g, false);
     jw_end_object(&w);
 }
 
-static const printer anthropic_printer = {.form = FORM_ANTHROPIC, .begin = on_begin, .piece = on_piece, .over = on_over, .end = on_end,
+static const printer anthropic_printer = {.form = FORM_ANTHROPIC, .begin = on_begin, .piece = on_piece, .part = on_part, .over = on_over, .end = on_end,
                                           .fail = on_fail, .whole = on_whole, .ping = "event: ping\ndata: {\"type\": \"ping\"}\n\n"};
 
 /* ---- endpoints -------------------------------------------------------------------------------------------------- */
@@ -353,7 +440,7 @@ static bool read_request(gen *g, bool count)
         return field_fail(a, "max_tokens", "missing");
     if (a->has_max && a->max_tokens < 1)
         return field_fail(a, "max_tokens", "wanted at least 1, got %lld", (long long)a->max_tokens);
-    return messages_convert(a, g->doc) && fields_settle(a, &g->s->p) && chat_check(a) && chat_prompt(g);
+    return messages_convert(a, g->doc) && fields_settle(a, &g->s->p) && tools_settle(a) && chat_check(a) && chat_prompt(g);
 }
 
 static gen *start(call *c)

@@ -60,7 +60,7 @@ bool openai_settle(gen *g)
     return fields_settle(a, &g->s->p);
 }
 
-const char *openai_finish(const choice *c) { return c->finish == IMP_FINISH_LENGTH ? "length" : "stop"; }
+const char *openai_finish(const choice *c) { return c->finish == IMP_FINISH_LENGTH ? "length" : c->n_call ? "tool_calls" : "stop"; }
 
 void openai_usage(jw *w, const gen *g)
 {
@@ -75,7 +75,7 @@ void openai_usage(jw *w, const gen *g)
     jw_end_object(w);
     jw_key(w, "completion_tokens_details");
     jw_object(w);
-    jw_kint(w, "reasoning_tokens", 0);
+    jw_kint(w, "reasoning_tokens", u.reasoning);
     jw_end_object(w);
     jw_end_object(w);
 }

@@ -6,14 +6,15 @@
 #include "server/chat.h"
 #include "server/openai.h"
 #include "server/protocols.h"
+#include "server/tools.h"
 
 #define CHUNK "chat.completion.chunk"
 
 /* ---- fields ----------------------------------------------------------------------------------------------------- */
-static bool field_tool_choice(ask *a, const field *f, json_t *v)
+static bool field_parallel(ask *a, const field *f, json_t *v)
 {
-    const char *s = json_string_value(v);
-    return (s && (strcmp(s, "none") == 0 || strcmp(s, "auto") == 0)) || field_fail(a, f->name, "tools are not built yet");
+    a->one_call = json_is_false(v);
+    return json_is_boolean(v) || field_fail(a, f->name, "wanted true or false");
 }
 
 static bool field_effort(ask *a, const field *f, json_t *v)
@@ -39,7 +40,7 @@ static bool field_kwargs(ask *a, const field *f, json_t *v)
     return json_is_object(v) || field_fail(a, f->name, "wanted an object");
 }
 
-#define TOOLS "tools are not built yet"
+#define OLD "the old spelling of tools and tool_choice"
 static const field rows[] = {
     {.name = "messages", .kind = FIELD_ANY, .off = offsetof(ask, messages)},
     {.name = "max_completion_tokens", .kind = FIELD_I64, .off = offsetof(ask, max_completion), .min = 1, .max = INT32_MAX},
@@ -50,14 +51,14 @@ static const field rows[] = {
     {.name = "continue_final_message", .kind = FIELD_ANY, .off = offsetof(ask, continue_final_message)},
     {.name = "reasoning_effort", .kind = FIELD_FN, .fn = field_effort},
     {.name = "modalities", .kind = FIELD_FN, .fn = field_modalities},
-    {.name = "tools", .kind = FIELD_REFUSED, .why = TOOLS},
-    {.name = "functions", .kind = FIELD_REFUSED, .why = TOOLS},
-    {.name = "function_call", .kind = FIELD_REFUSED, .why = TOOLS},
+    {.name = "tools", .kind = FIELD_FN, .fn = field_tools},
+    {.name = "functions", .kind = FIELD_REFUSED, .why = OLD},
+    {.name = "function_call", .kind = FIELD_REFUSED, .why = OLD},
     {.name = "tool_choice", .kind = FIELD_FN, .fn = field_tool_choice},
+    {.name = "parallel_tool_calls", .kind = FIELD_FN, .fn = field_parallel},
     {.name = "audio", .kind = FIELD_REFUSED, .why = "this model speaks in text only"},
     {.name = "web_search_options", .kind = FIELD_REFUSED, .why = "there is no web search"},
     {.name = "chat_template", .kind = FIELD_REFUSED, .why = "templates come from the model or --chat-template, not from requests"},
-    {.name = "parallel_tool_calls", .kind = FIELD_IGNORED},
     {.name = "prediction", .kind = FIELD_IGNORED},
     {.name = "verbosity", .kind = FIELD_IGNORED},
     {.name = NULL},
@@ -123,6 +124,8 @@ static char *chat_json(const gen *g)
     const ask *a = &g->a;
     json_t *q = json_object();
     json_object_set(q, "messages", a->messages);
+    if (a->tools)
+        json_object_set(q, "tools", a->tools);
     if (a->kwargs)
         json_object_set(q, "chat_template_kwargs", a->kwargs);
     if (a->effort) {
@@ -153,7 +156,7 @@ bool chat_prompt(gen *g)
     free(json);
     g->prompt[0].n = (uint32_t)n;
     if (st == IMP_OK)
-        return true;
+        return tools_prompt(g);
     field_fail(&g->a, "messages", "%s", e.message[0] ? e.message : imp_status_text(st));
     if (imp_status_http(st) >= 500)
         g->err.http = imp_status_http(st);
@@ -214,9 +217,63 @@ static void print_logprobs(jw *w, const gen *g, choice *c)
     sb_clear(&c->lp[0]);
 }
 
-typedef enum delta_kind { DELTA_ROLE, DELTA_TEXT, DELTA_END } delta_kind;
+/* ---- streams ---- */
+typedef void delta_fn(jw *w, const choice *c, const char *text, size_t n);
 
-static void chunk(gen *g, choice *c, delta_kind kind, const char *text, size_t n, strbuf *out)
+static void delta_role(jw *w, const choice *c, const char *text, size_t n)
+{
+    (void)c, (void)text, (void)n;
+    jw_kstr(w, "role", "assistant");
+    jw_kstr(w, "content", NULL);
+}
+
+static void delta_content(jw *w, const choice *c, const char *text, size_t n)
+{
+    (void)c;
+    jw_key(w, "content");
+    jw_strn(w, text, n);
+}
+
+static void delta_reasoning(jw *w, const choice *c, const char *text, size_t n)
+{
+    (void)c;
+    jw_key(w, "reasoning_content");
+    jw_strn(w, text, n);
+}
+
+static void call_id(jw *w, const choice *c, uint32_t i)
+{
+    char id[64];
+    snprintf(id, sizeof id, "call_%s%02x%02x", c->g->c->id + 4, c->index & 255, i & 255);
+    jw_kstr(w, "id", id);
+}
+
+/* A piece of the last call; its first one tells id and name. */
+static void delta_call(jw *w, const choice *c, const char *text, size_t n)
+{
+    const tool_call *call = &c->call[c->n_call - 1];
+    bool first = !call->args.n;
+    jw_key(w, "tool_calls");
+    jw_array(w);
+    jw_object(w);
+    jw_kint(w, "index", c->n_call - 1);
+    if (first) {
+        call_id(w, c, c->n_call - 1);
+        jw_kstr(w, "type", "function");
+    }
+    jw_key(w, "function");
+    jw_object(w);
+    if (first)
+        jw_kstr(w, "name", call->name);
+    jw_key(w, "arguments");
+    jw_strn(w, first ? "" : text, first ? 0 : n);
+    jw_end_object(w);
+    jw_end_object(w);
+    jw_end_array(w);
+}
+
+/* fn NULL: the end of the choice. */
+static void chunk(gen *g, choice *c, delta_fn *fn, const char *text, size_t n, strbuf *out)
 {
     jw w;
     openai_chunk(&w, out, g, CHUNK);
@@ -226,22 +283,17 @@ static void chunk(gen *g, choice *c, delta_kind kind, const char *text, size_t n
     jw_kint(&w, "index", c->index);
     jw_key(&w, "delta");
     jw_object(&w);
-    if (kind == DELTA_ROLE) {
-        jw_kstr(&w, "role", "assistant");
-        jw_kstr(&w, "content", NULL);
-    } else if (kind == DELTA_TEXT) {
-        jw_key(&w, "content");
-        jw_strn(&w, text, n);
-    }
+    if (fn)
+        fn(&w, c, text, n);
     jw_end_object(&w);
-    if (kind == DELTA_ROLE || !c->lp[0].n)
+    if (fn == delta_role || !c->lp[0].n)
         jw_kstr(&w, "logprobs", NULL);
     else
         print_logprobs(&w, g, c);
-    jw_kstr(&w, "finish_reason", kind == DELTA_END ? openai_finish(c) : NULL);
+    jw_kstr(&w, "finish_reason", fn ? NULL : openai_finish(c));
     jw_end_object(&w);
     jw_end_array(&w);
-    if (kind == DELTA_END && !g->a.include_usage) {
+    if (!fn && !g->a.include_usage) {
         jw_key(&w, "timings");
         openai_timings(&w, g);
     }
@@ -251,7 +303,7 @@ static void chunk(gen *g, choice *c, delta_kind kind, const char *text, size_t n
 static void on_begin(gen *g, strbuf *out)
 {
     for (uint32_t i = 0; i < g->n_choice; i++)
-        chunk(g, &g->choice[i], DELTA_ROLE, "", 0, out);
+        chunk(g, &g->choice[i], delta_role, "", 0, out);
 }
 
 static void on_piece(gen *g, choice *c, const piece *p, strbuf *out)
@@ -261,11 +313,54 @@ static void on_piece(gen *g, choice *c, const piece *p, strbuf *out)
     if (!g->a.stream)
         sb_add(&c->text, p->text, p->n_text);
     else if (p->n_text)
-        chunk(g, c, DELTA_TEXT, p->text, p->n_text, out);
+        chunk(g, c, delta_content, p->text, p->n_text, out);
 }
 
-static void on_over(gen *g, choice *c, strbuf *out) { chunk(g, c, DELTA_END, "", 0, out); }
+static void on_part(gen *g, choice *c, const imp_part *p, strbuf *out)
+{
+    static delta_fn *const fn[] = {[IMP_PART_CONTENT] = delta_content, [IMP_PART_REASONING] = delta_reasoning,
+                                   [IMP_PART_TOOL_BEGIN] = delta_call, [IMP_PART_TOOL_ARGS] = delta_call, [IMP_PART_TOOL_END] = NULL};
+    if (fn[p->kind])
+        chunk(g, c, fn[p->kind], p->text, p->n, out);
+}
+
+static void on_over(gen *g, choice *c, strbuf *out) { chunk(g, c, NULL, "", 0, out); }
 static void on_end(gen *g, strbuf *out) { openai_end(g, CHUNK, out); }
+
+/* ---- whole answers ---- */
+static void print_message(jw *w, const choice *c)
+{
+    jw_object(w);
+    jw_kstr(w, "role", "assistant");
+    jw_key(w, "content");
+    if (c->text.n || !c->n_call)
+        jw_strn(w, c->text.s ? c->text.s : "", c->text.n);
+    else
+        jw_null(w);
+    if (c->reasoning.n) {
+        jw_key(w, "reasoning_content");
+        jw_strn(w, c->reasoning.s, c->reasoning.n);
+    }
+    if (c->n_call) {
+        jw_key(w, "tool_calls");
+        jw_array(w);
+        for (uint32_t i = 0; i < c->n_call; i++) {
+            jw_object(w);
+            call_id(w, c, i);
+            jw_kstr(w, "type", "function");
+            jw_key(w, "function");
+            jw_object(w);
+            jw_kstr(w, "name", c->call[i].name);
+            jw_key(w, "arguments");
+            jw_strn(w, c->call[i].args.s ? c->call[i].args.s : "", c->call[i].args.n);
+            jw_end_object(w);
+            jw_end_object(w);
+        }
+        jw_end_array(w);
+    }
+    jw_kstr(w, "refusal", NULL);
+    jw_end_object(w);
+}
 
 static void on_whole(gen *g, strbuf *out)
 {
@@ -279,12 +374,7 @@ static void on_whole(gen *g, strbuf *out)
         jw_object(&w);
         jw_kint(&w, "index", c->index);
         jw_key(&w, "message");
-        jw_object(&w);
-        jw_kstr(&w, "role", "assistant");
-        jw_key(&w, "content");
-        jw_strn(&w, c->text.s ? c->text.s : "", c->text.n);
-        jw_kstr(&w, "refusal", NULL);
-        jw_end_object(&w);
+        print_message(&w, c);
         print_logprobs(&w, g, c);
         jw_kstr(&w, "finish_reason", openai_finish(c));
         jw_end_object(&w);
@@ -297,7 +387,7 @@ static void on_whole(gen *g, strbuf *out)
     jw_end_object(&w);
 }
 
-static const printer chat_printer = {.form = FORM_OPENAI, .begin = on_begin, .piece = on_piece, .over = on_over, .end = on_end,
+static const printer chat_printer = {.form = FORM_OPENAI, .begin = on_begin, .piece = on_piece, .part = on_part, .over = on_over, .end = on_end,
                                      .fail = openai_fail, .whole = on_whole, .ping = OPENAI_PING};
 
 static bool settle(gen *g)
@@ -309,7 +399,7 @@ static bool settle(gen *g)
         a->logprobs = a->top_logprobs > 0 ? a->top_logprobs : 0;
     if (a->has_max && a->max_tokens < 1)
         return field_fail(a, "max_tokens", "wanted at least 1, got %lld", (long long)a->max_tokens);
-    return openai_settle(g);
+    return openai_settle(g) && tools_settle(a);
 }
 
 void route_chat(call *c)

@@ -40,9 +40,17 @@ void gen_free(gen *g)
     for (uint32_t i = 0; i < g->n_prompt; i++)
         imp_free(g->prompt[i].ids);
     for (uint32_t i = 0; i < g->n_choice; i++) {
-        sb_free(&g->choice[i].text);
+        choice *c = &g->choice[i];
+        imp_chat_parser_free(c->parser);
+        for (uint32_t j = 0; j < c->n_call; j++) {
+            mem_free(c->call[j].name);
+            sb_free(&c->call[j].args);
+        }
+        mem_free(c->call);
+        sb_free(&c->reasoning);
+        sb_free(&c->text);
         for (int j = 0; j < 4; j++)
-            sb_free(&g->choice[i].lp[j]);
+            sb_free(&c->lp[j]);
     }
     sb_free(&g->out);
     json_decref(g->doc);
@@ -184,7 +192,7 @@ static void fill_request(const gen *g, const gen_prompt *p, bool scoring, imp_re
     r->stop_token = a->stop_token;
     r->n_stop_token = a->n_stop_token;
     r->ignore_eos = a->ignore_eos;
-    r->keep_special = a->keep_special;
+    r->keep_special = a->keep_special || g->parses;
     r->logprobs = a->logprobs;
     r->constraint_kind = a->constraint_kind;
     r->constraint = a->constraint;
@@ -341,6 +349,75 @@ static void keep_score(gen *g, const ev_record *r, const imp_logprob *top)
     p->score[r->position].n_top = r->n_top;
 }
 
+/* ---- parts: content, reasoning, tool calls ---- */
+static tool_call *new_call(choice *c, const imp_part *p)
+{
+    if (c->n_call == c->cap_call) {
+        uint32_t cap = c->cap_call ? 2 * c->cap_call : 4;
+        tool_call *call = mem_realloc(c->call, cap * sizeof *call);
+        if (!call)
+            return NULL;
+        c->call = call;
+        c->cap_call = cap;
+    }
+    char *name = mem_strndup(p->text, p->n);
+    if (!name)
+        return NULL;
+    c->call[c->n_call] = (tool_call){.name = name};
+    return &c->call[c->n_call++];
+}
+
+/* From the parser of choice `user`; pump thread. */
+void gen_on_part(void *user, const imp_part *p)
+{
+    choice *c = user;
+    gen *g = c->g;
+    c->thinks = p->kind == IMP_PART_REASONING;
+    if (g->a.one_call && c->n_call && c->call[c->n_call - 1].complete)
+        return;
+    if (p->kind == IMP_PART_TOOL_BEGIN && !new_call(c, p))
+        c->lost = true;
+    tool_call *call = c->n_call ? &c->call[c->n_call - 1] : NULL;
+    if (p->kind == IMP_PART_CONTENT && !g->a.stream)
+        sb_add(&c->text, p->text, p->n);
+    else if (p->kind == IMP_PART_REASONING && !g->a.stream)
+        sb_add(&c->reasoning, p->text, p->n);
+    else if (p->kind == IMP_PART_TOOL_ARGS && call)
+        sb_add(&call->args, p->text, p->n);
+    else if (p->kind == IMP_PART_TOOL_END && call)
+        call->complete = true;
+    if (c->text.failed || c->reasoning.failed || (call && call->args.failed))
+        c->lost = true;
+    if (g->a.stream && !c->lost)
+        g->pr->part(g, c, p, &g->out);
+}
+
+/* What the prompt has of the answer already. */
+static void feed(gen *g, choice *c)
+{
+    if (!c->parser || c->fed)
+        return;
+    c->fed = true;
+    if (g->forced && imp_chat_parser_push(c->parser, g->forced, strlen(g->forced)) != IMP_OK)
+        c->lost = true;
+}
+
+static void give(gen *g, choice *c, const piece *p)
+{
+    if (!c->parser) {
+        g->pr->piece(g, c, p, &g->out);
+        return;
+    }
+    piece bare = *p;
+    bare.text = "";
+    bare.n_text = 0;
+    feed(g, c);
+    g->pr->piece(g, c, &bare, &g->out);
+    if (p->n_text && imp_chat_parser_push(c->parser, p->text, p->n_text) != IMP_OK)
+        c->lost = true;
+    c->n_reasoning += c->thinks && p->token >= 0;
+}
+
 static void on_token(gen *g, const ev_record *r, const imp_logprob *top, const char *text)
 {
     choice *c = r->c;
@@ -359,7 +436,7 @@ static void on_token(gen *g, const ev_record *r, const imp_logprob *top, const c
         metrics_tokens(m, 0, 0, 1);
     }
     piece p = {.text = text, .n_text = r->n_text, .token = r->token, .logprob = r->logprob, .top = top, .n_top = r->n_top};
-    g->pr->piece(g, c, &p, &g->out);
+    give(g, c, &p);
 }
 
 void gen_on_record(gen *g, const ev_record *r, const imp_logprob *top, const char *text)
@@ -416,6 +493,11 @@ void gen_on_done(gen *g, choice *c)
         g->left--;
         c->over = true;
         bool scorer = g->scorer && c >= g->scorer && c < g->scorer + g->n_prompt;
+        if (!scorer && c->status == IMP_OK && c->parser && !g->err.http) {
+            begin(g);
+            feed(g, c);
+            c->lost |= imp_chat_parser_finish(c->parser) != IMP_OK;
+        }
         if (c->lost && c->status == IMP_OK) {
             c->status = IMP_E_NOMEM;
             snprintf(c->message, sizeof c->message, "out of memory for the answer");
@@ -551,8 +633,10 @@ gen_usage gen_count(const gen *g)
         u.prompt += g->prompt[i].n;
         u.cached += g->choice[(uint32_t)g->a.n * i].timing.n_cached;
     }
-    for (uint32_t i = 0; i < g->n_choice; i++)
+    for (uint32_t i = 0; i < g->n_choice; i++) {
         u.completion += g->choice[i].timing.n_generated;
+        u.reasoning += g->choice[i].n_reasoning;
+    }
     return u;
 }
 

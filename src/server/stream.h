@@ -35,6 +35,10 @@ typedef struct ask {
     json_t *add_generation_prompt, *continue_final_message;
     imp_constraint_kind constraint_kind;
     const char *constraint;
+    json_t *tools;             /* OpenAI's form, borrowed; NULL = none */
+    enum { TOOLS_AUTO, TOOLS_NONE, TOOLS_MUST } tool_mode;
+    const char *tool_name;     /* TOOLS_MUST: this one; NULL = any */
+    bool one_call;             /* calls after the first are left out */
     bool seeded;
     arena *mem;
     req_err *err;
@@ -65,11 +69,28 @@ typedef struct gen_prompt {
     uint32_t n_score;
 } gen_prompt;
 
+/* A call of a tool, as far as it has come. */
+typedef struct tool_call {
+    char *name;                /* owned, as is args */
+    strbuf args;               /* JSON */
+    bool complete;
+} tool_call;
+
 typedef struct choice {
     gen *g;
     uint32_t index;
     gen_prompt *prompt;
     strbuf text;               /* not streamed: all of it */
+    imp_chat_parser *parser;   /* NULL: text is content */
+    bool fed;                  /* it knows what stands in front of the model's text */
+    strbuf reasoning;          /* not streamed: all of it */
+    tool_call *call;           /* [n_call] */
+    uint32_t n_call, cap_call;
+    bool thinks;               /* the last part was reasoning */
+    uint32_t n_reasoning;      /* tokens of it */
+    imp_part_kind block;       /* Anthropic: kind of the open block, when has_block */
+    bool has_block;
+    uint32_t n_block;          /* begun so far */
     strbuf lp[4];              /* logprobs so far, as the protocol writes them (its elements, with commas) */
     size_t n_char;             /* code points so far, for text_offset */
     uint32_t n_token;          /* token events so far */
@@ -87,6 +108,7 @@ typedef struct printer {
     error_form form;
     void (*begin)(gen *g, strbuf *out);                             /* streams: before anything else; may be NULL */
     void (*piece)(gen *g, choice *c, const piece *p, strbuf *out);  /* keeps what the whole answer needs, or prints */
+    void (*part)(gen *g, choice *c, const imp_part *p, strbuf *out); /* streams: content, reasoning or a piece of a call; NULL: no parser */
     void (*over)(gen *g, choice *c, strbuf *out);                   /* streams: a choice has ended */
     void (*end)(gen *g, strbuf *out);                               /* streams: all have */
     void (*fail)(gen *g, int http, const char *message, strbuf *out); /* streams: an error after the first byte */
@@ -121,6 +143,9 @@ struct gen {
     req_err err;
     int64_t created;
     char id[48];
+
+    bool parses;               /* its choices have parsers */
+    const char *forced;        /* the beginning of the answers, in the prompt already; NULL = none */
 
     uint32_t n_missing;        /* DONE events that will not come, as submitting failed */
 
@@ -164,12 +189,13 @@ void pump_push(server *s, const ev_record *r, const imp_logprob *top, const char
 void pump_done(server *s, choice *c);
 void gen_on_record(gen *g, const ev_record *r, const imp_logprob *top, const char *text);
 void gen_on_done(gen *g, choice *c);
+void gen_on_part(void *user, const imp_part *p);
 void gen_tick(gen *g, int64_t now);
 /* After a batch of events: sends what is new; a finished g is answered and freed. */
 void gen_flush(gen *g);
 
 /* Shared by printers. */
-typedef struct gen_usage { uint32_t prompt, cached, completion; } gen_usage;
+typedef struct gen_usage { uint32_t prompt, cached, completion, reasoning; } gen_usage;
 gen_usage gen_count(const gen *g);
 /* Text of a token as JSON can carry it; `bytes_form`: "bytes:\xf0\x9f" when it is no UTF-8 (legacy completions). */
 void token_text(const server *s, int32_t id, bool bytes_form, strbuf *out);

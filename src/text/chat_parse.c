@@ -551,6 +551,8 @@ imp_status chat_parser_new(chat_parser **out, const chat_parse_opts *o, chat_eve
     p->user = user;
     p->think_open = p->f->think[0] ? p->f->think[0] : "<think>";
     p->think_close = p->f->think[1] ? p->f->think[1] : "</think>";
+    if (o->forced)
+        p->f = cp_force_format(p->f);
     p->state = p->f->body == CP_HARMONY ? CP_HARM_HEAD : o->in_reasoning && o->parse_reasoning ? CP_REASON : CP_TEXT;
     p->fresh = p->state == CP_REASON;
     sb_add(&p->in, "", 0);

@@ -23,6 +23,15 @@ const chat_format *chat_format_at(size_t i);            /* NULL past the end */
 /* Text that opens a tool call (for constraints), "" when there is none. */
 const char *chat_format_open(const chat_format *f);
 
+/* A call that must come (tool_choice): prefix is the beginning of the answer, to be put behind the prompt and pushed into
+ * the parser before the model's text; schema is what that text must fit. name: the tool, NULL = any of tools (a list as in
+ * OpenAI's API). in_reasoning: the prompt ended inside a reasoning block, which prefix then closes. IMP_E_USAGE when there
+ * is no such tool. a takes intermediate values. */
+imp_status chat_force(const chat_format *f, jval tools, const char *name, bool in_reasoning, arena *a, strbuf *prefix,
+                      strbuf *schema, imp_err *e);
+/* The tag that opens reasoning: "<think>" or the format's own. */
+const char *chat_format_think(const chat_format *f);
+
 typedef enum chat_event_kind {
     CHAT_EV_CONTENT, CHAT_EV_REASONING, /* text */
     CHAT_EV_TOOL_BEGIN,                 /* text is the function's name */
@@ -42,6 +51,7 @@ typedef struct chat_parse_opts {
     jval tools;                /* the request's tools, for parameters' types where the format shows none; J_NONE */
     bool parse_tools;          /* off: tool calls are content */
     bool parse_reasoning;      /* off: reasoning is content, tags included */
+    bool forced;               /* the text begins with chat_force's prefix */
     bool in_reasoning;         /* the prompt ended inside a reasoning block (chat_opens_reasoning) */
 } chat_parse_opts;
 

@@ -15,6 +15,8 @@ struct chat_format {
     const char *open, *close; /* around one call or all; close NULL: none */
     const char *call_open, *call_sep, *call_close; /* CP_NAMED: around each call, between name and arguments */
     bool bare;                /* a call may also be the whole answer, JSON without any tag */
+    const char *force;        /* what a forced call begins with, JSON {"name", args_key} follows; NULL: hermes' is taken */
+    const char *args_key;     /* NULL: "arguments" */
     const char *think[2];     /* its own reasoning tags; NULL: <think> */
 };
 
@@ -75,6 +77,9 @@ struct chat_parser {
     bool harm_tool;
     chat_event_kind harm_kind;
 };
+
+/* chat_force.c: formats whose calls are JSON have their own beginning of a forced call; the others share one. */
+const chat_format *cp_force_format(const chat_format *f);
 
 /* chat_parse.c */
 void cp_emit(chat_parser *p, chat_event_kind kind, const char *s, size_t n);

@@ -18,6 +18,10 @@ TEMPLATE = """{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if not lo
 {%- if add_generation_prompt %}<|assistant|>{% endif %}{{ mood }}{{ reasoning_effort }}{{ enable_thinking }}"""
 TALK = [*USER, {"role": "assistant", "content": "Well"}]
 
+TOOL = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": False}}}]
+TOOL_ANTHROPIC = [{"name": "f", "input_schema": TOOL[0]["function"]["parameters"]}]
+CALL = re.escape('<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>')
+
 SAMPLING = {
     "temperature": (0.3, {}), "top_p": (0.3, {}), "top_k": (2, {}), "min_p": (0.5, {}), "typical_p": (0.2, {}), "seed": (99, {}),
     "repetition_penalty": (5, {}), "repeat_penalty": (5, {}), "frequency_penalty": (2, {}), "presence_penalty": (2, {}),
@@ -39,24 +43,24 @@ EFFECT = {
     COMPLETIONS: {**SAMPLING, **OPENAI, "prompt": ("A", {}), "logprobs": (2, {}), "echo": (True, {}), "best_of": (2, {}), "add_special_tokens": (False, {})},
     CHAT: {**SAMPLING, **OPENAI, "messages": (TALK, {}), "max_completion_tokens": (3, {}), "logprobs": (True, {}), "top_logprobs": (2, {"logprobs": True}),
            "chat_template_kwargs": ({"mood": "very happy"}, {}), "add_generation_prompt": (False, {}), "continue_final_message": (True, {"messages": TALK}),
-           "reasoning_effort": ("high", {}), "modalities": (["audio"], {})},
+           "reasoning_effort": ("high", {}), "modalities": (["audio"], {}), "tools": (TOOL, {}), "tool_choice": ("required", {"tools": TOOL}),
+           "parallel_tool_calls": (False, {"tools": TOOL, "guided_regex": f"({CALL}){{2}}", "max_tokens": 400})},
     MESSAGES: {**SAMPLING, "messages": (TALK, {}), "system": ("Be kind.", {}), "stop_sequences": (["e", "a", "o", "t"], {}), "thinking": ({"type": "disabled"}, {}),
+               "tools": (TOOL_ANTHROPIC, {}), "tool_choice": ({"type": "any"}, {"tools": TOOL_ANTHROPIC}),
                "output_format": ({"type": "json_schema", "schema": SCHEMA}, {})},
 }
 IGNORED_SAMPLING = {"cache_salt": "a", "priority": 3}
 IGNORED_OPENAI = {**IGNORED_SAMPLING, "user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "safety_identifier": "s", "prompt_cache_key": "k",
                   "prompt_cache_retention": "24h", "cache_prompt": True, "id_slot": 0, "request_id": "x"}
 IGNORED = {
-    COMPLETIONS: IGNORED_OPENAI, CHAT: {**IGNORED_OPENAI, "parallel_tool_calls": False, "prediction": {"type": "content", "content": "x"}, "verbosity": "low"},
+    COMPLETIONS: IGNORED_OPENAI, CHAT: {**IGNORED_OPENAI, "prediction": {"type": "content", "content": "x"}, "verbosity": "low"},
     MESSAGES: {**IGNORED_SAMPLING, "metadata": {"user_id": "u"}, "service_tier": "auto"},
 }
-TOOL = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
 REFUSED_OPENAI = {"min_tokens": 3, "prompt_logprobs": 1, "lora": [{"id": 0}], "no_such_field": 1}
 REFUSED = {
     COMPLETIONS: {**REFUSED_OPENAI, "suffix": "x"},
-    CHAT: {**REFUSED_OPENAI, "tools": TOOL, "functions": TOOL, "function_call": "auto", "tool_choice": "required", "audio": {"voice": "x"}, "web_search_options": {"a": 1},
-           "chat_template": "{{ 1 }}"},
-    MESSAGES: {"tools": TOOL, "tool_choice": {"type": "any"}, "mcp_servers": [{"url": "x"}]},
+    CHAT: {**REFUSED_OPENAI, "functions": TOOL, "function_call": "auto", "audio": {"voice": "x"}, "web_search_options": {"a": 1}, "chat_template": "{{ 1 }}"},
+    MESSAGES: {"mcp_servers": [{"url": "x"}]},
 }
 SOURCES = {COMPLETIONS: ("fields.c", "openai.c", "openai_text.c"), CHAT: ("fields.c", "openai.c", "openai_chat.c"), MESSAGES: ("fields.c", "anthropic.c")}
 
@@ -69,7 +73,7 @@ def rows(table):
 def server(imp, tmp_path_factory):
     t = tmp_path_factory.mktemp("template") / "t.jinja"
     t.write_text(TEMPLATE)
-    s = Server(imp, FIXTURES / "models" / "llama-gqa4.gguf", "--chat-template", t, "-np", "4")
+    s = Server(imp, FIXTURES / "models" / "llama-gqa4.gguf", "--chat-template", t, "-np", "4", "-c", "4096")
     yield s
     assert s.stop() == 0
 

@@ -253,6 +253,58 @@ static void long_texts_are_quick(void **state)
     }
 }
 
+static const char TWO[] =
+    "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"type\":\"object\"}}},"
+    "{\"type\":\"function\",\"function\":{\"name\":\"g\",\"parameters\":{\"properties\":{\"x\":{\"$ref\":\"#/$defs/d\"}},"
+    "\"$defs\":{\"d\":{}}}}}]";
+
+static void forced_call(const chat_format *f, const char *name, bool in_reasoning)
+{
+    arena a = {0};
+    imp_err e = {0};
+    jval tools;
+    strbuf prefix = {0}, schema = {0}, text = {0};
+    log l = {.last = -1};
+    chat_parser *p;
+    bool llama = strcmp(chat_format_name(f), "llama3-json") == 0;
+    const char *any = llama ? "{\"name\": \"g\", \"parameters\": {\"x\": 1}}" : "{\"arguments\": {\"x\": 1}, \"name\": \"g\"}";
+    assert_int_equal(jval_parse(&a, TWO, sizeof TWO - 1, true, "tools", &tools, &e), IMP_OK);
+    assert_int_equal(chat_force(f, tools, name, in_reasoning, &a, &prefix, &schema, &e), IMP_OK);
+    sb_add(&text, prefix.s ? prefix.s : "", prefix.n);
+    sb_str(&text, name ? "{\"x\": [1, \"}\"]}" : any);
+    chat_parse_opts o = {.format = f, .forced = true, .tools = tools, .parse_tools = true, .parse_reasoning = true,
+                         .in_reasoning = in_reasoning};
+    assert_int_equal(chat_parser_new(&p, &o, on_event, &l, &e), IMP_OK);
+    for (size_t b = 0; b < text.n; b++)
+        assert_int_equal(chat_parser_push(p, text.s + b, 1), IMP_OK);
+    assert_int_equal(chat_parser_finish(p), IMP_OK);
+    if (strcmp(l.s.s ? l.s.s : "", name ? "[0:g|{\"x\": [1, \"}\"]}]" : "[0:g|{\"x\": 1}]"))
+        fail_msg("%s: '%s' gave '%s'", chat_format_name(f), text.s, l.s.s);
+    assert_non_null(strstr(schema.s, name ? "\"$ref\": \"#/$defs/d\"" : "\"$id\": \"urn:imp:tool:1\""));
+    assert_int_equal(strncmp(schema.s, name ? "{\"properties\"" : "{\"anyOf\"", name ? 13 : 8), 0);
+    chat_parser_free(p);
+    strbuf *const own[] = {&prefix, &schema, &text, &l.s};
+    for (size_t b = 0; b < 4; b++)
+        sb_free(own[b]);
+    arena_free(&a);
+}
+
+/* In every format the prefix and a text that fits the schema are one call, with the arguments as they were written; one
+ * tool leaves only the arguments to say, several the name too. */
+static void forced_calls(void **state)
+{
+    (void)state;
+    for (size_t i = 0; chat_format_at(i); i++)
+        for (int k = 0; k < 4; k++)
+            forced_call(chat_format_at(i), k & 1 ? "g" : NULL, k & 2);
+    imp_err e = {0};
+    arena a = {0};
+    strbuf b = {0};
+    assert_int_equal(chat_force(chat_format_at(0), jval_list(&a), "h", false, &a, &b, &b, &e), IMP_E_USAGE);
+    arena_free(&a);
+    sb_free(&b);
+}
+
 static void ignore(void *user, const chat_event *ev)
 {
     (void)user;
@@ -282,6 +334,6 @@ static void memory_may_run_out(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(formats_are_read), cmocka_unit_test(formats_are_found),
-                                       cmocka_unit_test(long_texts_are_quick), cmocka_unit_test(memory_may_run_out)};
+                                       cmocka_unit_test(long_texts_are_quick), cmocka_unit_test(forced_calls), cmocka_unit_test(memory_may_run_out)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
