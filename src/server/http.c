@@ -405,7 +405,12 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
     if (c->gone && c->g)
         gen_cancel(c->g);
     pthread_mutex_unlock(&c->lock);
-    metrics_http(&s->metrics, c->route ? c->route->path : "other", c->method, c->queued ? status : 499, (double)(clock_ns() - c->t_arrival) * 1e-9);
+    status = c->queued ? status : 499;
+    double seconds = (double)(clock_ns() - c->t_arrival) * 1e-9;
+    metrics_http(&s->metrics, c->route ? c->route->path : "other", c->method, status, seconds);
+    /* Who watches the log wants to see what went wrong here; what clients did wrong they were told. */
+    log_line(&s->p.log, status >= 500 && status != 503 ? LOG_WARN : LOG_DEBUG, "%s: %s %.100s: %d after %.3f s", c->id, c->method,
+             c->route ? c->route->path : "(no such endpoint)", status, seconds);
     pthread_mutex_lock(&s->lock);
     if (c->prev)
         c->prev->next = c->next;

@@ -81,6 +81,8 @@ void gen_refuse(gen *g)
     call *c = g->c;
     req_err *e = &g->err;
     int http = e->http ? e->http : 503;
+    if (http >= 500)
+        log_line(&c->s->p.log, LOG_WARN, "%s: %d: %s", c->id, http, e->http ? e->message : "out of memory");
     if (http == 429 || http == 503)
         c->retry_after = 1;
     sb_clear(&c->out);
