@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -27,6 +28,19 @@ const command cli_commands[] = {
 
 /* Links by another name behave as a subcommand. */
 static const struct { const char *link, *command; } links[] = {{"imp-cli", "run"}, {"imp-server", "serve"}, {"imp-bench", "bench"}};
+
+/* imp-cli without a prompt, on a terminal, is a conversation. */
+static bool wants_chat(int argc, char **argv)
+{
+    static const char *const prompts[] = {"-p", "--prompt", "-f", "--file", "--help", "-h", "--version"};
+    for (int i = 1; i < argc; i++)
+        for (size_t k = 0; k < sizeof prompts / sizeof *prompts; k++) {
+            size_t n = strlen(prompts[k]);
+            if (strncmp(argv[i], prompts[k], n) == 0 && (!argv[i][n] || argv[i][n] == '='))
+                return false;
+        }
+    return isatty(0);
+}
 
 static int print_usage(FILE *to)
 {
@@ -118,6 +132,8 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof links / sizeof *links; i++)
         if (strcmp(base, links[i].link) == 0)
             name = links[i].command;
+    if (name && strcmp(name, "run") == 0 && wants_chat(argc, argv))
+        name = "chat";
     int skip = 1;
     if (!name) {
         if (argc < 2)
