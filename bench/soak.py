@@ -17,14 +17,41 @@ ap.add_argument("url")
 ap.add_argument("--clients", type=int, default=64)
 ap.add_argument("--seconds", type=float, default=300)
 ap.add_argument("--tokens", type=int, default=24)
+ap.add_argument("--completions", action="store_true", help="text completions only, for servers and models without chat")
 args = ap.parse_args()
 host = urllib.parse.urlparse(args.url).netloc
-BODIES = [{"prompt": f"Chapter {i}. " + "The road went on. " * (i % 9), "max_tokens": args.tokens, "temperature": 0.9, "top_p": 1, "seed": i} for i in range(24)]
+TOOL = {"name": "find", "parameters": {"type": "object", "properties": {"what": {"enum": ["a road", "a house"]}, "far": {"type": "integer", "minimum": 0, "maximum": 9}},
+                                       "required": ["what", "far"], "additionalProperties": False}}
+SAMPLING = {"max_tokens": args.tokens, "temperature": 0.9, "top_p": 1, "stream": True}
 
 
-def ask(body, drop_after=None):
+def body(i):
+    """(path, request): two in three are text completions; the others are both chat protocols, with tools now and then."""
+    text = f"Chapter {i}. " + "The road went on. " * (i % 9)
+    kind, own = i % 6, {**SAMPLING, "seed": i}
+    if kind < 4 or args.completions:
+        return "/v1/completions", {**own, "prompt": text}
+    chat = {**own, "messages": [{"role": "user", "content": text}]}
+    if kind == 4:
+        return "/v1/messages", chat
+    return "/v1/chat/completions", {**chat, "max_tokens": 60, "tools": [{"type": "function", "function": TOOL}], "tool_choice": "required"} if i % 12 == 5 else chat
+
+
+def text_of(d):
+    """What a stream's event adds to the answer, in any of the protocols."""
+    if "choices" in d:
+        return "".join(c.get("text") or "" for c in d["choices"]) + "".join(
+            (c["delta"].get("content") or "") + "".join(t["function"]["arguments"] for t in c["delta"].get("tool_calls", [])) for c in d["choices"] if "delta" in c)
+    return d.get("delta", {}).get("text", "") if d["type"] == "content_block_delta" else ""
+
+
+BODIES = [body(i) for i in range(24)]
+
+
+def ask(request, drop_after=None):
+    path, content = request
     c = http.client.HTTPConnection(host, timeout=300)
-    c.request("POST", "/v1/completions", json.dumps({**body, "stream": True}), {"Content-Type": "application/json"})
+    c.request("POST", path, json.dumps(content), {"Content-Type": "application/json"})
     r = c.getresponse()
     if r.status != 200:
         raise RuntimeError(f"HTTP {r.status}: {r.read()[:200]}")
@@ -32,13 +59,13 @@ def ask(body, drop_after=None):
     for line in r:
         if not line.startswith(b"data: "):
             continue
-        if line.strip() == b"data: [DONE]":
+        d = {} if line.strip() == b"data: [DONE]" else json.loads(line[6:])
+        if not d or d.get("type") == "message_stop":
             c.close()
             return text
-        d = json.loads(line[6:])
         if "error" in d:
             raise RuntimeError(d)
-        text += "".join(x["text"] for x in d["choices"])
+        text += text_of(d)
         n += 1
         if drop_after is not None and n >= drop_after:
             c.close()
@@ -75,10 +102,13 @@ threads = [threading.Thread(target=client, args=(k,)) for k in range(args.client
 for t in threads:
     t.start()
 time.sleep(min(20, args.seconds / 5))
-first = metrics()
+first, course = metrics(), []
+while any(t.is_alive() for t in threads):
+    time.sleep(min(30, args.seconds / 8))
+    course.append(round(metrics()[0] / 1e6))
 for t in threads:
     t.join()
 time.sleep(2)
 last = metrics()
-print(json.dumps({**count, "bad": bad, "rss_early_mb": first[0] / 1e6, "rss_end_mb": last[0] / 1e6, "fds_early": first[1], "fds_end": last[1], "left": last[2]}))
+print(json.dumps({**count, "bad": bad, "rss_early_mb": first[0] / 1e6, "rss_course_mb": course, "rss_end_mb": last[0] / 1e6, "fds_early": first[1], "fds_end": last[1], "left": last[2]}))
 sys.exit(bool(bad) or last[2] != 0 or last[0] > first[0] * 1.1 + 32e6 or last[1] > first[1])
