@@ -177,7 +177,7 @@ def main():
     a.add_argument("--goldens", type=pathlib.Path)
     a.add_argument("--out", type=pathlib.Path, default=pathlib.Path(os.environ.get("OUT", ".")))
     a.add_argument("--big", help="where the 8 GB file may lie (/dev/shm/imp-8gb.gguf)")
-    a.add_argument("--sanitize", default="linear", help="the parity tests that the sanitizers run")
+    a.add_argument("--sanitize", default="tiny", help="the parity tests that the sanitizers run")
     a.add_argument("--quick", action="store_true", help="two models, few repeats")
     a.add_argument("stage", nargs="*", help=" ".join(STAGES))
     args = a.parse_args()

@@ -47,12 +47,28 @@ def gate(imp, half, baseline, update):
     return bad
 
 
+def from_report(path, baseline):
+    """The GPU half from a report of bench/gpu_run.sh instead of a run."""
+    report = json.loads(pathlib.Path(path).read_text())
+    shares = {}
+    for r in report["figures"]["rows"]:
+        for model, n_gen, depth in TESTS["gpu"]:
+            if r["model_filename"] == model and r["n_depth"] == depth and r["n_gen"] and r["n_seq"] == 1:
+                shares[f"{model} tg{n_gen}@{depth}"] = round(r["share_of_ceiling"], 4)
+    baseline["gpu"] = {"tolerance": 0.05, "shares": shares, "machine": report["device"]}
+
+
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--imp", default=str(ROOT / "build" / "imp"))
     a.add_argument("--update", choices=list(TESTS), action="append", default=[])
+    a.add_argument("--from-report", help="write the GPU half of the baseline from a gpu-report.json and stop")
     args = a.parse_args()
     baseline = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
+    if args.from_report:
+        from_report(args.from_report, baseline)
+        BASELINE.write_text(json.dumps(baseline, indent=1) + "\n")
+        return 0
     bad = 0
     for half in TESTS:
         try:

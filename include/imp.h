@@ -196,6 +196,7 @@ typedef struct imp_engine_params {
     void *progress_user;
     imp_log_fn log;
     void *log_user;
+    bool profile;             /* measure what imp_engine_profile tells of steps; costs a little */
     uint32_t n_ticket;        /* steps open at once; 0 = as many as the backend gains from (1 CPU, 2 GPU); results are the same */
     imp_jump jump;
 } imp_engine_params;
@@ -325,6 +326,8 @@ typedef struct imp_stats {
     uint64_t forced_tokens;   /* of the generated ones: forced by constraints (imp_jump) */
 } imp_stats;
 IMP_API imp_status imp_engine_stats(imp_engine *g, imp_stats *s);
+/* Why every request fails since the device was lost; NULL while it works. Any thread; lives with the engine. */
+IMP_API const char *imp_engine_lost(imp_engine *g);
 /* As imp_model_inspect with plan, but with the kernel that serves each operation here. */
 IMP_API imp_status imp_engine_inspect(imp_engine *g, bool json, char **out, imp_err *e);
 /* Bytes that one decode step of n_seq sequences with n_ctx tokens each must read: the weights multiplied, at the file's

@@ -127,6 +127,8 @@ imp_status imp_engine_stats(imp_engine *g, imp_stats *s)
     return IMP_OK;
 }
 
+const char *imp_engine_lost(imp_engine *g) { return engine_lost(g->g); }
+
 double imp_engine_step_bytes(imp_engine *g, uint32_t n_ctx, uint32_t n_seq) { return engine_step_bytes(g->g, n_ctx, n_seq); }
 
 imp_status imp_engine_profile(imp_engine *g, double read_ceiling, char **text, imp_err *e)

@@ -25,7 +25,7 @@ typedef struct backend_options {
     int32_t device;
     int32_t n_threads;       /* 0 = all allowed (CPU) */
     const char *cpu;         /* "auto", "scalar", "avx2", "avx512", "vnni", "amx" */
-    bool deterministic;
+    bool deterministic, profile; /* profile: events around steps, for backend_profile.idle_us */
     const log_sink *log;
 } backend_options;
 
@@ -61,6 +61,8 @@ typedef struct backend_profile_row {
     double us, bytes;        /* of all layers together, once */
 } backend_profile_row;
 typedef struct backend_profile {
+    int64_t n_step;
+    double idle_us, step_us; /* the device between steps that followed each other at once, and in them, on average */
     int32_t n;
     backend_profile_row row[64];
 } backend_profile;

@@ -114,6 +114,7 @@ imp_status cli_load_engine(cli *c, uint32_t n_row, imp_err *e)
     p.block_size = (uint32_t)c->o.block_size;
     p.kv = kv_of(&c->o);
     p.deterministic = c->o.deterministic;
+    p.profile = c->o.profile;
     p.memory_budget = (uint64_t)c->o.memory_budget << 20;
     p.progress = cli_show_progress;
     p.log = show_log;

@@ -173,6 +173,8 @@ static seq *seq_new(engine *g, request *q, uint32_t choice, imp_err *e)
 imp_status engine_submit(engine *g, const imp_request *r, imp_event_fn fn, void *user, uint64_t *id, imp_err *e)
 {
     imp_status st = check_request(g, r, e);
+    if (st == IMP_OK && atomic_load(&g->dead) != IMP_OK)
+        st = err_set(e, atomic_load(&g->dead), "%s", g->dead_why);
     if (st != IMP_OK)
         return st;
     request *q = mem_calloc(1, sizeof *q);
@@ -314,6 +316,8 @@ static void sweep(engine *g, seq_list *l, bool all)
         next = s->next;
         if (all)
             engine_finish(g, s, IMP_FINISH_CANCELLED, IMP_E_SHUTDOWN, "the engine is shutting down");
+        else if (atomic_load(&g->dead) != IMP_OK)
+            engine_finish(g, s, IMP_FINISH_ERROR, atomic_load(&g->dead), g->dead_why);
         else if (atomic_load(&s->req->cancelled))
             engine_finish(g, s, IMP_FINISH_CANCELLED, IMP_E_CANCELLED, "cancelled");
     }
@@ -429,7 +433,7 @@ static const backend_api *const backends[] = {
 static imp_status start(engine *g, const imp_engine_params *p, imp_err *e)
 {
     backend_options bo = {.device = p->device, .n_threads = p->n_threads, .cpu = p->cpu ? p->cpu : "auto",
-                          .deterministic = p->deterministic, .log = &g->log};
+                          .deterministic = p->deterministic, .profile = p->profile, .log = &g->log};
     int64_t t0 = clock_ns();
     imp_status st = g->api->open(&bo, &g->be, e);
     if (st != IMP_OK)
@@ -575,6 +579,8 @@ void engine_stats(engine *g, imp_stats *s)
         s->blocks_total += (uint64_t)g->blk[i].n_total;
 }
 
+const char *engine_lost(engine *g) { return atomic_load(&g->dead) != IMP_OK ? g->dead_why : NULL; }
+
 double engine_step_bytes(engine *g, uint32_t n_ctx, uint32_t n_seq)
 {
     return plan_step_bytes(&g->m->text, g->api->kv_get_type(g->kv), n_ctx, n_seq);
@@ -590,6 +596,8 @@ imp_status engine_profile(engine *g, double read_ceiling, strbuf *out, imp_err *
         pthread_cond_wait(&g->done, &g->lock);
     imp_status st = g->api->profile(g->exec, 10, &p, e);
     pthread_mutex_unlock(&g->lock);
+    if (st == IMP_OK && p.n_step)
+        sb_printf(out, "%lld steps one after the other: %.1f us each, the device idle for %.1f us between them\n", (long long)p.n_step, p.step_us, p.idle_us);
     sb_str(out, "| kernel | count | us each | us | GB/s | of ceiling |\n|---|---:|---:|---:|---:|---:|\n");
     for (int32_t i = 0; i < p.n && st == IMP_OK; i++) {
         const backend_profile_row *r = &p.row[i];

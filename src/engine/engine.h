@@ -29,6 +29,7 @@ void engine_cancel(engine *g, uint64_t id);
 imp_status engine_wait(engine *g, uint64_t id, int64_t timeout_ms);
 void engine_stats(engine *g, imp_stats *s);
 imp_status engine_profile(engine *g, double read_ceiling, strbuf *out, imp_err *e);
+const char *engine_lost(engine *g);
 double engine_linear_params(engine *g);
 double engine_attend_flops(engine *g);
 double engine_step_bytes(engine *g, uint32_t n_ctx, uint32_t n_seq);

@@ -117,7 +117,7 @@ struct engine {
     /* engine thread */
     seq_list waiting, running;
     seq **slot;                /* [n_seq] */
-    imp_status dead;           /* the device is lost: every request fails with this */
+    _Atomic imp_status dead;   /* the device is lost: every request fails with this, and with the text, written before it */
     char dead_why[512];
     /* steps: cur is being filled, flight[first] is the oldest of n_open that are computed */
     flight flight[MAX_FLIGHT], *cur;

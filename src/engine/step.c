@@ -2,6 +2,7 @@
 #include "engine/engine_impl.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
@@ -423,6 +424,20 @@ static void guard(engine *g, bool on)
 #endif
 }
 
+/* A step failed. When that was the device's end, nothing after it can succeed: whoever waits is told so (engine.c). */
+static void step_failed(engine *g, flight *f, imp_status st, const imp_err *e)
+{
+    const char *why = e->message[0] ? e->message : imp_status_text(st);
+    if (st == IMP_E_DEVICE && atomic_load(&g->dead) == IMP_OK) {
+        size_t n = strlen(why) < sizeof g->dead_why ? strlen(why) : sizeof g->dead_why - 1;
+        memcpy(g->dead_why, why, n);
+        g->dead_why[n] = 0;
+        atomic_store(&g->dead, st);
+        log_line(&g->log, LOG_ERROR, "the device is lost: %s", why);
+    }
+    fail_flight(g, f, st, why);
+}
+
 /* Fills and submits one step; false when there was nothing to do. */
 static bool launch(engine *g)
 {
@@ -440,7 +455,7 @@ static bool launch(engine *g)
     if (st == IMP_OK)
         g->n_open++;
     else
-        fail_flight(g, g->cur, st, e.message[0] ? e.message : imp_status_text(st));
+        step_failed(g, g->cur, st, &e);
     return true;
 }
 
@@ -458,7 +473,7 @@ static void land(engine *g)
     if (st == IMP_OK)
         st = res.status;
     if (st != IMP_OK)
-        fail_flight(g, f, st, e.message[0] ? e.message : imp_status_text(st));
+        step_failed(g, f, st, &e);
     else
         process(g, f, &res);
 }

@@ -17,6 +17,11 @@ void route_health(call *c)
     } else if (atomic_load(&s->draining)) {
         call_error(c, 503, NULL, NULL, "the server is shutting down");
     } else {
+        const char *lost = imp_engine_lost(s->g);
+        if (lost) {
+            call_error(c, 503, NULL, NULL, lost);
+            return;
+        }
         sb_str(&c->out, "{\"status\":\"ok\"}");
         call_answer(c, 200, "application/json");
     }

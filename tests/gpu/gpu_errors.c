@@ -106,8 +106,10 @@ int run_errors(int *n_tests)
     verdict(clock_s() - t < 10, "all of it and closing, without a hang", spent);
     memset(&e, 0, sizeof e);
     st = rig_open(&r, &backend_cuda, NULL, false, &m.p, 64, 8, lim, 1, &e);
-    bool again = st == IMP_OK && answer(&r, &got, &e) == want;
-    verdict(again, "opened anew in the same process", again ? "same token" : e.message);
+    /* drivers so far give a process no new context after a fault; one that does must work */
+    bool works = st == IMP_OK && answer(&r, &got, &e) == want,
+         told = st == IMP_E_DEVICE && strstr(e.message, "start it anew");
+    verdict(works || told, "opened anew in the same process", works ? "same token" : e.message);
     rig_close(&r);
     plan_free(&m.p);
     *n_tests += n_run;

@@ -61,7 +61,7 @@ imp_status run_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, int
 imp_status submit_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, int32_t bank, backend_ticket *t, imp_err *e);
 
 extern bool opt_no_pdl, opt_no_graph, opt_decode;
-int run_sample(jw *out, int *n_tests); /* returns failures */
+int run_sample(jw *out, bool tiny, int *n_tests); /* returns failures */
 int run_errors(int *n_tests);
 int run_parity(jw *out, const char *only);
 int run_bench(jw *out, const char *only);

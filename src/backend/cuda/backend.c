@@ -148,7 +148,10 @@ static imp_status open_device(backend *b, int32_t device, imp_err *e)
     cu->DeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, b->dev);
     cu->DeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, b->dev);
     b->cc = major * 10 + minor;
-    s = cu_check(cu, cu->DevicePrimaryCtxRetain(&b->ctx, b->dev), e, "creating a context on %s", b->name);
+    CUresult r = cu->DevicePrimaryCtxRetain(&b->ctx, b->dev);
+    s = cu_check(cu, r, e, "creating a context on %s", b->name);
+    if (r == CUDA_ERROR_ILLEGAL_ADDRESS || r == CUDA_ERROR_LAUNCH_FAILED || r == CUDA_ERROR_ILLEGAL_INSTRUCTION)
+        err_set(e, s, "cuda: %s failed in this process before; the driver gives it no new context: start it anew", b->name);
     if (s != IMP_OK)
         return s;
     b->retained = true;
@@ -167,6 +170,7 @@ static imp_status cuda_open(const backend_options *opt, backend **out, imp_err *
         return err_oom(e, "CUDA backend", sizeof *b);
     b->log = opt->log;
     b->deterministic = opt->deterministic;
+    b->timing = opt->profile;
     imp_status s = cu_load(&b->cu, e);
     if (s == IMP_OK)
         s = open_device(b, opt->device, e);

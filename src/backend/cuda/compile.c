@@ -516,7 +516,9 @@ static imp_status make_slots(bexec *x, imp_err *e)
         if (s == IMP_OK)
             s = cu_check(&b->cu, b->cu.MemAllocHost((void **)&t->sampled, rows * sizeof *t->sampled), e, "allocating pinned memory");
         if (s == IMP_OK)
-            s = cu_check(&b->cu, b->cu.EventCreate(&t->done, CU_EVENT_DISABLE_TIMING), e, "creating an event");
+            s = cu_check(&b->cu, b->cu.EventCreate(&t->done, b->timing ? 0 : CU_EVENT_DISABLE_TIMING), e, "creating an event");
+        if (s == IMP_OK && b->timing)
+            s = cu_check(&b->cu, b->cu.EventCreate(&t->begin, 0), e, "creating an event");
         t->result = mem_calloc(rows, sizeof *t->result);
         t->row_status = mem_calloc(rows, sizeof *t->row_status);
         t->host_row = mem_calloc(rows, sizeof *t->host_row);
@@ -549,6 +551,8 @@ void cuda_exec_free(bexec *x)
                     b->cu.MemFreeHost(pinned[k]);
             if (t->done)
                 b->cu.EventDestroy(t->done);
+            if (t->begin)
+                b->cu.EventDestroy(t->begin);
         }
         for (int i = 0; i < x->n_scratch; i++)
             cuda_free(b, x->scratch[i], x->scratch_bytes[i], &b->workspace);

@@ -35,6 +35,7 @@ struct backend {
     CUcontext ctx;
     bool retained, deterministic;
     bool no_pdl, no_graph; /* instruments of the GPU test */
+    bool timing;            /* events tell time */
     CUstream stream, up;
     CUlibrary lib[MAX_LIBRARIES];
     int n_lib;

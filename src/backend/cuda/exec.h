@@ -48,8 +48,9 @@ typedef struct tables {
 typedef struct ticket_slot {
     int64_t id;
     bool open, poisoned;
+    bool follows;                     /* the ticket before it was open at submit */
     imp_status status;
-    CUevent done;
+    CUevent begin, done;              /* begin: NULL unless the backend takes times */
     uint8_t *host;                    /* pinned: tables of the step */
     uint64_t host_bytes;
     int32_t *out_id;                  /* pinned [max_row] */
@@ -112,6 +113,8 @@ struct bexec {
     int32_t n_tok_run, n_row_run;
     ticket_slot slot[N_TICKET];
     int64_t next_ticket;
+    int64_t n_timed;                  /* steps that were queued while the one before was not done yet */
+    double idle_ms, step_ms;          /* between those, and in them */
     graph_entry graph[MAX_GRAPHS];
     int32_t n_graph;
 };

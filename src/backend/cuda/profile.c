@@ -33,6 +33,11 @@ imp_status exec_run_profile(bexec *x, int32_t reps, exec_profile *out, imp_err *
     if (s == IMP_OK)
         s = cu_check(cu, cu->EventCreate(&t1, 0), e, "creating an event");
     out->n = 0;
+    out->n_step = x->n_timed;
+    out->idle_us = x->n_timed ? x->idle_ms * 1e3 / (double)x->n_timed : 0;
+    out->step_us = x->n_timed ? x->step_ms * 1e3 / (double)x->n_timed : 0;
+    x->n_timed = 0;
+    x->idle_ms = x->step_ms = 0;
     for (int32_t i = 0; i < x->n_node && s == IMP_OK; i++) {
         const char *role = role_of(x, i);
         bool seen = false;

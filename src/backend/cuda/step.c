@@ -230,6 +230,8 @@ imp_status cuda_submit(bexec *x, const batch *b, backend_ticket *ticket, imp_err
     x->n_tok = b->n_tok, x->n_row = b->n_row, x->n_seq = b->n_seq;
     find_runs(b->cls, NULL, b->n_tok, x->tok_run, &x->n_tok_run);
     find_runs(b->cls, b->rows, b->n_row, x->row_run, &x->n_row_run);
+    if (t->begin)
+        cu->EventRecord(t->begin, x->b->stream);
     s = cu_check(cu, cu->MemcpyHtoDAsync(x->t->dev, t->host, n_bytes, x->b->stream), e, "sending a step's tables");
     if (s == IMP_OK && n_ext)
         s = cu_check(cu, cu->MemcpyHtoDAsync(x->t->ext, b->ext_row, (uint64_t)n_ext * x->p->n_hidden * 4, x->b->stream), e, "sending external rows");
@@ -245,9 +247,23 @@ imp_status cuda_submit(bexec *x, const batch *b, backend_ticket *ticket, imp_err
     if (s != IMP_OK)
         return s;
     t->open = true;
+    t->follows = x->slot[(x->next_ticket - 1) % N_TICKET].open;
     t->id = x->next_ticket++;
     *ticket = t->id;
     return IMP_OK;
+}
+
+/* Device time in this step and before it, when the step before it was still open at submit. */
+static void take_times(bexec *x, const ticket_slot *t)
+{
+    const ticket_slot *before = &x->slot[(t->id - 1) % N_TICKET];
+    float idle = 0, step = 0;
+    if (!t->follows || before->id != t->id - 1 || x->b->cu.EventElapsedTime(&idle, before->done, t->begin) != CUDA_SUCCESS ||
+        x->b->cu.EventElapsedTime(&step, t->begin, t->done) != CUDA_SUCCESS)
+        return;
+    x->n_timed++;
+    x->idle_ms += (double)idle;
+    x->step_ms += (double)step;
 }
 
 imp_status cuda_wait(bexec *x, backend_ticket id, step_result *out, imp_err *e)
@@ -259,6 +275,8 @@ imp_status cuda_wait(bexec *x, backend_ticket id, step_result *out, imp_err *e)
     if (s == IMP_OK)
         s = cu_check(&x->b->cu, x->b->cu.EventSynchronize(t->done), e, "running a step");
     t->open = false;
+    if (s == IMP_OK && t->begin)
+        take_times(x, t);
     *out = (step_result){.status = s, .n_row = t->n_row, .row = t->result, .row_status = t->row_status};
     if (s != IMP_OK)
         return s;

@@ -13,7 +13,6 @@ namespace cg = cooperative_groups;
 namespace
 {
 constexpr u32 WARPS = SAMPLE_THREADS / 32, MAX_SUMS = 5;
-constexpr u32 SAMPLE_WARP = 256; // candidates that a warp goes through faster than a block with its barriers
 
 struct shared {
     u64 list[SAMPLE_LIST];
@@ -86,13 +85,13 @@ struct elements {
     const float *slice;
     u32 base, begin, end; // slice
     const u64 *list;
-    u32 n_list, stride;
+    u32 n_list;
 };
 
 template <bool LIST, class F> __device__ __forceinline__ void each(const elements &el, F f)
 {
     if (LIST) {
-        for (u32 i = threadIdx.x; i < el.n_list; i += el.stride)
+        for (u32 i = threadIdx.x; i < el.n_list; i += SAMPLE_THREADS)
             f(unordered((u32)(el.list[i] >> 32)), 0xFFFFFFFFu - (u32)el.list[i]);
     } else {
         for (u32 i = el.begin; i < el.end; i++)
@@ -101,7 +100,7 @@ template <bool LIST, class F> __device__ __forceinline__ void each(const element
 }
 
 // Sums (or maxima) over the threads that work together; every one of them gets them.
-enum group { WARP, BLOCK, CLUSTER };
+enum group { BLOCK, CLUSTER };
 struct reducer {
     shared *s;
     u32 rank, turn;
@@ -117,11 +116,9 @@ template <group G, int N, bool MAX> __device__ void reduce(reducer &r, u64 (&v)[
             u64 w = __shfl_xor_sync(~0u, v[j], o);
             v[j] = MAX ? (w > v[j] ? w : v[j]) : v[j] + w;
         }
-        if (G != WARP && (tid & 31) == 0)
+        if ((tid & 31) == 0)
             r.s->warp[warp * N + j] = v[j];
     }
-    if (G == WARP)
-        return;
     __syncthreads();
     const u32 j = tid % N, to = tid / N;
     u64 x = 0;
@@ -289,12 +286,123 @@ __device__ i32 draw_slices(reducer &r, const elements &el, const kept &k, u64 bi
     return -1;
 }
 
-// Stages 5 to 9 over the list.
-template <group G> __device__ i32 draw_list(reducer &r, const elements &el, kept &k, const sample_desc &d, u64 total)
+// Sorts n keys, a power of two, largest first.
+__device__ void sort_list(u64 *list, u32 n)
 {
-    truncate_set<true, G>(r, el, k, d, total);
-    u64 z = kept_mass<true, G>(r, el, k);
-    u64 key = threshold<true, G>(r, el, k, BY_ID, false, target_of(d.bits53, z) + 1);
+    for (u32 size = 2; size <= n; size *= 2)
+        for (u32 step = size / 2; step; step /= 2) {
+            for (u32 i = threadIdx.x; i < n / 2; i += SAMPLE_THREADS) {
+                u32 a = 2 * i - (i & (step - 1)), b = a + step;
+                u64 x = list[a], y = list[b];
+                if ((x < y) == ((a & size) == 0)) {
+                    list[a] = y;
+                    list[b] = x;
+                }
+            }
+            __syncthreads();
+        }
+}
+
+// Running sums over the block's threads, this one's included; the last one's is the total.
+__device__ u64 block_scan(shared *s, u64 own, u64 &total)
+{
+    const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    u64 run = own;
+#pragma unroll
+    for (int o = 1; o < 32; o <<= 1) {
+        u64 w = __shfl_up_sync(~0u, run, o);
+        run += lane >= (u32)o ? w : 0;
+    }
+    if (lane == 31)
+        s->scan[warp] = run;
+    __syncthreads();
+    u64 before = 0;
+    total = 0;
+#pragma unroll
+    for (u32 w = 0; w < WARPS; w++) {
+        u64 x = s->scan[w];
+        before += w < warp ? x : 0;
+        total += x;
+    }
+    __syncthreads();
+    return before + run;
+}
+
+constexpr u32 PER_THREAD = SAMPLE_LIST / SAMPLE_THREADS;
+
+// Position in the list at which the running mass passes `target` (exceeds it); n when it does not.
+template <class F> __device__ u32 crossing(shared *s, u32 n, u64 target, F mass_at)
+{
+    u64 m[PER_THREAD], own = 0, total;
+    const u32 first = threadIdx.x * PER_THREAD;
+    for (u32 i = 0; i < PER_THREAD; i++)
+        own += m[i] = first + i < n ? mass_at(first + i) : 0;
+    if (threadIdx.x == 0)
+        s->n_list = n;
+    u64 run = block_scan(s, own, total) - own;
+    for (u32 i = 0; i < PER_THREAD; i++) {
+        if (run <= target && run + m[i] > target)
+            s->n_list = first + i;
+        run += m[i];
+    }
+    __syncthreads();
+    return s->n_list;
+}
+
+__device__ __forceinline__ u32 power_of_two(u32 n) { return n <= 1 ? 1 : 1u << (32 - __clz(n - 1)); }
+
+// Stages 5 and 7 to 9 over the list: sorted by value the stages keep a prefix, sorted by id the draw is a crossing.
+__device__ i32 draw_sorted(reducer &r, u32 n, const kept &k, const sample_desc &d, u64 total)
+{
+    u64 *list = r.s->list;
+    u32 size = power_of_two(n);
+    for (u32 i = threadIdx.x; i < size; i += SAMPLE_THREADS)
+        if (i >= n)
+            list[i] = 0;
+    __syncthreads();
+    sort_list(list, size);
+    auto value_mass = [&](u32 i) { return mass(__fsub_rn(unordered((u32)(list[i] >> 32)), k.max)); };
+    if (d.top_k > 0 && n > (u32)d.top_k)
+        n = (u32)d.top_k;
+    if (d.top_p < 1.0f) {
+        u64 z = total;
+        if (d.top_k > 0) {
+            u64 s[1] = {0};
+            for (u32 i = threadIdx.x; i < n; i += SAMPLE_THREADS)
+                s[0] += value_mass(i);
+            reduce<BLOCK, 1, false>(r, s);
+            z = s[0];
+        }
+        u32 at = crossing(r.s, n, part(d.top_p, z) - 1, value_mass); // reaches p: exceeds one less
+        n = at < n ? at + 1 : n;
+    }
+    float least =
+        d.min_p > 0.0f ? __fmul_rn(d.min_p, exp_neg(__fsub_rn(unordered((u32)(list[0] >> 32)), k.max))) : 0.0f;
+    size = power_of_two(n);
+    u64 s[1] = {0};
+    __syncthreads(); // list[0] was read
+    for (u32 i = threadIdx.x; i < size; i += SAMPLE_THREADS) {
+        u64 key = i < n ? list[i] : 0;
+        float v = unordered((u32)(key >> 32));
+        bool keep = i < n && (least == 0.0f || exp_neg(__fsub_rn(v, k.max)) >= least);
+        s[0] += keep ? mass(__fsub_rn(v, k.max)) : 0;
+        list[i] = keep ? key << 32 | key >> 32 : 0; // by id now: the lowest id has the largest upper half
+    }
+    reduce<BLOCK, 1, false>(r, s);
+    sort_list(list, size);
+    u32 at = crossing(r.s, size, target_of(d.bits53, s[0]),
+                      [&](u32 i) { return list[i] ? mass(__fsub_rn(unordered((u32)list[i]), k.max)) : 0; });
+    return at < size ? (i32)(0xFFFFFFFFu - (u32)(list[at] >> 32)) : -1;
+}
+
+// All stages over the list.
+__device__ i32 draw_list(reducer &r, const elements &el, kept &k, const sample_desc &d, u64 total)
+{
+    if (d.typical_p >= 1.0f)
+        return draw_sorted(r, el.n_list, k, d, total);
+    truncate_set<true, BLOCK>(r, el, k, d, total);
+    u64 z = kept_mass<true, BLOCK>(r, el, k);
+    u64 key = threshold<true, BLOCK>(r, el, k, BY_ID, false, target_of(d.bits53, z) + 1);
     return (i32)(0xFFFFFFFFu - (u32)key);
 }
 
@@ -390,21 +498,21 @@ __device__ void raw_stats(reducer &r, const elements &el, i32 n_top, sample_resu
     }
 }
 
-// How far below the largest logit the stages can look at most, of 4, 8 and 16; 0: farther.
+// How far below the largest logit the stages can look at most, of 2, 5 and 12; 0: farther.
 __device__ float depth_of(const sample_desc &d, const u64 (&s)[5])
 {
     if (d.typical_p < 1.0f && d.top_k <= 0)
         return 0.0f;
-    const float depth[3] = {4.0f, 8.0f, 16.0f};
+    const float depth[3] = {2.0f, 5.0f, 12.0f};
     const u64 need = d.top_p < 1.0f ? part(d.top_p, s[0]) : ~0ull;
 #pragma unroll
     for (int i = 0; i < 3; i++) {
         u64 n = s[4] >> 21 * i & 0x1FFFFF;
         bool enough = d.top_k > 0      ? n >= (u64)d.top_k
                       : d.top_p < 1.0f ? s[i + 1] >= need
-                                       : d.min_p >= (i == 0   ? 0.019f
-                                                     : i == 1 ? 0.00034f
-                                                              : 2e-7f);
+                                       : d.min_p >= (i == 0   ? 0.137f
+                                                     : i == 1 ? 0.0069f
+                                                              : 6.3e-6f);
         if (enough)
             return n <= SAMPLE_LIST ? depth[i] : 0.0f;
     }
@@ -442,8 +550,7 @@ extern "C" __global__ void __cluster_dims__(SAMPLE_CLUSTER, 1, 1) __launch_bound
                                                                       : p.slice;
     const u32 run = ((n + SAMPLE_THREADS - 1) / SAMPLE_THREADS) | 1; // odd: no two threads of a warp in one bank
     reducer r = {&s, rank, 0};
-    elements el = {l, base,          tid * run < n ? tid * run : n, (tid + 1) * run < n ? (tid + 1) * run : n, s.list,
-                   0, SAMPLE_THREADS};
+    elements el = {l, base, tid * run < n ? tid * run : n, (tid + 1) * run < n ? (tid + 1) * run : n, s.list, 0};
     for (u32 i = tid; i < n; i += SAMPLE_THREADS)
         l[i] = logits[base + i];
     if (tid == 0)
@@ -458,18 +565,18 @@ extern "C" __global__ void __cluster_dims__(SAMPLE_CLUSTER, 1, 1) __launch_bound
     bool owner = rank == 0 && tid == 0;
     if (best && d.temperature > 0.0f) {
         kept k = {0, 0, 0.0, __fdiv_rn(unordered((u32)(best >> 32)), d.temperature), 0.0f};
-        u64 sum[5] = {0, 0, 0, 0, 0}; // mass of all, within 4, 8, 16; counts of those, 21 bits each
+        u64 sum[5] = {0, 0, 0, 0, 0}; // mass of all, within 2, 5, 12; counts of those, 21 bits each
         for (u32 i = el.begin; i < el.end; i++) {
             float v = l[i];
             v = l[i] = v < INFINITY ? __fdiv_rn(v, d.temperature) : -INFINITY;
             u64 m = mass(__fsub_rn(v, k.max));
-            bool in4 = v >= __fsub_rn(k.max, 4.0f), in8 = v >= __fsub_rn(k.max, 8.0f),
-                 in16 = v >= __fsub_rn(k.max, 16.0f);
+            bool in2 = v >= __fsub_rn(k.max, 2.0f), in5 = v >= __fsub_rn(k.max, 5.0f),
+                 in12 = v >= __fsub_rn(k.max, 12.0f);
             sum[0] += m;
-            sum[1] += in4 ? m : 0;
-            sum[2] += in8 ? m : 0;
-            sum[3] += in16 ? m : 0;
-            sum[4] += (u64)in4 | (u64)in8 << 21 | (u64)in16 << 42;
+            sum[1] += in2 ? m : 0;
+            sum[2] += in5 ? m : 0;
+            sum[3] += in12 ? m : 0;
+            sum[4] += (u64)in2 | (u64)in5 << 21 | (u64)in12 << 42;
         }
         reduce<CLUSTER, 5, false>(r, sum);
         bool whole = d.top_k <= 0 && d.typical_p >= 1.0f && d.top_p >= 1.0f && d.min_p <= 0.0f;
@@ -479,14 +586,7 @@ extern "C" __global__ void __cluster_dims__(SAMPLE_CLUSTER, 1, 1) __launch_bound
             if (rank != 0)
                 return;
             el.n_list = s.n_list < SAMPLE_LIST ? s.n_list : SAMPLE_LIST;
-            if (el.n_list > SAMPLE_WARP) {
-                id = draw_list<BLOCK>(r, el, k, d, sum[0]);
-            } else {
-                if (tid >= 32)
-                    return;
-                el.stride = 32;
-                id = draw_list<WARP>(r, el, k, d, sum[0]);
-            }
+            id = draw_list(r, el, k, d, sum[0]);
         } else {
             if (!whole)
                 truncate_set<false, CLUSTER>(r, el, k, d, sum[0]);
