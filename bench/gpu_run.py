@@ -1,4 +1,5 @@
-"""The GPU machine's run: see gpu_run.sh. Every stage is bounded in time; one that fails is reported and the next one runs.
+"""The GPU machine's run: see gpu_run.sh. Every stage is bounded in time; one that fails is reported and the next one runs; the
+report is written after each, and a later run with the same --out adds to it.
 
 usage: gpu_run.sh [--imp build/imp] [--gpu-test build/gpu_test] [--goldens DIR] [--out DIR] [--quick] [STAGE ...]
 """
@@ -154,6 +155,35 @@ def ready(run):
     return {"bytes": size, "seconds_to_first_token": v}
 
 
+def sampled(run):
+    """Decode with the full sampler on the device against greedy."""
+    out = {}
+    for model in ["qwen3-8b:Q4_K_M", "qwen3-0.6b:Q8_0"]:
+        for name, options in (("greedy", ["--temp", 0]), ("top-k, top-p", ["--temp", 0.8, "--top-k", 40, "--top-p", 0.95]),
+                              ("temperature", ["--temp", 1, "--top-p", 1, "--top-k", 0, "--min-p", 0]),
+                              ("on the host", ["--temp", 0.8, "--mirostat", 2])):
+            rc, _, err = run.sh([run.a.imp, "run", "-m", "random:" + model, "--backend", "cuda", "--ids", "-p", "1,2,3,4,5,6,7,8", "-n", 400,
+                                 "--seed", 7, "--ignore-eos", *options], 60)
+            speed = re.search(r"answer \d+ tokens, ([0-9.]+) tok/s", err)
+            out[f"{model} {name}"] = float(speed[1]) if speed else f"status {rc}"
+            print(f"  {model} {name}: {out[f'{model} {name}']} tok/s")
+    return out
+
+
+def soak(run):
+    """64 streams with random disconnects against a server on the GPU: every text as it was alone."""
+    model = run.a.root / "tests" / "fixtures" / "models" / "qwen3-yarn.gguf"
+    with subprocess.Popen([run.a.imp, "serve", "-m", model, "--backend", "cuda", "--port", "18431", "--parallel", "64", "--context", "2048"],
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            time.sleep(4)
+            rc, out, err = run.sh([sys.executable, HERE / "soak.py", "http://127.0.0.1:18431", "--seconds", 15, "--completions"], 60)
+        finally:
+            server.terminate()
+    print("  " + (out.strip() or err.strip()[-300:]))
+    return {"status": rc, "result": out.strip()}
+
+
 def sanitize(run):
     out = {}
     for tool in ("memcheck", "racecheck", "initcheck"):
@@ -164,7 +194,7 @@ def sanitize(run):
     return out
 
 
-STAGES = {f.__name__: f for f in (parity, goldens, same_bytes, figures, check, starts, ready, sanitize)}
+STAGES = {f.__name__: f for f in (parity, goldens, same_bytes, figures, check, sampled, soak, starts, ready, sanitize)}
 
 
 def main():
@@ -187,7 +217,9 @@ def main():
         args.goldens = next((d for d in (root.parent / "shared" / "goldens", root / "shared" / "goldens") if d.is_dir()), None)
     run = Run(args)
     smi = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True)
-    rep = {"device": smi.stdout.strip(), "date": datetime.date.today().isoformat()}
+    file = args.out / "gpu-report.json"
+    rep = json.loads(file.read_text()) if file.exists() else {}  # a later call adds its stages
+    rep |= {"device": smi.stdout.strip(), "date": datetime.date.today().isoformat()}
     t = time.time()
     for name in args.stage or list(STAGES):
         print(f"== {name}", flush=True)
@@ -196,7 +228,7 @@ def main():
         except Exception as e:  # the stages after it still run
             rep[name] = {"failed": repr(e)}
             print(f"  {name}: {e!r}")
-        (args.out / "gpu-report.json").write_text(json.dumps(rep, indent=1) + "\n")
+        file.write_text(json.dumps(rep, indent=1) + "\n")
     print(f"{time.time() - t:.0f} s")
 
 
