@@ -32,9 +32,10 @@ static imp_status compile(compile_fn fn, const char *text, size_t n, const const
     if (!failed)
         fn(&c, text, n, p);
     arena_free(&scratch);
-    if (failed) {
+    p->inside = failed ? NULL : arena_array(&p->a, INSIDE_ROWS, sizeof *p->inside);
+    if (!p->inside) {
         constrain_prog_free(p);
-        return (imp_status)failed;
+        return failed ? (imp_status)failed : err_oom(e, "constraint", INSIDE_ROWS * sizeof *p->inside);
     }
     *out = p;
     return IMP_OK;
@@ -87,6 +88,8 @@ void constrain_prog_free(constrain_prog *p)
 {
     if (!p)
         return;
+    for (size_t i = 0; p->inside && i < INSIDE_ROWS; i++)
+        mem_free(atomic_load(&p->inside[i]));
     arena_free(&p->a);
     mem_free(p);
 }

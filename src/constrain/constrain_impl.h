@@ -11,6 +11,7 @@
 #define IMP_CONSTRAIN_IMPL_H
 
 #include <setjmp.h>
+#include <stdatomic.h>
 #include <stdint.h>
 
 #include "base/arena.h"
@@ -279,6 +280,16 @@ typedef struct grule {
 } grule;
 typedef struct grep_ { uint32_t rule, min, max; } grep_;
 
+#define INSIDE_ROWS 256 /* masks of string automata that states of a program share */
+/* Tokens that stay inside a string or key from state q of automaton d on, when no length is in the way. */
+typedef struct inside_row {
+    const cdfa *d;
+    uint32_t q;
+    uint64_t vocab;        /* its digest */
+    size_t words;
+    uint32_t bits[];
+} inside_row;
+
 struct constrain_prog {
     arena a;
     bool json;                 /* JSON text: strings and values are tracked for duplicate keys and unique items */
@@ -304,6 +315,7 @@ struct constrain_prog {
     uint32_t n_rule;
     grep_ *rep;
     uint32_t n_rep;
+    _Atomic(inside_row *) *inside; /* [INSIDE_ROWS] mask.c: only added to, by any state's thread */
 };
 
 /* ---- schema text as a tree --------------------------------------------------------------------------------------- */

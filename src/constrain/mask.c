@@ -146,19 +146,33 @@ static codec_result at_step(const constrain_prog *p, const strlex *l, at *a, uns
     return CODEC_DEAD;
 }
 
-/* Bytes that leave state q where it is, as in constrain_vocab.below. */
+/* Clears the bits of the groups (byte_group) that a range of code points from 0x80 on touches. */
+static void drop_groups(uint64_t *set, uint32_t lo, uint32_t hi)
+{
+    for (uint32_t at = lo; at < hi;) {
+        uint32_t end = at < 0x800 ? (at | 0xFF) + 1 : at < 0x10000 ? (at | 0xFFF) + 1 : 0x110000;
+        uint32_t g = at < 0x800 ? 17 + at / 256 : at < 0x10000 ? at / 4096 : 16;
+        *set &= ~(1ull << g);
+        at = end;
+    }
+}
+
+/* Groups of bytes that leave state q where it is. */
 static void loops(const cdfa *d, uint32_t q, uint64_t out[2])
 {
     const uint32_t *t = d->trans + (size_t)q * d->ncls;
-    out[0] = out[1] = 0;
+    out[0] = 0xFFFFFFFF;
+    out[1] = 0;
     for (unsigned b = 0x20; b < 0x80; b++)
         if (b != '"' && b != '\\' && t[d->ascii[b]] == q)
             out[b / 64] |= 1ull << b % 64;
-    bool high = true;
-    uint32_t gap = dfa_class(d, 0xD800); /* surrogates never occur */
-    for (uint32_t i = 0; i < d->nr && high; i++)
-        high = t[d->rcls[i]] == q || (d->rcls[i] == gap && d->rlo[i] == 0xD800 && i + 1 < d->nr && d->rlo[i + 1] == 0xE000);
-    out[0] |= high;
+    for (uint32_t i = 0; i < d->nr; i++)
+        if (t[d->rcls[i]] != q) {
+            uint32_t lo = d->rlo[i], hi = i + 1 < d->nr ? d->rlo[i + 1] : 0x110000;
+            drop_groups(out, lo, lo < 0xD800 && hi > 0xD800 ? 0xD800 : hi); /* surrogates never occur */
+            if (hi > 0xE000)
+                drop_groups(out, lo > 0xE000 ? lo : 0xE000, hi);
+        }
 }
 
 typedef struct loop_row {
@@ -176,18 +190,35 @@ static const uint64_t *loops_of(const cdfa *d, uint32_t q, loop_row *cache)
     return r->set;
 }
 
+/* Does every string that a token below node i writes leave the automaton in a's state, with room for its length? */
+static inline bool stays(const constrain_vocab *v, const strlex *l, uint32_t i, const at *a, uint32_t depth, loop_row *cache)
+{
+    if (a->part || (l->max != INF && a->cnt + (v->all.node[i].deep - depth) + (uint64_t)l->d->mind[a->q] > l->max))
+        return false;
+    const uint64_t *lp = loops_of(l->d, a->q, cache);
+    return !(v->span[i][0] & ~lp[0]) && !(v->span[i][1] & ~lp[1]);
+}
+
+/* at_step, shorter for a plain character of a string without a longest length. */
+static inline codec_result at_step_quick(const constrain_prog *p, const strlex *l, at *a, unsigned char b)
+{
+    if (b < 0x20 || b > 0x7E || b == '"' || b == '\\' || a->part || l->max != INF || l->min)
+        return at_step(p, l, a, b);
+    a->q = l->d->trans[(size_t)a->q * l->d->ncls + l->d->ascii[b]];
+    return a->q == DEAD ? CODEC_DEAD : CODEC_CP;
+}
+
 /* Sets the bits of tokens that stay inside the string. Where a state loops on all that a part of the trie holds, that part
  * is not visited. A permissive state starts from the mask of the string without conditions and clears. */
-static void inside_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t *out)
+static void inside_walk(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t *out)
 {
     const constrain_vocab *v = s->v;
     const trie *t = &v->all;
     const uint32_t *any = v->len_mask[VOCAB_LEN_MASKS - 1];
     loop_row cache[32] = {{0}};
     at *path = s->path_at;
-    bool skip = l->max == INF && l->min == 0;
     const uint64_t *l0 = loops_of(l->d, q, cache);
-    bool clear = skip && __builtin_popcountll(l0[0]) + __builtin_popcountll(l0[1]) > 60;
+    bool clear = l->max == INF && __builtin_popcountll(l0[0] >> 32) + __builtin_popcountll(l0[1]) > 60;
     uint32_t *bits = clear ? s->tmp_dfa : out;
     if (clear)
         memcpy(bits, any, v->words * sizeof *bits);
@@ -196,21 +227,19 @@ static void inside_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t
         const trie_node *n = &t->node[i];
         uint32_t d = n->depth, stop = t->node[n->end].first;
         at a = path[d - 1];
-        codec_result r = at_step(s->p, l, &a, n->byte);
+        bool whole = stays(v, l, i, &a, d - 1, cache);
+        codec_result r = whole ? CODEC_CP : at_step_quick(s->p, l, &a, n->byte);
         if (r == CODEC_DEAD || r == CODEC_QUOTE) {
             for (uint32_t k = n->first; clear && r == CODEC_DEAD && k < stop; k++)
                 clear_bit(bits, t->order[k]);
             i = n->end;
             continue;
         }
-        if (skip && !a.part) {
-            const uint64_t *lp = loops_of(l->d, a.q, cache);
-            if (!(v->below[i][0] & ~lp[0]) && !(v->below[i][1] & ~lp[1])) {
-                for (uint32_t k = n->first; !clear && k < stop; k++)
-                    bits[t->order[k] / 32] |= any[t->order[k] / 32] & (1u << t->order[k] % 32);
-                i = n->end;
-                continue;
-            }
+        if (whole || stays(v, l, i, &a, d, cache)) {
+            for (uint32_t k = n->first; !clear && k < stop; k++)
+                bits[t->order[k] / 32] |= any[t->order[k] / 32] & (1u << t->order[k] % 32);
+            i = n->end;
+            continue;
         }
         for (uint32_t k = n->first; !clear && k < n->first + n->n_here; k++)
             set_bit(bits, t->order[k]);
@@ -219,6 +248,41 @@ static void inside_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t
     }
     if (clear)
         or_bits(out, bits, v->words);
+}
+
+/* inside_walk, remembered in the program: every state that comes by this place of the automaton takes it from there. */
+static void inside_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t *out)
+{
+    const constrain_vocab *v = s->v;
+    if (l->max != INF || cnt < l->min) {
+        inside_walk(s, l, q, cnt, out);
+        return;
+    }
+    _Atomic(inside_row *) *slot = NULL;
+    uint64_t h = hash64((uint64_t)(uintptr_t)l->d ^ q);
+    for (unsigned k = 0; k < 8 && !slot; k++) {
+        _Atomic(inside_row *) *at = &s->p->inside[(h + k) % INSIDE_ROWS];
+        inside_row *r = atomic_load_explicit(at, memory_order_acquire);
+        if (!r)
+            slot = at;
+        else if (r->d == l->d && r->q == q && r->vocab == v->digest && r->words == v->words) {
+            or_bits(out, r->bits, v->words);
+            return;
+        }
+    }
+    inside_row *row = slot ? mem_calloc(1, sizeof *row + v->words * sizeof *row->bits) : NULL, *none = NULL;
+    if (!row) {
+        inside_walk(s, l, q, cnt, out);
+        return;
+    }
+    row->d = l->d;
+    row->q = q;
+    row->vocab = v->digest;
+    row->words = v->words;
+    inside_walk(s, l, q, cnt, row->bits);
+    or_bits(out, row->bits, v->words);
+    if (!atomic_compare_exchange_strong(slot, &none, row))
+        mem_free(row); /* another state was faster */
 }
 
 /* Tokens that close the string and go on with `after`: what follows the quote is walked, what stands before it is run

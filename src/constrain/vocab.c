@@ -144,25 +144,30 @@ static bool string_tables(constrain_vocab *v)
     return ok;
 }
 
-static bool below_table(constrain_vocab *v)
+static bool span_table(constrain_vocab *v)
 {
-    const trie *t = &v->all;
+    trie *t = &v->all;
     uint64_t(*acc)[2] = mem_calloc((size_t)t->max_depth + 3, sizeof *acc);
-    v->below = mem_calloc((size_t)t->n + 1, sizeof *v->below);
-    if (!acc || !v->below) {
-        mem_free(acc);
-        return false;
-    }
-    for (uint32_t i = t->n; i-- > 1;) { /* children come before their parent this way */
-        uint32_t d = t->node[i].depth, b = t->node[i].byte < 128 ? t->node[i].byte : 0;
-        memcpy(v->below[i], acc[d + 1], sizeof *acc);
+    uint16_t *deep = mem_calloc((size_t)t->max_depth + 3, sizeof *deep);
+    v->span = mem_calloc((size_t)t->n + 1, sizeof *v->span);
+    bool ok = acc && deep && v->span;
+    for (uint32_t i = t->n; ok && i-- > 1;) { /* children come before their parent this way */
+        uint32_t d = t->node[i].depth;
+        int b = byte_group(t->node[i].byte);
+        v->span[i][0] = acc[d + 1][0];
+        v->span[i][1] = acc[d + 1][1];
+        if (b >= 0)
+            v->span[i][b / 64] |= 1ull << b % 64;
+        t->node[i].deep = deep[d + 1] ? deep[d + 1] : (uint16_t)d;
         memset(acc[d + 1], 0, sizeof *acc);
-        acc[d][0] |= v->below[i][0];
-        acc[d][1] |= v->below[i][1];
-        acc[d][b / 64] |= 1ull << b % 64;
+        deep[d + 1] = 0;
+        acc[d][0] |= v->span[i][0];
+        acc[d][1] |= v->span[i][1];
+        deep[d] = deep[d] > t->node[i].deep ? deep[d] : t->node[i].deep;
     }
     mem_free(acc);
-    return true;
+    mem_free(deep);
+    return ok;
 }
 
 imp_status constrain_vocab_new(const constrain_token *tok, size_t n, constrain_vocab **out, imp_err *e)
@@ -180,6 +185,7 @@ imp_status constrain_vocab_new(const constrain_token *tok, size_t n, constrain_v
         goto oom;
     v->n = n;
     v->words = (n + 31) / 32;
+    v->digest = 14695981039346656037ull; /* FNV-1a */
     v->tok = mem_calloc(n + 1, sizeof *v->tok);
     v->bytes = mem_alloc(total + 1);
     v->ws_tok = mem_alloc((n + 1) * sizeof *v->ws_tok);
@@ -195,6 +201,9 @@ imp_status constrain_vocab_new(const constrain_token *tok, size_t n, constrain_v
         if (tok[i].eos || !tok[i].n || tok[i].n > TOKEN_MAX)
             continue;
         memcpy(v->bytes + total, tok[i].s, tok[i].n);
+        for (uint32_t b = 0; b < tok[i].n; b++)
+            v->digest = (v->digest ^ (unsigned char)tok[i].s[b]) * 1099511628211ull;
+        v->digest = (v->digest ^ i) * 1099511628211ull;
         v->tok[i].s = v->bytes + total;
         v->tok[i].n = tok[i].n;
         total += tok[i].n;
@@ -208,7 +217,7 @@ imp_status constrain_vocab_new(const constrain_token *tok, size_t n, constrain_v
             v->max_lead = lead > v->max_lead ? lead : v->max_lead;
         }
     }
-    if (!trie_build(&v->all, ent, k) || !string_tables(v) || !below_table(v))
+    if (!trie_build(&v->all, ent, k) || !string_tables(v) || !span_table(v))
         goto oom;
     mem_free(ent);
     *out = v;
@@ -234,7 +243,7 @@ void constrain_vocab_free(constrain_vocab *v)
     trie_free(&v->cross);
     for (int i = 0; i < VOCAB_LEN_MASKS; i++)
         mem_free(v->len_mask[i]);
-    mem_free(v->below);
+    mem_free(v->span);
     mem_free(v->by_need);
     mem_free(v->need);
     mem_free(v->ws_tok);

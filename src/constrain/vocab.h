@@ -10,6 +10,7 @@ typedef struct trie_node {
     uint32_t end, first;
     uint16_t depth;       /* bytes from the root to here, this one included */
     uint16_t n_here;
+    uint16_t deep;        /* depth of the deepest node below */
     uint8_t byte;
 } trie_node;
 
@@ -35,7 +36,8 @@ struct constrain_vocab {
     uint16_t *need;       /* [token] */
     uint32_t n_by_need;
     trie cross;           /* what follows the closing quote, for tokens that close such a string */
-    uint64_t (*below)[2]; /* [node of all]: bytes that occur below it; bit 0 stands for all bytes from 0x80 on */
+    uint64_t (*span)[2];  /* [node of all]: what its byte and the bytes below it are, as bits of byte_group() */
+    uint64_t digest;      /* of the tokens: equal vocabularies share a program's masks */
     uint32_t *ws_tok;     /* tokens that begin with white space */
     uint16_t *ws_lead;
     uint32_t n_ws_tok;
@@ -43,5 +45,15 @@ struct constrain_vocab {
     uint32_t *eos;
     uint32_t n_eos;
 };
+
+/* The bit of a byte in span: printable ASCII has its own, 32..127; characters beyond are known by their first byte: 0..15 three
+ * bytes by E0..EF, 16 four, 17..24 two bytes in groups of 256 code points. -1: control and continuation bytes, and the quote:
+ * whether a token with one of them can stand in a string does not depend on an automaton, or its first byte tells. */
+static inline int byte_group(unsigned char b)
+{
+    if (b < 0x80)
+        return b < 0x20 || b == '"' ? -1 : b;
+    return b < 0xC0 ? -1 : b < 0xE0 ? 17 + (b - 0xC0) / 4 : b < 0xF0 ? b - 0xE0 : 16;
+}
 
 #endif

@@ -43,6 +43,7 @@ def vocabulary():
     parts = ['"', '":', '": ', '",', '", "', '"}', '"]', '{"', '[{"', "}}", "]}", "},{", ", ", "true", "false", "null", "-1", "12", "0.", ".5", "e+",
              "e1", "\\n", "\\u", "\\u00", "\\u00e9", "é", "日本", "\n  ", "    ", "a", "ab", "abc", "name", "type", "value", "x1", " the", "1,", "2]", '1}']
     words += [w.encode() for w in parts if len(w.encode()) > 1]
+    words += ["a\u2028b".encode(), "\u201d".encode(), "本\",".encode(), "é2".encode(), "😀".encode(), "😀".encode()[:2], "Дд".encode(), "ab-1_c".encode()]
     rng = random.Random(7)
     for _ in range(600):
         words.append("".join(rng.choice("abcdefgh019_\"{}[]:, -.é") for _ in range(rng.randint(2, 5))).encode())
@@ -158,7 +159,8 @@ def test_random_schemas(driver):
         if isinstance(s, dict):
             values += s.get("enum", [])
         judge = jsonschema.Draft202012Validator(s)
-        a = driver(schema=json.dumps(s), texts=[json.dumps(v) for v in values], walks=2, max_steps=12, seed=n)
+        a = driver(schema=json.dumps(s), texts=[json.dumps(v) for v in values], walks=2, max_steps=12, seed=n, verify=n % 10 == 0,
+                   plain_escapes=n % 20 == 0)
         if not a["ok"]:
             assert a["error"] and ("#" in a["error"] or "constraint:" in a["error"]), a
             if "no value satisfies" in a["error"]:

@@ -1,5 +1,5 @@
 /* Drives src/constrain from Python until and beside `imp constrain`: one JSON request a line on stdin, one answer a line.
- *   request: {"schema"|"regex"|"grammar"|"json": text, "ws": 0|1|2, "ws_max": n, "texts": [..], "tokens": [[ids]..], "walks": n,
+ *   request: {"schema"|"regex"|"grammar"|"json": text, "ws": 0|1|2, "ws_max": n, "texts": [..], "tokens": [[ids]..], "walks": n, "verify": bool (each mask of them against every token),
  *             "seed": n, "max_steps": n, "forced": text, "plain_integers": bool,
  *             "plain_escapes": bool, "times": bool}
  *   answer:  {"ok": bool, "error": text, "status": n, "compile_us": x, "bytes": n, "accept": [bool..] (texts),
@@ -135,6 +135,24 @@ static bool driver_closes(int32_t id)
     return t->eos || (t->n == 1 && strchr("]}\"", t->s[0])) || (t->n == 1 && strchr(":0123456789", t->s[0]));
 }
 
+/* Does the mask allow exactly the tokens that would be taken? */
+static bool mask_is_right(const constrain_state *s, const uint32_t *bits, size_t n)
+{
+    bool ok = true;
+    for (size_t i = 0; i < n; i++) {
+        constrain_state *c = NULL;
+        if (constrain_state_clone(s, &c, NULL))
+            return false;
+        bool may = constrain_state_accept_token(c, (int32_t)i);
+        if (may != allowed(bits, (long)i)) {
+            fprintf(stderr, "token %zu '%.*s': mask %d, text %d\n", i, (int)toks[i].n, toks[i].s, !may, may);
+            ok = false;
+        }
+        constrain_state_free(c);
+    }
+    return ok;
+}
+
 /* A walk of random allowed tokens; once past max_steps the end is taken as soon as it is allowed, and tokens that close
  * things are preferred. null: it got stuck (a defect). */
 static void run_walks(const constrain_prog *p, const constrain_vocab *v, json_t *req, json_t *ans)
@@ -152,6 +170,10 @@ static void run_walks(const constrain_prog *p, const constrain_vocab *v, json_t 
             break;
         for (long step = 0; !done && !stuck && step < max * 20; step++) {
             if (constrain_state_mask(s, bits)) {
+                stuck = true;
+                break;
+            }
+            if (json_is_true(json_object_get(req, "verify")) && !mask_is_right(s, bits, size)) {
                 stuck = true;
                 break;
             }

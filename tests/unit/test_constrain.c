@@ -155,7 +155,9 @@ static void test_refusals(void **st)
 }
 
 /* A vocabulary of all bytes and some longer tokens that cross boundaries; every mask is compared with what the bytes say. */
-static const char *const words[] = {"\"a\":", "\",", "\"}", "{\"", "\": \"", "true", " \"", ", \"", "ab", "\xc3\xa9", "\xa9", "]}", "1,", "\\n", "\\u00", "],\"", "aa\",\"", "\"b\""};
+static const char *const words[] = {"\"a\":", "\",", "\"}", "{\"", "\": \"", "true", " \"", ", \"", "ab", "\xc3\xa9", "\xa9", "]}", "1,", "\\n", "\\u00", "],\"", "aa\",\"", "\"b\"",
+                                    "abcabcabc", "a:b", "\xe3\x81\x82", "\xe3\x81\x82" "a", "\xe3\x81", "\x82\"", "\xe2\x80\xa8", "\xe2\x80", "x\xe2\x80\x9d", "\xf0\x9f\x98\x80",
+                                    "\xf0\x9f", "\xc3", "a\xc3\xa9\",", "a\n", "\xd0\x94\xd0\x94"};
 #define N_WORDS (sizeof words / sizeof *words)
 #define N_TOK (256 + N_WORDS + 1)
 
@@ -205,6 +207,11 @@ static void test_masks(void **st)
         {constrain_compile_schema, "{\"type\":\"array\",\"items\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":2},\"uniqueItems\":true}", "[\"a\",\"aa\",\"b\"]"},
         {constrain_compile_schema, "{\"type\":\"array\",\"items\":{\"type\":\"object\"},\"uniqueItems\":true}", "[{\"a\":1},{\"a\":2}]"},
         {constrain_compile_schema, "{\"patternProperties\":{\"^a\":{\"enum\":[\"ab\",1]}},\"maxProperties\":2,\"type\":\"object\"}", "{\"aa\":\"ab\",\"b\":1}"},
+        {constrain_compile_schema, "{\"type\":\"array\",\"items\":{\"pattern\":\"^.+:.+$\"}}", "[\"ab:c\", \"\xe3\x81\x82:\xe2\x80\x9d\"]"},
+        {constrain_compile_schema, "{\"type\":\"array\",\"items\":{\"type\":\"string\",\"pattern\":\"^[^\xc3\xa9]*$\",\"maxLength\":12}}", "[\"ab\xe3\x81\x82\", \"\xf0\x9f\x98\x80\"]"},
+        {constrain_compile_schema, "{\"type\":\"array\",\"items\":{\"type\":\"string\",\"pattern\":\"^[\\u3041-\\u3096\\u0410-\\u044f]+$\",\"minLength\":2}}", "[\"\xe3\x81\x82\xd0\x94\"]"},
+        {constrain_compile_schema, "{\"type\":\"object\",\"patternProperties\":{\"^[a-z]+$\":{\"type\":\"string\",\"maxLength\":300,\"pattern\":\"a$\"},\"^.{3}$\":{}},\"additionalProperties\":false,\"properties\":{\"AB\":{\"type\":\"integer\"}}}",
+         "{\"abc\":\"xa\", \"AB\":1, \"\xe3\x81\x82xx\":2}"},
         {constrain_compile_regex, "([a-c]+,?\xc3\xa9?)*1", "ab,\xc3\xa9" "c1"},
         {constrain_compile_grammar, "root ::= \"{\" (root \",\"?)* \"}\" | \"\\\"\" [ab]+ \"\\\"\"", "{\"ab\",{\"a\"}}"},
     };
