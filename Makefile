@@ -33,7 +33,8 @@ ISA_avx2   := -mavx2 -mfma -mf16c -mbmi2
 ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl
 ISA_vnni   := $(ISA_avx512) -mavx512vnni -mavx512vbmi
 ISA_amx    := $(ISA_vnni) -mamx-tile -mamx-int8 -mamx-bf16
-isa_flags   = $(foreach i,avx2 avx512 vnni amx,$(if $(filter %_$(i).c,$(1)),$(ISA_$(i))))
+# Kernels that macros write (mm_*.c) are one source line each: their line tables would be megabytes that say nothing.
+isa_flags   = $(foreach i,avx2 avx512 vnni amx,$(if $(filter %_$(i).c,$(1)),$(ISA_$(i)))) $(if $(filter %/mm_avx2.c %/mm_vnni.c %/mm_amx.c,$(1)),-g0)
 
 .DELETE_ON_ERROR:
 .PHONY: all lib test unit unit-build san san-build tsan fuzz fuzz-lib fuzz-build layers readme man install clean help links perf-gate

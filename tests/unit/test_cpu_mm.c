@@ -11,12 +11,16 @@
 
 #include <cmocka.h>
 
+#include "amx_emulated.h"
 #include "backend/cpu/cpu.h"
 #include "base/mem.h"
 
 enum { ROWS = 37, MAX_TOK = 37 };
 static const struct { const char *cpu; const cpu_ops *ops; const cpu_mm *mm; } ISA[] = {
-    {"avx2", &cpu_ops_avx2, &cpu_mm_avx2}, {"vnni", &cpu_ops_avx512, &cpu_mm_vnni}, {"amx", &cpu_ops_avx512, &cpu_mm_amx}};
+    {"avx2", &cpu_ops_avx2, &cpu_mm_avx2}, {"vnni", &cpu_ops_avx512, &cpu_mm_vnni}, {"vnni", &cpu_ops_avx512, &cpu_mm_amx_emulated},
+    {"amx", &cpu_ops_avx512, &cpu_mm_amx}};
+enum { N_ISA = sizeof ISA / sizeof *ISA };
+static const double STEP[CPU_QFORMS] = {16256, 1896}; /* steps up to a block's largest value */
 
 static bool available(const char *cpu)
 {
@@ -97,38 +101,52 @@ static void drop(fixture *f)
     mem_free(f->panel);
 }
 
-static void multiply(const fixture *f, int isa, long n_tok, float *y)
+static void products(const fixture *f, cpu_qform form, int isa, long n_tok, float *y)
 {
     long nb = f->cols / 32;
     cpu_qact a = {.q = mem_aligned(64, (size_t)(nb * n_tok * CPU_QBLOCK)), .meta = mem_aligned(64, (size_t)(nb * n_tok) * sizeof(cpu_qmeta)),
                   .nb = nb, .n_tok = n_tok};
     for (long t = 0; t < n_tok; t++) {
         long tile = t / 16, step = n_tok - tile * 16 < 16 ? n_tok - tile * 16 : 16, at = tile * 16 * nb + t % 16;
-        ISA[isa].ops->quantise(f->x + t * f->cols, f->cols, 0, nb, a.q + at * CPU_QBLOCK, a.meta + at, step);
+        ISA[isa].ops->quantise[form](f->x + t * f->cols, f->cols, 0, nb, a.q + at * CPU_QBLOCK, a.meta + at, step);
     }
     void *scratch = mem_aligned(64, cpu_mm_scratch((uint64_t)f->cols));
     cpu_panels p = {f->panel, f->panel_bytes, n_tok % 2 ? 1536 : 0};
-    ISA[isa].mm->fn[f->p - cpu_pack_table](&p, &a, y, ROWS, ROWS, f->bias, scratch);
+    ISA[isa].mm->fn[form][f->p - cpu_pack_table](&p, &a, y, ROWS, ROWS, f->bias, scratch);
     mem_free(a.q);
     mem_free(a.meta);
     mem_free(scratch);
 }
 
-static void check_close(const fixture *f, const float *y, long n_tok)
+/* Weights of more than four bits meet the byte that pairs share rounded to eight bits: off by up to 32 of 4080 steps of
+ * w_i + 16 * w_j, that is 2^-7 of the widest weight, times half a step of a byte. */
+static bool is_wide(const cpu_pack *p)
+{
+    static const quant_id NARROW[] = {QUANT_Q4_0, QUANT_Q4_1, QUANT_Q4_K, QUANT_Q2_K, QUANT_Q3_K};
+    for (size_t i = 0; i < sizeof NARROW / sizeof *NARROW; i++)
+        if (p->id == NARROW[i])
+            return false;
+    return true;
+}
+
+static void check_close(const fixture *f, cpu_qform form, const float *y, long n_tok)
 {
     for (long t = 0; t < n_tok; t++)
         for (int r = 0; r < ROWS; r++) {
             double sum = f->bias[r], mag = 0, bound = 0;
             for (long b = 0; b < f->cols; b += 32) {
-                double max = 0, w1 = 0;
+                double max = 0, w1 = 0, widest = 0;
                 for (long i = b; i < b + 32; i++) {
                     double v = (double)f->w[r * f->cols + i] * (double)f->x[t * f->cols + i];
                     sum += v;
                     mag += fabs(v);
                     w1 += fabs((double)f->w[r * f->cols + i]);
+                    widest = fmax(widest, fabs((double)f->w[r * f->cols + i]));
                     max = fmax(max, fabs((double)f->x[t * f->cols + i]));
                 }
-                bound += w1 * max / 16256 * 0.5001; /* every activation is off by half a step at most */
+                bound += w1 * max / STEP[form] * 0.5001; /* every activation is off by half a step at most */
+                if (form == CPU_Q12 && is_wide(f->p))
+                    bound += 16 * widest * max / (STEP[form] / 8) / 16;
             }
             bound += mag * 1e-5 + 1e-5;
             if (!(fabs((double)y[t * ROWS + r] - sum) <= bound))
@@ -145,23 +163,25 @@ static void test_formats(void **s)
     for (int i = 0; i < PACK_COUNT; i++) {
         const cpu_pack *p = &cpu_pack_table[i];
         assert_ptr_equal(cpu_pack_find(p->id), p);
-        for (long n = 1; n <= 3; n += 2) {
+        for (long n = 1; n <= 4; n++) {
+            cpu_qform form = n % 2 ? CPU_Q15 : CPU_Q12;
             fixture f;
-            make(&f, p, n * (long)p->values);
+            make(&f, p, (n / 3 * 2 + 1) * (long)p->values);
             for (size_t k = 0; k < sizeof TOKENS / sizeof *TOKENS; k++) {
                 float *first = NULL;
-                for (int isa = 0; isa < 3; isa++) {
+                for (int isa = 0; isa < N_ISA; isa++) {
                     if (!available(ISA[isa].cpu))
                         continue;
                     float *y = malloc((size_t)(TOKENS[k] * ROWS) * sizeof(float));
-                    multiply(&f, isa, TOKENS[k], y);
+                    products(&f, form, isa, TOKENS[k], y);
                     if (!first) {
-                        check_close(&f, y, TOKENS[k]);
+                        check_close(&f, form, y, TOKENS[k]);
                         first = y;
                         continue;
                     }
                     if (memcmp(first, y, (size_t)(TOKENS[k] * ROWS) * sizeof(float)) != 0)
-                        fail_msg("%s, %ld tokens: %s differs from the narrower kernels", quant_get(p->id)->name, TOKENS[k], ISA[isa].cpu);
+                        fail_msg("%s, form %d, %ld tokens: %s (row %d) differs from the narrower kernels", quant_get(p->id)->name, form, TOKENS[k],
+                                 ISA[isa].cpu, isa);
                     free(y);
                 }
                 free(first);
@@ -176,17 +196,18 @@ static void test_neighbours(void **s)
 {
     (void)s;
     seed = 11;
-    for (int i = 0; i < PACK_COUNT; i++) {
+    for (int i = 0; i < 2 * PACK_COUNT; i++) {
+        cpu_qform form = i < PACK_COUNT ? CPU_Q15 : CPU_Q12;
         fixture f;
-        make(&f, &cpu_pack_table[i], 256);
-        for (int isa = 0; isa < 3; isa++) {
+        make(&f, &cpu_pack_table[i % PACK_COUNT], 256);
+        for (int isa = 0; isa < N_ISA; isa++) {
             if (!available(ISA[isa].cpu))
                 continue;
             float all[MAX_TOK * ROWS], one[ROWS], *x = f.x;
-            multiply(&f, isa, MAX_TOK, all);
+            products(&f, form, isa, MAX_TOK, all);
             for (int t = 0; t < MAX_TOK; t++) {
                 f.x = x + t * f.cols;
-                multiply(&f, isa, 1, one);
+                products(&f, form, isa, 1, one);
                 assert_memory_equal(one, all + t * ROWS, sizeof one);
             }
             f.x = x;
@@ -203,13 +224,13 @@ static void test_not_finite(void **s)
     seed = 13;
     fixture f;
     make(&f, cpu_pack_find(QUANT_Q8_0), 64);
-    for (int isa = 0; isa < 3; isa++) {
+    for (int isa = 0; isa < N_ISA; isa++) {
         if (!available(ISA[isa].cpu))
             continue;
-        for (size_t k = 0; k < 3; k++) {
+        for (size_t k = 0; k < 6; k++) {
             float keep = f.x[5], y[2 * ROWS];
-            f.x[5] = BAD[k];
-            multiply(&f, isa, 2, y);
+            f.x[5] = BAD[k / 2];
+            products(&f, (cpu_qform)(k % 2), isa, 2, y);
             for (int r = 0; r < ROWS; r++) {
                 assert_false(isfinite(y[r]));
                 assert_true(y[ROWS + r] == f.bias[r]); /* token 1 is all zeros */
@@ -220,34 +241,54 @@ static void test_not_finite(void **s)
     drop(&f);
 }
 
-/* Sixteenth-bit accuracy of the activations: d * n is within half a step of x. */
+/* What a block says of value i: the integer that products use, and in Q12 what they use too much of its partner's weight. */
+static int value_of(cpu_qform form, const int8_t *q, int i)
+{
+    if (form == CPU_Q15)
+        return 128 * q[i] + q[32 + i];
+    int t = q[32 + i / 16 * 8 + i % 8];
+    return 256 * q[i] + (i % 16 < 8 ? t : 16 * t);
+}
+
+/* d * n is within half a step of x; the sums are those of n; every instruction set writes the same. */
 static void test_quantise(void **s)
 {
     (void)s;
     seed = 17;
-    float x[96];
-    for (int i = 0; i < 96; i++)
-        x[i] = unit() * 3;
-    x[40] = 1e-30f;
-    const cpu_ops *all[] = {&cpu_ops_base, available("avx2") ? &cpu_ops_avx2 : NULL, available("vnni") ? &cpu_ops_avx512 : NULL};
-    int8_t q[3][3 * CPU_QBLOCK];
-    cpu_qmeta m[3][3];
-    for (int k = 0; k < 3; k++) {
-        if (!all[k])
-            continue;
-        all[k]->quantise(x, 90, 0, 3, q[k], m[k], 1); /* 90 columns: the last block is short */
-        assert_memory_equal(q[k], q[0], sizeof q[0]);
-        for (int b = 0; b < 3; b++) {
-            int32_t sum = 0;
-            for (int i = 0; i < 32; i++) {
-                int n = 128 * q[k][b * CPU_QBLOCK + i] + q[k][b * CPU_QBLOCK + 32 + i];
-                float v = b * 32 + i < 90 ? x[b * 32 + i] : 0;
-                assert_true(fabsf((float)n * m[k][b].d - v) <= m[k][b].d * 0.5001f);
-                sum += n;
+    for (int round = 0; round < 200; round++) {
+        float x[96];
+        for (int i = 0; i < 96; i++)
+            x[i] = unit() * (round % 3 ? 3 : i % 31 == 0 ? 30 : 0.3f);
+        x[40] = 1e-30f;
+        x[round % 32] = round % 2 ? 3 : -30;
+        const cpu_ops *all[] = {&cpu_ops_base, available("avx2") ? &cpu_ops_avx2 : NULL, available("vnni") ? &cpu_ops_avx512 : NULL};
+        for (int form = 0; form < CPU_QFORMS; form++) {
+            int8_t q[3][3 * CPU_QBLOCK];
+            cpu_qmeta m[3][3];
+            for (int k = 0; k < 3; k++) {
+                if (!all[k])
+                    continue;
+                all[k]->quantise[form](x, 90, 0, 3, q[k], m[k], 1); /* 90 columns: the last block is short */
+                assert_memory_equal(q[k], q[0], sizeof q[0]);
+                assert_memory_equal(m[k], m[0], sizeof m[0]);
+                for (int b = 0; b < 3; b++) {
+                    int32_t sum[2] = {0, 0};
+                    float max = 0;
+                    for (int i = 0; i < 32; i++)
+                        max = fmaxf(max, b * 32 + i < 90 ? fabsf(x[b * 32 + i]) : 0);
+                    for (int i = 0; i < 32; i++) {
+                        int n = value_of((cpu_qform)form, q[k] + b * CPU_QBLOCK, i);
+                        float v = b * 32 + i < 90 ? x[b * 32 + i] : 0;
+                        if (!(fabsf((float)n * m[k][b].d - v) <= max / (float)STEP[form] * 0.5002f))
+                            fail_msg("form %d, block %d, value %d: wanted %.7g, got %.7g", form, b, i, (double)v, (double)((float)n * m[k][b].d));
+                        sum[i / 16] += n;
+                    }
+                    assert_int_equal(sum[0], m[k][b].z[0]);
+                    assert_int_equal(sum[1], m[k][b].z[1]);
+                    assert_int_equal(sum[0] + sum[1], m[k][b].z_all);
+                    assert_true(m[k][b].s_all == m[k][b].d * (float)(sum[0] + sum[1]));
+                }
             }
-            assert_int_equal(sum, m[k][b].z_all);
-            assert_int_equal(sum, m[k][b].z[0] + m[k][b].z[1]);
-            assert_true(m[k][b].s_all == m[k][b].d * (float)sum);
         }
     }
 }

@@ -43,6 +43,7 @@ struct bexec {
     const plan *p;
     kvcache *kv;
     plan_limits lim;
+    cpu_qform form;          /* of all quantised registers */
     arena mem;
     instr *code;
     int32_t n_code, cap_code;

@@ -153,7 +153,7 @@ static void flush(const bexec *x, const instr *in, long expert, long r0, long r1
             a.meta[j * tl->n + i] = from.meta[at + j * step];
         }
     }
-    cpu_mm_fn fn = x->be->mm->fn[b->pack - cpu_pack_table];
+    cpu_mm_fn fn = x->be->mm->fn[x->form][b->pack - cpu_pack_table];
     const float *bias = b->bias ? b->bias + expert * (long)b->w->rows : NULL;
     for (long r = r0; r < r1; r += 16) {
         cpu_panels p = {b->data + (uint64_t)(expert * b->n_group + r / 16) * b->panel, b->panel, x->be->ahead};

@@ -207,7 +207,7 @@ void run_quantise(const bexec *x, const instr *in, int ith)
     cpu_qact a = x_qact(x, in->out[0]);
     EACH_ROW(p, t) {
         long step, at = qact_at(&a, t, &step);
-        x->be->ops->quantise(row(x, in->in[0], t), x->reg[in->in[0]].width, p.c0 / 32, (p.c1 + 31) / 32, a.q + at * CPU_QBLOCK, a.meta + at,
+        x->be->ops->quantise[x->form](row(x, in->in[0], t), x->reg[in->in[0]].width, p.c0 / 32, (p.c1 + 31) / 32, a.q + at * CPU_QBLOCK, a.meta + at,
                              step);
     }
 }
@@ -257,7 +257,7 @@ void cpu_linear_f32(const bexec *x, const bweight *b, long expert, long r0, long
 
 static void linear_packed(const bexec *x, const bweight *b, long expert, long r0, long r1, const cpu_qact *a, float *y, long ldy, int ith)
 {
-    cpu_mm_fn fn = x->be->mm->fn[b->pack - cpu_pack_table];
+    cpu_mm_fn fn = x->be->mm->fn[x->form][b->pack - cpu_pack_table];
     long rows = (long)b->w->rows;
     const float *bias = b->bias ? b->bias + expert * rows : NULL;
     cpu_panels p = {b->data + (uint64_t)(expert * b->n_group + r0 / 16) * b->panel, b->panel, x->be->ahead};

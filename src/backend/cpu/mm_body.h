@@ -1,5 +1,6 @@
 /* mm_body: products of panels with quantised activations, written once. Includer defines, after unpack.h:
  *   mm_dot(acc, w, a): acc + w . a for groups of four bytes, w as unpacked, a signed (the four bytes at a for every row)
+ *   mm_dot_pairs(acc, p, a, bits, centre): the same with X_pairs' bytes less `centre`
  *   MM_SIGNED: mm_dot takes w - 128 of formats whose ZERO is 128 itself, so that no correction is wanted
  *   MM_MAX: tokens a block of registers
  * For every row and token the order is one: over blocks of 32 columns, acc = fma(float(dot) * d_a, d_w, acc), then
@@ -37,105 +38,148 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
 }
 #endif
 
-/* Zero point that the dot must be corrected by. */
+/* Zero point that the dot must be corrected by, and what pairs must be where it needs none. */
 #define MM_ZERO(X) (MM_SIGNED && X##_ZERO == 128 ? 0 : X##_ZERO)
+#define MM_CENTRE(X) (MM_SIGNED && X##_ZERO == 128 ? 17 * 128 >> U_DROP(X##_BITS) : 0)
 
-/* One block of 32 columns for n tokens: e, o from the high bytes, f, g from the low ones with the correction for ZERO. */
-#define MM_BLOCK(X, n, w, d, m, a, am, acc)                                                                           \
-    for (int t = 0; t < (n); t++) {                                                                                   \
-        const int8_t *at = (a) + CPU_QBLOCK * t;                                                                      \
-        uf da = u_setf((am)[t].d);                                                                                    \
-        mm_i e = mm_seti(0), o = e, g = e;                                                                            \
-        mm_i f = mm_seti(X##_SPLIT ? -MM_ZERO(X) * (am)[t].z[0] : -MM_ZERO(X) * (am)[t].z_all);                       \
-        if (X##_SPLIT)                                                                                                \
-            g = mm_seti(-MM_ZERO(X) * (am)[t].z[1]);                                                                  \
-        for (int k = 0; k < 4; k++) {                                                                                 \
-            e = mm_dot(e, w[k], at + 4 * k, X##_ZERO);                                                                \
-            f = mm_dot(f, w[k], at + 32 + 4 * k, X##_ZERO);                                                           \
-        }                                                                                                             \
-        for (int k = 4; k < 8; k++)                                                                                   \
-            if (X##_SPLIT) {                                                                                          \
-                o = mm_dot(o, w[k], at + 4 * k, X##_ZERO);                                                            \
-                g = mm_dot(g, w[k], at + 32 + 4 * k, X##_ZERO);                                                       \
-            } else {                                                                                                  \
-                e = mm_dot(e, w[k], at + 4 * k, X##_ZERO);                                                            \
-                f = mm_dot(f, w[k], at + 32 + 4 * k, X##_ZERO);                                                       \
-            }                                                                                                         \
-        acc[t] = mm_fma(u_mul(u_cvt32(mm_addi(u_shl32(e, 7), f)), da), d[0], acc[t]);                                 \
-        if (X##_SPLIT)                                                                                                \
-            acc[t] = mm_fma(u_mul(u_cvt32(mm_addi(u_shl32(o, 7), g)), da), d[1], acc[t]);                             \
-        if (X##_MIN && !X##_SPLIT)                                                                                    \
-            acc[t] = mm_fnma(m[0], u_setf((am)[t].s_all), acc[t]);                                                    \
-        if (X##_MIN && X##_SPLIT) {                                                                                   \
-            acc[t] = mm_fnma(m[0], u_setf((am)[t].s[0]), acc[t]);                                                     \
-            acc[t] = mm_fnma(m[1], u_setf((am)[t].s[1]), acc[t]);                                                     \
-        }                                                                                                             \
+/* The integer sums of one block of 32 columns and one token, o[0] of all or of the first sixteen columns, o[1] of the
+ * others where X_SPLIT: Q15 from high bytes (e) and low bytes (f), Q12 from own bytes and what pairs share. The correction
+ * for ZERO goes with f. */
+#define MM_SUMS15(X, w, at, meta, out)                                                              \
+    do {                                                                                            \
+        mm_i e[2] = {mm_seti(0), mm_seti(0)}, f[2];                                                 \
+        f[0] = mm_seti(-MM_ZERO(X) * (X##_SPLIT ? (meta)->z[0] : (meta)->z_all));                   \
+        f[1] = mm_seti(-MM_ZERO(X) * (meta)->z[1]);                                                 \
+        for (int k = 0; k < 8; k++) {                                                               \
+            int i = X##_SPLIT ? k / 4 : 0;                                                          \
+            e[i] = mm_dot(e[i], w[k], (at) + 4 * k, X##_ZERO);                                      \
+            f[i] = mm_dot(f[i], w[k], (at) + 32 + 4 * k, X##_ZERO);                                 \
+        }                                                                                           \
+        for (int i = 0; i <= X##_SPLIT; i++)                                                        \
+            out[i] = mm_addi(u_shl32(e[i], 7), f[i]);                                               \
+    } while (0)
+
+#define MM_SUMS12(X, w, p, at, meta, out)                                                           \
+    do {                                                                                            \
+        mm_i e[2] = {mm_seti(0), mm_seti(0)}, f[2];                                                 \
+        f[0] = mm_seti(-(MM_ZERO(X) >> U_DROP(X##_BITS)) * (X##_SPLIT ? (meta)->z[0] : (meta)->z_all)); \
+        f[1] = mm_seti(-(MM_ZERO(X) >> U_DROP(X##_BITS)) * (meta)->z[1]);                           \
+        for (int k = 0; k < 8; k++)                                                                 \
+            e[X##_SPLIT ? k / 4 : 0] = mm_dot(e[X##_SPLIT ? k / 4 : 0], w[k], (at) + 4 * k, X##_ZERO); \
+        for (int g = 0; g < 4; g++)                                                                 \
+            f[X##_SPLIT ? g / 2 : 0] = mm_dot_pairs(f[X##_SPLIT ? g / 2 : 0], p[g], (at) + 32 + 4 * g, X##_BITS, MM_CENTRE(X)); \
+        for (int i = 0; i <= X##_SPLIT; i++)                                                        \
+            out[i] = mm_addi(u_shl32(e[i], 8), u_shl32(f[i], U_DROP(X##_BITS)));                    \
+    } while (0)
+
+/* One block of 32 columns for n tokens. */
+#define MM_BLOCK(X, form, n, w, p, d, m, a, am, acc)                                                \
+    for (int t = 0; t < (n); t++) {                                                                 \
+        uf da = u_setf((am)[t].d);                                                                  \
+        mm_i sum[2];                                                                                \
+        if ((form) == CPU_Q15)                                                                      \
+            MM_SUMS15(X, w, (a) + CPU_QBLOCK * t, (am) + t, sum);                                   \
+        else                                                                                        \
+            MM_SUMS12(X, w, p, (a) + CPU_QBLOCK * t, (am) + t, sum);                                \
+        acc[t] = mm_fma(u_mul(u_cvt32(sum[0]), da), d[0], acc[t]);                                  \
+        if (X##_SPLIT)                                                                              \
+            acc[t] = mm_fma(u_mul(u_cvt32(sum[1]), da), d[1], acc[t]);                              \
+        if (X##_MIN && !X##_SPLIT)                                                                  \
+            acc[t] = mm_fnma(m[0], u_setf((am)[t].s_all), acc[t]);                                  \
+        if (X##_MIN && X##_SPLIT) {                                                                 \
+            acc[t] = mm_fnma(m[0], u_setf((am)[t].s[0]), acc[t]);                                   \
+            acc[t] = mm_fnma(m[1], u_setf((am)[t].s[1]), acc[t]);                                   \
+        }                                                                                           \
     }
 
-/* X over super-blocks of SUB blocks of 32: QB bytes of quants, SB of scales. */
-#define MM_KERNEL(X, SUB, QB, SB)                                                                               \
-    U_INLINE void X##_rows(const uint8_t *q, const uint8_t *s, long n_super, const int8_t *a, const cpu_qmeta *am, long step, \
-                           int n, int h, float *y, long ldy, long n_row, const float *bias, long ahead)         \
-    {                                                                                                           \
-        uf acc[MM_MAX];                                                                                         \
-        for (int t = 0; t < n; t++)                                                                             \
-            acc[t] = u_setf(0);                                                                                 \
-        for (long b = 0; b < n_super; b++, q += (QB) + (SB), s += (QB) + (SB)) { \
-            _Pragma("GCC unroll 8") for (int j = 0; j < (SUB); j++)                                             \
-            {                                                                                                   \
-                ub w[8];                                                                                        \
-                uf d[2], m[2];                                                                                  \
-                if (n == 1 && ahead)                                                                            \
-                    for (int i = 0; i < ((QB) + (SB)) / (SUB); i += 64)                                         \
-                        __builtin_prefetch(s + j * (((QB) + (SB)) / (SUB)) + i + ahead);                        \
-                X##_unpack(q + 32 * h, j, w);                                                                   \
-                X##_scales(s, h, j, d, m);                                                                      \
-                MM_BLOCK(X, n, w, d, m, a, am, acc)                                                             \
-                a += CPU_QBLOCK * step; \
-                am += step;                                                                                     \
-            }                                                                                                   \
-        }                                                                                                       \
-        for (int t = 0; t < n; t++)                                                                             \
-            mm_store(y + t * ldy, acc[t], n_row, bias);                                                         \
-    }                                                                                                           \
-    __attribute__((noinline)) static void X##_rows1(const uint8_t *q, const uint8_t *s, long n_super, const int8_t *a, \
-                                                    const cpu_qmeta *am, long step, int h, float *y, long ldy, long n_row, \
-                                                    const float *bias, long ahead)                              \
-    {                                                                                                           \
-        X##_rows(q, s, n_super, a, am, step, 1, h, y, ldy, n_row, bias, ahead);                                 \
-    }                                                                                                           \
-    __attribute__((noinline)) static void X##_rows_max(const uint8_t *q, const uint8_t *s, long n_super, const int8_t *a, \
-                                                       const cpu_qmeta *am, long step, int h, float *y, long ldy, long n_row, \
-                                                       const float *bias, long ahead)                           \
-    {                                                                                                           \
-        (void)ahead;                                                                                            \
-        X##_rows(q, s, n_super, a, am, step, MM_MAX, h, y, ldy, n_row, bias, 0);                                \
-    }                                                                                                           \
-    __attribute__((noinline)) static void X##_rows2(const uint8_t *q, const uint8_t *s, long n_super, const int8_t *a, \
-                                                    const cpu_qmeta *am, long step, int h, float *y, long ldy, long n_row, \
-                                                    const float *bias, long ahead)                              \
-    {                                                                                                           \
-        (void)ahead;                                                                                            \
-        X##_rows(q, s, n_super, a, am, step, 2, h, y, ldy, n_row, bias, 0);                                     \
-    }                                                                                                           \
-    static void X##_mm(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch) \
-    {                                                                                                                 \
-        (void)scratch;                                                                                                \
-        long block = x->n_tok <= CPU_TILE ? n_row : 16 * cpu_mm_panels((uint64_t)x->nb * 32);                         \
-        for (long r0 = 0; r0 < n_row; r0 += block)                                                                    \
-            for (long t0 = 0; t0 < x->n_tok; t0 += CPU_TILE)                                                          \
-                for (long r = r0; r < n_row && r < r0 + block; r += 16) {                                             \
-                    const uint8_t *s = p->data + (uint64_t)(r / 16) * p->stride, *q = s + (SB);                   \
-                    long step = x->n_tok - t0 < CPU_TILE ? x->n_tok - t0 : CPU_TILE;                                  \
-                    for (long t = 0; t < step;) {                                                                     \
-                        const int8_t *a = x->q + (t0 * x->nb + t) * CPU_QBLOCK;                                       \
-                        const cpu_qmeta *am = x->meta + t0 * x->nb + t;                                               \
-                        long n = step - t >= MM_MAX ? MM_MAX : step - t >= 2 ? 2 : 1, rows = n_row - r < 16 ? n_row - r : 16; \
-                        for (int h = 0; h * U_ROWS < rows; h++)                                                       \
-                            (n == 1 ? X##_rows1 : n == 2 ? X##_rows2 : X##_rows_max)(                                 \
-                                q, s, x->nb / (SUB), a, am, step, h, y + (t0 + t) * ldy + r + h * U_ROWS, ldy, rows - h * U_ROWS, \
-                                bias ? bias + r + h * U_ROWS : NULL, p->ahead);                                       \
-                        t += n;                                                                                       \
-                    }                                                                                                 \
-                }                                                                                                     \
+/* What a kernel is given: a panel (its first scales and quants), blocks of some tokens, `step` tokens between a token's blocks. */
+typedef struct mm_task {
+    const uint8_t *q, *s;
+    long n_super;
+    const int8_t *a;
+    const cpu_qmeta *am;
+    long step;
+    float *y;
+    long ldy, n_row;
+    const float *bias;
+    long ahead;
+} mm_task;
+
+/* X over super-blocks of SUB blocks of 32: QB bytes of quants, SB of scales; n tokens, half h of the rows. */
+#define MM_KERNEL(X, SUB, QB, SB)                                                                   \
+    U_INLINE void X##_rows(const mm_task *k, cpu_qform form, int n, int h)                          \
+    {                                                                                               \
+        uf acc[MM_MAX];                                                                             \
+        const uint8_t *q = k->q, *s = k->s;                                                         \
+        const int8_t *a = k->a;                                                                     \
+        const cpu_qmeta *am = k->am;                                                                \
+        long step = k->step, ahead = n == 1 ? k->ahead : 0;                                         \
+        for (int t = 0; t < n; t++)                                                                 \
+            acc[t] = u_setf(0);                                                                     \
+        for (long b = 0; b < k->n_super; b++, q += (QB) + (SB), s += (QB) + (SB)) {                 \
+            _Pragma("GCC unroll 8") for (int j = 0; j < (SUB); j++)                                 \
+            {                                                                                       \
+                ub w[8], p[4];                                                                      \
+                uf d[2], m[2];                                                                      \
+                if (n == 1 && ahead)                                                                \
+                    for (int i = 0; i < ((QB) + (SB)) / (SUB); i += 64)                             \
+                        __builtin_prefetch(s + j * (((QB) + (SB)) / (SUB)) + i + ahead);            \
+                X##_unpack(q + 32 * h, j, w);                                                       \
+                if (form == CPU_Q12)                                                                \
+                    X##_pairs(q + 32 * h, j, w, p);                                                 \
+                X##_scales(s, h, j, d, m);                                                          \
+                MM_BLOCK(X, form, n, w, p, d, m, a, am, acc)                                        \
+                a += CPU_QBLOCK * step;                                                             \
+                am += step;                                                                         \
+            }                                                                                       \
+        }                                                                                           \
+        for (int t = 0; t < n; t++)                                                                 \
+            mm_store(k->y + t * k->ldy, acc[t], k->n_row, k->bias);                                 \
+    }                                                                                               \
+    MM_ROWS(X, rows15_1, CPU_Q15, 1)                                                                \
+    MM_ROWS(X, rows15_2, CPU_Q15, 2)                                                                \
+    MM_ROWS(X, rows15_max, CPU_Q15, MM_MAX)                                                         \
+    MM_ROWS(X, rows12_1, CPU_Q12, 1)                                                                \
+    MM_ROWS(X, rows12_2, CPU_Q12, 2)                                                                \
+    MM_ROWS(X, rows12_max, CPU_Q12, MM_MAX)                                                         \
+    MM_FN(X, mm15, (X##_rows15_1, X##_rows15_2, X##_rows15_max), SUB, SB)                           \
+    MM_FN(X, mm12, (X##_rows12_1, X##_rows12_2, X##_rows12_max), SUB, SB)
+
+#define MM_ROWS(X, name, form, n) \
+    __attribute__((noinline)) static void X##_##name(const mm_task *k, int h) { X##_rows(k, form, n, h); }
+
+typedef void (*mm_rows)(const mm_task *k, int h);
+
+/* All panels times all tokens: blocks of panels that stay in the cache meet one tile of tokens after the other. */
+static void mm_all(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, const mm_rows rows[3], long sub,
+                   long sb)
+{
+    long block = x->n_tok <= CPU_TILE ? n_row : 16 * cpu_mm_panels((uint64_t)x->nb * 32);
+    for (long r0 = 0; r0 < n_row; r0 += block)
+        for (long t0 = 0; t0 < x->n_tok; t0 += CPU_TILE)
+            for (long r = r0; r < n_row && r < r0 + block; r += 16) {
+                const uint8_t *s = p->data + (uint64_t)(r / 16) * p->stride;
+                mm_task k = {.q = s + sb, .s = s, .n_super = x->nb / sub, .ldy = ldy, .ahead = p->ahead};
+                k.step = x->n_tok - t0 < CPU_TILE ? x->n_tok - t0 : CPU_TILE;
+                for (long t = 0, n; t < k.step; t += n) {
+                    n = k.step - t >= MM_MAX ? MM_MAX : k.step - t >= 2 ? 2 : 1;
+                    k.a = x->q + (t0 * x->nb + t) * CPU_QBLOCK;
+                    k.am = x->meta + t0 * x->nb + t;
+                    for (int h = 0; r + h * U_ROWS < n_row && h * U_ROWS < 16; h++) {
+                        k.y = y + (t0 + t) * ldy + r + h * U_ROWS;
+                        k.n_row = n_row - r - h * U_ROWS;
+                        k.bias = bias ? bias + r + h * U_ROWS : NULL;
+                        rows[n == 1 ? 0 : n == 2 ? 1 : 2](&k, h);
+                    }
+                }
+            }
+}
+
+#define MM_UNWRAP(a, b, c) {a, b, c}
+#define MM_FN(X, name, kernels, SUB, SB)                                                                                         \
+    static void X##_##name(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch) \
+    {                                                                                                                            \
+        static const mm_rows rows[3] = MM_UNWRAP kernels;                                                                        \
+        (void)scratch;                                                                                                           \
+        mm_all(p, x, y, ldy, n_row, bias, rows, SUB, SB);                                                                        \
     }

@@ -13,8 +13,15 @@ static inline __attribute__((always_inline)) __m512i mm_dot(__m512i acc, __m512i
     return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(v));
 }
 
+static inline __attribute__((always_inline)) __m512i mm_dot_pairs(__m512i acc, __m512i p, const int8_t *a, int bits, int centre)
+{
+    (void)bits;
+    (void)centre; /* 0: bytes are unsigned here */
+    return mm_dot(acc, p, a, 0);
+}
+
 #include "backend/cpu/mm_body.h"
 
 MM_FORMATS(MM_KERNEL)
 
-const cpu_mm cpu_mm_vnni = {.isa = "AVX-512 VNNI", .fn = MM_TABLE(mm)};
+const cpu_mm cpu_mm_vnni = {.isa = "AVX-512 VNNI", .fn = {MM_TABLE(mm15), MM_TABLE(mm12)}};

@@ -6,18 +6,27 @@
 
 #include "plan/plan.h"
 
-/* Activations as integers: a block of 32 values is x = d * n with n = 128 * hi + lo, |n| <= 16256, kept as two signed bytes.
- * One byte a value would be off by half a percent, which layers add up to a few percent of a logit; two make the error of
- * products vanish behind that of an f16 cache, and cost nothing where weights stream from memory. Dots with weights are
- * exact in 32 bits: 32 * 16256 * 255 < 2^31. */
+/* Activations as integers: a block of 32 values is x = d * n, and a product is the exact integer sum of w * n in 32 bits
+ * times both factors. n has more bits than the multipliers' bytes: one byte a value would be off by half a percent, which
+ * layers add up to a few percent of a logit. Two forms, chosen once a plan:
+ * CPU_Q15: n = 128 * hi + lo, |n| <= 16256, two signed bytes a value, 32 hi and 32 lo; twice the multiplications of bytes.
+ * CPU_Q12: columns c and c + 8 of each sixteen are a pair (i, j), and share one further byte t beside their own bytes:
+ *   n_i = 256 * h_i + t, n_j = 256 * h_j + 16 * t, where t = 16 * r_i + r_j carries the low four bits of both. So that
+ *   w_i * n_i + w_j * n_j = 256 * (w_i * h_i + w_j * h_j) + t * (w_i + 16 * w_j): what t brings along too much, 256 * r_i * w_j,
+ *   was taken off h_j before, and r_j * w_i before n_i was rounded. |n| <= 30352 in steps of 16, 32 bytes h, then 16 bytes t;
+ *   half as much again as plain bytes. Where weights have four bits, w_i + 16 * w_j is the byte that the pair is stored in;
+ *   wider ones are rounded to eight bits for it, far below a step of h.
+ * Both make the error of products vanish behind that of 4-bit weights; routers of mixtures choose by less, and take Q15. */
+typedef enum cpu_qform { CPU_Q15, CPU_Q12, CPU_QFORMS } cpu_qform;
+
 typedef struct cpu_qmeta {
-    float d;             /* absmax / 16256; NaN or infinite when the block holds such a value */
+    float d;             /* absmax / 16256 or / 30336; NaN or infinite when the block holds such a value */
     float s[2], s_all;   /* d * sum of n: of each half, of all */
     int32_t z[2], z_all; /* the integer sums */
     int32_t pad;
 } cpu_qmeta;
 
-enum { CPU_QBLOCK = 64 /* bytes of one block: 32 hi, 32 lo */ };
+enum { CPU_QBLOCK = 64 /* bytes kept for one block in either form */ };
 
 /* Quantised activations of n tokens. Tokens come in tiles of 16 (the last one smaller): tile i starts at
  * q + i*16*64*nb, meta + i*16*nb; inside a tile of h tokens, block b of token t is at 64*(b*h + t), meta (b*h + t). A
@@ -77,7 +86,7 @@ typedef struct cpu_ops {
     /* cs: rot/2 cosines, then rot/2 sines */
     void (*rope)(float *y, const float *x, const float *cs, const plan_rope *r);
     /* blocks [b0, b1) of one token whose first block lies at q, meta; step: tokens between its blocks. n columns are real. */
-    void (*quantise)(const float *x, long n, long b0, long b1, int8_t *q, cpu_qmeta *meta, long step);
+    void (*quantise[CPU_QFORMS])(const float *x, long n, long b0, long b1, int8_t *q, cpu_qmeta *meta, long step);
     /* y[t][r] = sum of x[t] * w[r] (+ bias[r]); w rows of n f32, f16 or bf16, `stride` bytes apart */
     void (*matmul)(float *y, long ldy, const float *x, long ldx, long n_tok, const uint8_t *w, uint64_t stride, quant_id type,
                    long n_row, long n, const float *bias);

@@ -218,27 +218,74 @@ VEC_INLINE float largest(v16 a, v16 c)
     return max.f;
 }
 
-static void quantise(const float *x, long n, long b0, long b1, int8_t *q, cpu_qmeta *meta, long step)
+/* Sixteen values times inv as eight pairs of Q12; returns the sum of n. Rounded half to even; a pair's second value first,
+ * since what its low bits add to the first one is made good there. */
+VEC_INLINE int32_t split_pairs(v16 x, float inv, int8_t *h, int8_t *t)
 {
-    for (long b = b0; b < b1; b++) {
-        const float *p = x + b * 32;
-        long left = n - b * 32;
-        v16 a = v_load_n(p, left > 0 ? left : 0), c = v_load_n(p + 16, left > 16 ? left - 16 : 0);
-        float max = largest(a, c), d = max / 16256.0f, inv = max > 0 ? 16256.0f / max : 0;
-        int8_t *o = q + b * step * CPU_QBLOCK;
-        int32_t z0, z1;
-        if (d < INFINITY && inv < INFINITY) {
-            z0 = split_bytes(a, inv, o, o + 32);
-            z1 = split_bytes(c, inv, o + 16, o + 48);
-        } else { /* an infinity or NaN: the factor carries it, the integers must only be defined. Or all but nothing: zeros */
-            memset(o, 0, CPU_QBLOCK);
-            o[0] = !(d < INFINITY);
-            z0 = 128 * o[0];
-            z1 = 0;
-        }
-        meta[b * step] = (cpu_qmeta){.d = d, .s = {d * (float)z0, d * (float)z1}, .s_all = d * (float)(z0 + z1),
-                                     .z = {z0, z1}, .z_all = z0 + z1};
+#if defined(__AVX512F__)
+    __m512 v = _mm512_mul_ps((__m512)x.r[0], _mm512_set1_ps(inv));
+    __m256 vi = _mm512_castps512_ps256(v), vj = _mm512_extractf32x8_ps(v, 1);
+    __m256i eight = _mm256_set1_epi32(8), low = _mm256_set1_epi32(15), mj = _mm256_cvtps_epi32(vj);
+    __m256i rj = _mm256_sub_epi32(_mm256_and_si256(_mm256_add_epi32(mj, eight), low), eight);
+    __m256i mi = _mm256_cvtps_epi32(_mm256_sub_ps(vi, _mm256_mul_ps(_mm256_cvtepi32_ps(rj), _mm256_set1_ps(0.0625f))));
+    __m256i tt = _mm256_add_epi32(_mm256_slli_epi32(mi, 4), rj);
+    tt = _mm256_srai_epi32(_mm256_slli_epi32(tt, 24), 24);
+    __m256i ri = _mm256_srai_epi32(_mm256_sub_epi32(tt, rj), 4), hi = _mm256_srai_epi32(_mm256_sub_epi32(mi, ri), 4);
+    __m256i hj = _mm256_sub_epi32(_mm256_srai_epi32(_mm256_sub_epi32(mj, rj), 4), ri);
+    _mm_storel_epi64((__m128i *)h, _mm256_cvtepi32_epi8(hi));
+    _mm_storel_epi64((__m128i *)(h + 8), _mm256_cvtepi32_epi8(hj));
+    _mm_storel_epi64((__m128i *)t, _mm256_cvtepi32_epi8(tt));
+    __m256i sum = _mm256_add_epi32(_mm256_slli_epi32(_mm256_add_epi32(hi, hj), 8), _mm256_mullo_epi32(tt, _mm256_set1_epi32(17)));
+    return _mm512_reduce_add_epi32(_mm512_zextsi256_si512(sum));
+#else
+    float v[16];
+    int32_t sum = 0;
+    v_store(v, v_mul(x, v_set(inv)));
+    for (int i = 0; i < 8; i++) {
+        union { float f; int32_t i; } a = {v[i + 8] + 12582912.0f}, b; /* the integer lies in the low mantissa bits */
+        int32_t mj = a.i - 0x4B400000, rj = ((mj + 8) & 15) - 8;
+        b.f = v[i] - (float)rj * 0.0625f + 12582912.0f;
+        int32_t mi = b.i - 0x4B400000, tt = (int8_t)(16 * mi + rj), ri = (tt - rj) >> 4;
+        h[i] = (int8_t)((mi - ri) >> 4);
+        h[i + 8] = (int8_t)(((mj - rj) >> 4) - ri);
+        t[i] = (int8_t)tt;
+        sum += 256 * (h[i] + h[i + 8]) + 17 * tt;
     }
+    return sum;
+#endif
+}
+
+/* One block of a form; most: the largest |n|, in steps of `unit`. */
+VEC_INLINE void quantise_block(const float *p, long left, cpu_qform form, float most, float unit, int8_t *o, cpu_qmeta *meta)
+{
+    v16 a = v_load_n(p, left > 0 ? left : 0), c = v_load_n(p + 16, left > 16 ? left - 16 : 0);
+    float max = largest(a, c), d = max / (most * unit), inv = max > 0 ? most / max : 0;
+    int32_t z0, z1;
+    memset(o, 0, CPU_QBLOCK);
+    if (!(d < INFINITY && inv < INFINITY)) { /* infinity or NaN: the factor carries it, integers must only be defined. Or next to nothing */
+        o[0] = !(d < INFINITY);
+        z0 = (form == CPU_Q15 ? 128 : 256) * o[0];
+        z1 = 0;
+    } else if (form == CPU_Q15) {
+        z0 = split_bytes(a, inv, o, o + 32);
+        z1 = split_bytes(c, inv, o + 16, o + 48);
+    } else {
+        z0 = split_pairs(a, inv, o, o + 32);
+        z1 = split_pairs(c, inv, o + 16, o + 40);
+    }
+    *meta = (cpu_qmeta){.d = d, .s = {d * (float)z0, d * (float)z1}, .s_all = d * (float)(z0 + z1), .z = {z0, z1}, .z_all = z0 + z1};
+}
+
+static void quantise15(const float *x, long n, long b0, long b1, int8_t *q, cpu_qmeta *meta, long step)
+{
+    for (long b = b0; b < b1; b++)
+        quantise_block(x + b * 32, n - b * 32, CPU_Q15, 16256, 1, q + b * step * CPU_QBLOCK, meta + b * step);
+}
+
+static void quantise12(const float *x, long n, long b0, long b1, int8_t *q, cpu_qmeta *meta, long step)
+{
+    for (long b = b0; b < b1; b++)
+        quantise_block(x + b * 32, n - b * 32, CPU_Q12, 1896, 16, q + b * step * CPU_QBLOCK, meta + b * step);
 }
 
 static void axpy(float *y, const float *x, float w, long n, bool accumulate)
@@ -305,6 +352,6 @@ static uint64_t sum_words(const uint64_t *p, long n)
 
 const cpu_ops CPU_OPS = {
     .isa = CPU_ISA, .rms_norm = rms_norm, .layer_norm = layer_norm, .l2_norm = l2_norm, .add = add, .mul = mul, .scale = scale,
-    .softcap = softcap, .act = act, .glu = glu, .gate = gate, .rope = rope, .quantise = quantise, .matmul = matmul,
+    .softcap = softcap, .act = act, .glu = glu, .gate = gate, .rope = rope, .quantise = {quantise15, quantise12}, .matmul = matmul,
     .kv_put = kv_put, .attend = attend, .axpy = axpy, .argmax = argmax, .sum_words = sum_words,
 };

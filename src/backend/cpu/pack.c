@@ -15,6 +15,28 @@ static inline void lines(uint8_t *q, int r, const uint8_t *src, int n)
         memcpy(q + 64 * i, src + 4 * i, 4);
 }
 
+/* The nibbles of 32 columns of row r as four lines: columns 16g + i and 16g + 8 + i share a byte. src: 16 bytes, low halves
+ * columns 0..15, high halves 16..31. */
+static inline void nibbles(uint8_t *q, int r, const uint8_t *src)
+{
+    uint8_t t[16];
+    for (int i = 0; i < 8; i++) {
+        t[i] = (uint8_t)((src[i] & 15) | src[i + 8] << 4);
+        t[i + 8] = (uint8_t)(src[i] >> 4 | (src[i + 8] & 0xF0));
+    }
+    lines(q, r, t, 4);
+}
+
+/* The same of block j of a K format, which keeps two blocks in the halves of 32 bytes. */
+static inline void nibbles_k(uint8_t *q, int r, const uint8_t *qs, int j)
+{
+    uint8_t t[16];
+    qs += j / 2 * 32;
+    for (int c = 0; c < 16; c++) /* as a legacy block has them */
+        t[c] = (uint8_t)((qs[c] >> (4 * (j % 2)) & 15) | (qs[c + 16] >> (4 * (j % 2)) & 15) << 4);
+    nibbles(q, r, t);
+}
+
 static inline void half(uint8_t *s, int r, const uint8_t *src) { memcpy(s + 2 * r, src, 2); }
 
 /* Bits 4k + i of h to bit k of byte i: the fifth bits of 32 values in the order of the lines. */
@@ -46,15 +68,15 @@ static inline uint32_t spread_bits(uint32_t h)
 #define PACKER(name) static void name(const uint8_t *const row[16], uint64_t n, uint8_t *q0, uint8_t *s0)
 #define AT(T, field) (in + offsetof(T, field))
 
-/* q: 4 lines of nibbles (low: columns 0..15, high: 16..31); s: d */
-PACKER(pack_q4_0) { EACH_BLOCK(blk_q4_0, 256, 32, lines(q, r, AT(blk_q4_0, qs), 4); half(s, r, AT(blk_q4_0, d));) }
-PACKER(pack_iq4_nl) { EACH_BLOCK(blk_iq4_nl, 256, 32, lines(q, r, AT(blk_iq4_nl, qs), 4); half(s, r, AT(blk_iq4_nl, d));) }
-PACKER(pack_mxfp4) { EACH_BLOCK(blk_mxfp4, 256, 16, lines(q, r, AT(blk_mxfp4, qs), 4); s[r] = *AT(blk_mxfp4, e);) }
+/* q: 4 lines of nibbles; s: d */
+PACKER(pack_q4_0) { EACH_BLOCK(blk_q4_0, 256, 32, nibbles(q, r, AT(blk_q4_0, qs)); half(s, r, AT(blk_q4_0, d));) }
+PACKER(pack_iq4_nl) { EACH_BLOCK(blk_iq4_nl, 256, 32, nibbles(q, r, AT(blk_iq4_nl, qs)); half(s, r, AT(blk_iq4_nl, d));) }
+PACKER(pack_mxfp4) { EACH_BLOCK(blk_mxfp4, 256, 16, nibbles(q, r, AT(blk_mxfp4, qs)); s[r] = *AT(blk_mxfp4, e);) }
 
 /* the same; s: d, m */
 PACKER(pack_q4_1)
 {
-    EACH_BLOCK(blk_q4_1, 256, 64, lines(q, r, AT(blk_q4_1, qs), 4); half(s, r, AT(blk_q4_1, d)); half(s + 32, r, AT(blk_q4_1, m));)
+    EACH_BLOCK(blk_q4_1, 256, 64, nibbles(q, r, AT(blk_q4_1, qs)); half(s, r, AT(blk_q4_1, d)); half(s + 32, r, AT(blk_q4_1, m));)
 }
 
 /* q: 4 lines of nibbles, a line of fifth bits (bit k: columns 4k..4k+3); s: d (, m) */
@@ -62,7 +84,7 @@ PACKER(pack_q5_0)
 {
     EACH_BLOCK(blk_q5_0, 320, 32, {
         uint32_t h;
-        lines(q, r, AT(blk_q5_0, qs), 4);
+        nibbles(q, r, AT(blk_q5_0, qs));
         memcpy(&h, AT(blk_q5_0, qh), 4);
         h = spread_bits(h);
         lines(q + 256, r, (const uint8_t *)&h, 1);
@@ -73,7 +95,7 @@ PACKER(pack_q5_1)
 {
     EACH_BLOCK(blk_q5_1, 320, 64, {
         uint32_t h;
-        lines(q, r, AT(blk_q5_1, qs), 4);
+        nibbles(q, r, AT(blk_q5_1, qs));
         memcpy(&h, AT(blk_q5_1, qh), 4);
         h = spread_bits(h);
         lines(q + 256, r, (const uint8_t *)&h, 1);
@@ -95,11 +117,31 @@ PACKER(pack_q8_0)
     })
 }
 
-/* q: 16 lines of bit pairs as in the file; s: d, dmin, 16 x (scale | min << 4) */
+/* Two lines of bit pairs of block j of row r: bits 2m of line g are columns 16g + 4m .. 16g + 4m + 3. qs: as in K formats. */
+static inline void bit_pairs(uint8_t *q, int r, const uint8_t *qs, int j)
+{
+    uint8_t t[8] = {0};
+    for (int c = 0; c < 32; c++)
+        t[c / 16 * 4 + c % 4] |= (uint8_t)((qs[j / 4 * 32 + c] >> (2 * (j % 4)) & 3) << (2 * (c / 4 % 4)));
+    lines(q, r, t, 2);
+}
+
+/* One line of bit j of 32 bytes h: bit k of it is columns 4k .. 4k + 3. */
+static inline void bit_line(uint8_t *q, int r, const uint8_t *h, int j)
+{
+    uint32_t v = 0;
+    for (int c = 0; c < 32; c++)
+        v |= (uint32_t)(h[c] >> j & 1) << c;
+    v = spread_bits(v);
+    lines(q, r, (const uint8_t *)&v, 1);
+}
+
+/* q: 2 lines of bit pairs a block of 32 columns; s: d, dmin, 16 x (scale | min << 4) */
 PACKER(pack_q2_k)
 {
     EACH_BLOCK(blk_q2_k, 1024, 320, {
-        lines(q, r, AT(blk_q2_k, qs), 16);
+        for (int j = 0; j < 8; j++)
+            bit_pairs(q + 128 * j, r, AT(blk_q2_k, qs), j);
         half(s, r, AT(blk_q2_k, d));
         half(s + 32, r, AT(blk_q2_k, dmin));
         for (int g = 0; g < 16; g++)
@@ -107,12 +149,14 @@ PACKER(pack_q2_k)
     })
 }
 
-/* q: 16 lines of bit pairs, 8 lines of third bits; s: d, 16 signed scales */
+/* q: 2 lines of bit pairs and one of third bits a block of 32 columns; s: d, 16 signed scales */
 PACKER(pack_q3_k)
 {
     EACH_BLOCK(blk_q3_k, 1536, 288, {
-        lines(q, r, AT(blk_q3_k, qs), 16);
-        lines(q + 1024, r, AT(blk_q3_k, hmask), 8);
+        for (int j = 0; j < 8; j++) {
+            bit_pairs(q + 192 * j, r, AT(blk_q3_k, qs), j);
+            bit_line(q + 192 * j + 128, r, AT(blk_q3_k, hmask), j);
+        }
         half(s, r, AT(blk_q3_k, d));
         const uint8_t *c = AT(blk_q3_k, scales);
         for (int g = 0; g < 16; g++) {
@@ -133,23 +177,26 @@ static inline void k_scales(uint8_t *s, int r, const uint8_t *c)
     }
 }
 
-/* q: 32 lines of nibbles as in the file; s: d, dmin, 8 scales, 8 minima */
+/* q: 32 lines of nibbles, 4 a block of 32 columns; s: d, dmin, 8 scales, 8 minima */
 PACKER(pack_q4_k)
 {
     EACH_BLOCK(blk_q4_k, 2048, 320, {
-        lines(q, r, AT(blk_q4_k, qs), 32);
+        for (int j = 0; j < 8; j++)
+            nibbles_k(q + 256 * j, r, AT(blk_q4_k, qs), j);
         half(s, r, AT(blk_q4_k, d));
         half(s + 32, r, AT(blk_q4_k, dmin));
         k_scales(s + 64, r, AT(blk_q4_k, scales));
     })
 }
 
-/* the same and 8 lines of fifth bits */
+/* q: 4 lines of nibbles and one of fifth bits a block of 32 columns; s: the same */
 PACKER(pack_q5_k)
 {
     EACH_BLOCK(blk_q5_k, 2560, 320, {
-        lines(q, r, AT(blk_q5_k, qs), 32);
-        lines(q + 2048, r, AT(blk_q5_k, qh), 8);
+        for (int j = 0; j < 8; j++) {
+            nibbles_k(q + 320 * j, r, AT(blk_q5_k, qs), j);
+            bit_line(q + 320 * j + 256, r, AT(blk_q5_k, qh), j);
+        }
         half(s, r, AT(blk_q5_k, d));
         half(s + 32, r, AT(blk_q5_k, dmin));
         k_scales(s + 64, r, AT(blk_q5_k, scales));
@@ -185,11 +232,12 @@ PACKER(pack_q6_k)
     })
 }
 
-/* q: 32 lines of nibbles, 4 a group as in q4_0; s: d, 8 signed scales */
+/* q: 32 lines of nibbles, 4 a block of 32 columns; s: d, 8 signed scales */
 PACKER(pack_iq4_xs)
 {
     EACH_BLOCK(blk_iq4_xs, 2048, 160, {
-        lines(q, r, AT(blk_iq4_xs, qs), 32);
+        for (int i = 0; i < 8; i++)
+            nibbles(q + 256 * i, r, AT(blk_iq4_xs, qs) + 16 * i);
         half(s, r, AT(blk_iq4_xs, d));
         const uint8_t *h = AT(blk_iq4_xs, scales_h), *l = AT(blk_iq4_xs, scales_l);
         for (int g = 0; g < 8; g++) {
