@@ -189,8 +189,9 @@ def sanitize(run):
     for tool in ("memcheck", "racecheck", "initcheck"):
         rc, text, err = run.sh(["compute-sanitizer", "--tool", tool, "--error-exitcode", 9, run.a.gpu_test, "parity", run.a.sanitize], 150)
         last = [x for x in (text + err).splitlines() if "SUMMARY" in x]
-        out[tool] = {"status": rc, "summary": last[-1] if last else "no summary"}
-        print(f"  {tool}: {out[tool]['summary']}")
+        where = re.findall(r"(?:Read|Write) access at (imp_\w+)", text + err)
+        out[tool] = {"status": rc, "summary": last[-1] if last else "no summary", "kernels": {k: where.count(k) for k in sorted(set(where))}}
+        print(f"  {tool}: {out[tool]['summary']} {out[tool]['kernels'] or ''}")
     return out
 
 

@@ -46,6 +46,8 @@ static imp_status open_rig(rig_s *r, backend *b, uint32_t vocab, imp_err *e)
     imp_status s = IMP_OK;
     for (int i = 0; i < 4 && s == IMP_OK; i++)
         s = cuda_alloc(b, size[i], NULL, &r->mem[i], "sampler test", e);
+    for (int i = 0; i < 4 && s == IMP_OK; i++) /* as the plan's own are */
+        s = cu_check(&b->cu, b->cu.MemsetD8Async(r->mem[i], 0, size[i], b->stream), e, "clearing");
     r->x.ws = r->mem[0];
     r->t.dev = r->mem[1];
     r->x.sampled = r->mem[2];

@@ -149,9 +149,9 @@ static imp_status open_device(backend *b, int32_t device, imp_err *e)
     cu->DeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, b->dev);
     b->cc = major * 10 + minor;
     CUresult r = cu->DevicePrimaryCtxRetain(&b->ctx, b->dev);
-    s = cu_check(cu, r, e, "creating a context on %s", b->name);
     if (r == CUDA_ERROR_ILLEGAL_ADDRESS || r == CUDA_ERROR_LAUNCH_FAILED || r == CUDA_ERROR_ILLEGAL_INSTRUCTION)
-        err_set(e, s, "cuda: %s failed in this process before; the driver gives it no new context: start it anew", b->name);
+        return err_set(e, IMP_E_DEVICE, "cuda: %s failed in this process before; the driver gives it no new context: start it anew", b->name);
+    s = cu_check(cu, r, e, "creating a context on %s", b->name);
     if (s != IMP_OK)
         return s;
     b->retained = true;
