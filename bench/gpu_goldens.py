@@ -4,6 +4,7 @@ usage: gpu_goldens.py --imp build/imp --goldens DIR [--backend cuda] [--jobs 8] 
 For every golden: the last logits of three prompts against the stored reference; mean KL and top-1 agreement of all positions
 against the CPU's scalar path and the stored best ids; greedy ids up to the first margin that the bound cannot tell.
 """
+
 import argparse
 import concurrent.futures
 import json
@@ -32,7 +33,11 @@ def reference(root, folder):
 
 def kind(folder, golden):
     if folder.parent.name == "gguf":
-        return "float" if set(golden.get("tensor_types", {"F32": 1})) <= FLOATS or folder.name.endswith("-F32") else "quantised"
+        return (
+            "float"
+            if set(golden.get("tensor_types", {"F32": 1})) <= FLOATS or folder.name.endswith("-F32")
+            else "quantised"
+        )
     return "quantised" if "-" in folder.name else "float"
 
 
@@ -49,8 +54,22 @@ def logits(args, model, ids, out, *options):
 
 def greedy(args, model, p, bound):
     n = len(p["greedy_ids"])
-    r = run(args, "run", "-m", model, "--backend", args.backend, "--ids", "-p", ",".join(map(str, p["input_ids"])), "-n", n,
-            "--temp", 0, "--ignore-eos")
+    r = run(
+        args,
+        "run",
+        "-m",
+        model,
+        "--backend",
+        args.backend,
+        "--ids",
+        "-p",
+        ",".join(map(str, p["input_ids"])),
+        "-n",
+        n,
+        "--temp",
+        0,
+        "--ignore-eos",
+    )
     got = [int(x) for x in r.stdout.decode().replace(",", " ").split()]
     scale = max(abs(x) for x in p["last_logits"])
     for step, (g, w, m) in enumerate(zip(got, p["greedy_ids"], p["greedy_margin"])):
@@ -76,7 +95,7 @@ def one(args, root, folder):
                     continue
                 a = logits(args, model, p["input_ids"], out, "--backend", args.backend)
                 want = np.array(p["last_logits"], np.float32)
-                e = float(error(a[-1][:len(want)], want)[0])
+                e = float(error(a[-1][: len(want)], want)[0])
                 row["error"] = e if not e <= row["error"] else row["error"]
                 got.append(a)
                 exact.append(logits(args, model, p["input_ids"], out, "--backend", "cpu", "--cpu", "scalar"))
@@ -84,7 +103,11 @@ def one(args, root, folder):
                 ok, n = greedy(args, model, p, bound)
                 same, steps = same and ok, steps + n
     except (RuntimeError, subprocess.TimeoutExpired) as e:
-        return {**row, "status": "refused" if "cuda:" in str(e) and "error" not in str(e) else "failed", "message": str(e)[:300]}
+        return {
+            **row,
+            "status": "refused" if "cuda:" in str(e) and "error" not in str(e) else "failed",
+            "message": str(e)[:300],
+        }
     row["kl"] = mean_kl(np.concatenate(got), np.concatenate(exact))
     row["top1"] = float(np.mean(agree))
     row["greedy"] = f"{'agrees' if same else 'differs'}, {steps} steps compared"
@@ -106,8 +129,10 @@ def main():
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         rows = list(pool.map(lambda f: one(args, args.goldens, f), todo))
     for r in rows:
-        print(f"{r['golden']:40} {r['status']:8} error {r['error']:.2e} of {r['bound']:.0e}, KL {r.get('kl', float('nan')):.1e}, "
-              f"top-1 {r.get('top1', 0):.1%}, {r.get('greedy', r.get('message', ''))}")
+        print(
+            f"{r['golden']:40} {r['status']:8} error {r['error']:.2e} of {r['bound']:.0e}, KL {r.get('kl', float('nan')):.1e}, "
+            f"top-1 {r.get('top1', 0):.1%}, {r.get('greedy', r.get('message', ''))}"
+        )
     count = {s: sum(r["status"] == s for r in rows) for s in ("ok", "outside", "refused", "failed")}
     print(", ".join(f"{n} {s}" for s, n in count.items()))
     if args.json:

@@ -1,8 +1,9 @@
-"""The GPU machine's run: see gpu_run.sh. Every stage is bounded in time; one that fails is reported and the next one runs; the
-report is written after each, and a later run with the same --out adds to it.
+"""The GPU machine's run: see gpu_run.sh. Every stage is bounded in time; one that fails is reported and the next one
+runs; the report is written after each, and a later run with the same --out adds to it.
 
 usage: gpu_run.sh [--imp build/imp] [--gpu-test build/gpu_test] [--goldens DIR] [--out DIR] [--quick] [STAGE ...]
 """
+
 import argparse
 import datetime
 import json
@@ -27,7 +28,9 @@ class Run:
         """Runs, prints the tail, returns (status, stdout, stderr)."""
         t = time.time()
         try:
-            r = subprocess.run(list(map(str, argv)), capture_output=True, timeout=seconds, env={**os.environ, **(env or {})}, cwd=cwd)
+            r = subprocess.run(
+                list(map(str, argv)), capture_output=True, timeout=seconds, env={**os.environ, **(env or {})}, cwd=cwd
+            )
             rc, out, err = r.returncode, r.stdout.decode(errors="replace"), r.stderr.decode(errors="replace")
         except subprocess.TimeoutExpired as e:
             rc, out, err = 124, (e.stdout or b"").decode(errors="replace"), (e.stderr or b"").decode(errors="replace")
@@ -43,12 +46,15 @@ class Run:
             print("  " + check.group(1))
         if rc:
             return [], err.strip().splitlines()[-1:] or [f"status {rc}"], None
-        rows = json.loads(out[out.index("["):])
+        rows = json.loads(out[out.index("[") :])
         for r in rows:
             self.raw.append(r)
             name = (f"tg{r['n_gen']}" if r["n_gen"] else f"pp{r['n_prompt']}") + f"@{r['n_depth']} x{r['n_seq']}"
-            print(f"  {model:34} {name:18} {r['median_ts']:10.1f} tok/s  share {100 * r['share_of_ceiling']:5.1f}%  {r['prompt_tflops']:6.1f} TFLOP/s  "
-                  f"ceiling {r['read_ceiling_bytes_per_s'] / 1e9:.0f} GB/s", flush=True)
+            print(
+                f"  {model:34} {name:18} {r['median_ts']:10.1f} tok/s  share {100 * r['share_of_ceiling']:5.1f}%  {r['prompt_tflops']:6.1f} TFLOP/s  "
+                f"ceiling {r['read_ceiling_bytes_per_s'] / 1e9:.0f} GB/s",
+                flush=True,
+            )
         return rows, None, check.group(1) if check else None
 
 
@@ -58,14 +64,21 @@ def parity(run):
     tail = [x for x in text.splitlines() if "failure" in x or "FAIL" in x][-8:]
     print("\n".join(tail))
     j = json.loads(out.read_text()) if out.exists() else {}
-    return {"status": rc, "source": j.get("source"), "summary": tail[-1] if tail else "", **{k: v for k, v in j.items() if isinstance(v, int)}}
+    return {
+        "status": rc,
+        "source": j.get("source"),
+        "summary": tail[-1] if tail else "",
+        **{k: v for k, v in j.items() if isinstance(v, int)},
+    }
 
 
 def goldens(run):
     if not run.a.goldens:
         return {"skipped": "no goldens here"}
     out = run.a.out / "goldens.json"
-    rc, text, err = run.sh([sys.executable, HERE / "gpu_goldens.py", "--imp", run.a.imp, "--goldens", run.a.goldens, "--json", out], 240)
+    rc, text, err = run.sh(
+        [sys.executable, HERE / "gpu_goldens.py", "--imp", run.a.imp, "--goldens", run.a.goldens, "--json", out], 240
+    )
     print(text + err[-500:])
     return json.loads(out.read_text()) if out.exists() else {"status": rc}
 
@@ -85,10 +98,15 @@ def figures(run):
     """The table of issue 5, each row through imp_submit with the sampled tokens fed back."""
     quick = run.a.quick
     rows, lost = [], []
-    plan = [("qwen3-8b:Q8_0", ["-p", "0", "-n", "128", "-d", "512,16384"]), ("qwen3-8b:Q4_K_M", ["-p", "0", "-n", "128", "-d", "512,16384"]),
-            ("qwen3-8b:Q6_K", ["-p", "0", "-n", "128", "-d", "512"]), ("llama-3.2-1b:BF16", ["-p", "0", "-n", "256", "-d", "512"]),
-            ("qwen3-0.6b:Q8_0", ["-p", "0", "-n", "256", "-d", "512"]), ("qwen3-30b-a3b:Q4_K_M", ["-p", "0", "-n", "128", "-d", "512"]),
-            ("llama-3.2-3b:Q8_0", ["-p", "0", "-n", "256", "-d", "512"])]
+    plan = [
+        ("qwen3-8b:Q8_0", ["-p", "0", "-n", "128", "-d", "512,16384"]),
+        ("qwen3-8b:Q4_K_M", ["-p", "0", "-n", "128", "-d", "512,16384"]),
+        ("qwen3-8b:Q6_K", ["-p", "0", "-n", "128", "-d", "512"]),
+        ("llama-3.2-1b:BF16", ["-p", "0", "-n", "256", "-d", "512"]),
+        ("qwen3-0.6b:Q8_0", ["-p", "0", "-n", "256", "-d", "512"]),
+        ("qwen3-30b-a3b:Q4_K_M", ["-p", "0", "-n", "128", "-d", "512"]),
+        ("llama-3.2-3b:Q8_0", ["-p", "0", "-n", "256", "-d", "512"]),
+    ]
     if quick:
         plan = plan[1:2] + plan[4:5]
     for model, options in plan:
@@ -96,10 +114,9 @@ def figures(run):
         rows += got
         lost += [[model, options, bad]] if bad else []
     for model in [] if quick else ["qwen3-8b:Q4_K_M", "qwen3-8b:Q8_0"]:
-        for npl in (8, 32, 64, 128):
-            got, bad, _ = run.bench("random:" + model, "-r", 2, "-p", 0, "-n", 64, "-d", 512, "--npl", npl)
-            rows += got
-            lost += [[model, npl, bad]] if bad else []
+        got, bad, _ = run.bench("random:" + model, "-r", 2, "-p", 0, "-n", 64, "-d", 512, "--npl", "8,32,64,128")
+        rows += got
+        lost += [[model, "batches", bad]] if bad else []
         got, bad, _ = run.bench("random:" + model, "-r", 3, "-p", "512,2048,8192", "-n", 0, "-b", CHUNK)
         rows += got
         lost += [[model, "prompt", bad]] if bad else []
@@ -113,7 +130,11 @@ def figures(run):
 def check(run):
     """Three decoded rows against the CPU's scalar path, in the process that measures."""
     out = {}
-    models = ["qwen3-0.6b:Q8_0"] if run.a.quick else ["qwen3-0.6b:Q8_0", "llama-3.2-1b:BF16", "llama-3.2-3b:Q8_0", "qwen3-8b:Q4_K_M", "qwen3-30b-a3b:Q4_K_M"]
+    models = (
+        ["qwen3-0.6b:Q8_0"]
+        if run.a.quick
+        else ["qwen3-0.6b:Q8_0", "llama-3.2-1b:BF16", "llama-3.2-3b:Q8_0", "qwen3-8b:Q4_K_M", "qwen3-30b-a3b:Q4_K_M"]
+    )
     for model in models:
         _, bad, text = run.bench("random:" + model, "-r", 1, "-p", 0, "-n", 16, "-d", 64, "--check", 3, seconds=150)
         out[model] = text or bad
@@ -144,7 +165,27 @@ def ready(run):
     v = []
     for _ in range(3):
         t = time.time()
-        rc, out, err = run.sh([run.a.imp, "run", "-m", path, "--backend", "cuda", "--ids", "-p", "1,2,3", "-n", 1, "--temp", 0, "-c", 4096, "--verbose"], 60)
+        rc, out, err = run.sh(
+            [
+                run.a.imp,
+                "run",
+                "-m",
+                path,
+                "--backend",
+                "cuda",
+                "--ids",
+                "-p",
+                "1,2,3",
+                "-n",
+                1,
+                "--temp",
+                0,
+                "-c",
+                4096,
+                "--verbose",
+            ],
+            60,
+        )
         v.append(time.time() - t)
         for line in err.splitlines():
             if "loaded in" in line or "GB/s" in line:
@@ -159,11 +200,32 @@ def sampled(run):
     """Decode with the full sampler on the device against greedy."""
     out = {}
     for model in ["qwen3-8b:Q4_K_M", "qwen3-0.6b:Q8_0"]:
-        for name, options in (("greedy", ["--temp", 0]), ("top-k, top-p", ["--temp", 0.8, "--top-k", 40, "--top-p", 0.95]),
-                              ("temperature", ["--temp", 1, "--top-p", 1, "--top-k", 0, "--min-p", 0]),
-                              ("on the host", ["--temp", 0.8, "--mirostat", 2])):
-            rc, _, err = run.sh([run.a.imp, "run", "-m", "random:" + model, "--backend", "cuda", "--ids", "-p", "1,2,3,4,5,6,7,8", "-n", 400,
-                                 "--seed", 7, "--ignore-eos", *options], 60)
+        for name, options in (
+            ("greedy", ["--temp", 0]),
+            ("top-k, top-p", ["--temp", 0.8, "--top-k", 40, "--top-p", 0.95]),
+            ("temperature", ["--temp", 1, "--top-p", 1, "--top-k", 0, "--min-p", 0]),
+            ("on the host", ["--temp", 0.8, "--mirostat", 2]),
+        ):
+            rc, _, err = run.sh(
+                [
+                    run.a.imp,
+                    "run",
+                    "-m",
+                    "random:" + model,
+                    "--backend",
+                    "cuda",
+                    "--ids",
+                    "-p",
+                    "1,2,3,4,5,6,7,8",
+                    "-n",
+                    400,
+                    "--seed",
+                    7,
+                    "--ignore-eos",
+                    *options,
+                ],
+                60,
+            )
             speed = re.search(r"answer \d+ tokens, ([0-9.]+) tok/s", err)
             out[f"{model} {name}"] = float(speed[1]) if speed else f"status {rc}"
             print(f"  {model} {name}: {out[f'{model} {name}']} tok/s")
@@ -173,11 +235,29 @@ def sampled(run):
 def soak(run):
     """64 streams with random disconnects against a server on the GPU: every text as it was alone."""
     model = run.a.root / "tests" / "fixtures" / "models" / "qwen3-yarn.gguf"
-    with subprocess.Popen([run.a.imp, "serve", "-m", model, "--backend", "cuda", "--port", "18431", "--parallel", "64", "--context", "2048"],
-                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    with subprocess.Popen(
+        [
+            run.a.imp,
+            "serve",
+            "-m",
+            model,
+            "--backend",
+            "cuda",
+            "--port",
+            "18431",
+            "--parallel",
+            "64",
+            "--context",
+            "2048",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:
         try:
             time.sleep(4)
-            rc, out, err = run.sh([sys.executable, HERE / "soak.py", "http://127.0.0.1:18431", "--seconds", 15, "--completions"], 60)
+            rc, out, err = run.sh(
+                [sys.executable, HERE / "soak.py", "http://127.0.0.1:18431", "--seconds", 15, "--completions"], 60
+            )
         finally:
             server.terminate()
     print("  " + (out.strip() or err.strip()[-300:]))
@@ -187,10 +267,16 @@ def soak(run):
 def sanitize(run):
     out = {}
     for tool in ("memcheck", "racecheck", "initcheck"):
-        rc, text, err = run.sh(["compute-sanitizer", "--tool", tool, "--error-exitcode", 9, run.a.gpu_test, "parity", run.a.sanitize], 150)
+        rc, text, err = run.sh(
+            ["compute-sanitizer", "--tool", tool, "--error-exitcode", 9, run.a.gpu_test, "parity", run.a.sanitize], 150
+        )
         last = [x for x in (text + err).splitlines() if "SUMMARY" in x]
         where = re.findall(r"(?:Read|Write) access at (imp_\w+)", text + err)
-        out[tool] = {"status": rc, "summary": last[-1] if last else "no summary", "kernels": {k: where.count(k) for k in sorted(set(where))}}
+        out[tool] = {
+            "status": rc,
+            "summary": last[-1] if last else "no summary",
+            "kernels": {k: where.count(k) for k in sorted(set(where))},
+        }
         print(f"  {tool}: {out[tool]['summary']} {out[tool]['kernels'] or ''}")
     return out
 
@@ -215,9 +301,13 @@ def main():
     args.imp, args.gpu_test, args.out = args.imp.resolve(), args.gpu_test.resolve(), args.out.resolve()
     args.test_engine = args.test_engine.resolve()
     if not args.goldens:
-        args.goldens = next((d for d in (root.parent / "shared" / "goldens", root / "shared" / "goldens") if d.is_dir()), None)
+        args.goldens = next(
+            (d for d in (root.parent / "shared" / "goldens", root / "shared" / "goldens") if d.is_dir()), None
+        )
     run = Run(args)
-    smi = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True)
+    smi = subprocess.run(
+        ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True
+    )
     file = args.out / "gpu-report.json"
     rep = json.loads(file.read_text()) if file.exists() else {}  # a later call adds its stages
     rep |= {"device": smi.stdout.strip(), "date": datetime.date.today().isoformat()}

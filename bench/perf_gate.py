@@ -1,9 +1,10 @@
-"""make perf-gate: figures against tests/perf_baseline.json. CPU figures are shares of the bandwidth that the read kernel
-reaches in the same run, so that they hold on another day and machine of the kind; GPU figures are shares of the byte floor,
-checked where a GPU is.
+"""make perf-gate: figures against tests/perf_baseline.json. CPU figures are shares of the bandwidth that the read
+kernel reaches in the same run, so that they hold on another day and machine of the kind; GPU figures are shares of the
+byte floor, checked where a GPU is.
 
 usage: perf_gate.py [--imp build/imp] [--update cpu|gpu]     --update: measure and write the baseline of that half anew
 """
+
 import argparse
 import json
 import pathlib
@@ -14,13 +15,35 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 BASELINE = ROOT / "tests" / "perf_baseline.json"
 TESTS = {
     "cpu": [("random:qwen3-0.6b:Q4_K_M", 32, 0), ("random:qwen3-0.6b:Q8_0", 32, 0)],
-    "gpu": [("random:qwen3-8b:Q4_K_M", 128, 512), ("random:qwen3-8b:Q8_0", 128, 512), ("random:llama-3.2-1b:BF16", 128, 512),
-            ("random:qwen3-0.6b:Q8_0", 128, 512), ("random:qwen3-30b-a3b:Q4_K_M", 128, 512)],
+    "gpu": [
+        ("random:qwen3-8b:Q4_K_M", 128, 512),
+        ("random:qwen3-8b:Q8_0", 128, 512),
+        ("random:llama-3.2-1b:BF16", 128, 512),
+        ("random:qwen3-0.6b:Q8_0", 128, 512),
+        ("random:qwen3-30b-a3b:Q4_K_M", 128, 512),
+    ],
 }
 
 
 def measure(imp, half, model, n_gen, depth):
-    argv = [imp, "bench", "-m", model, "-p", "0", "-n", n_gen, "-d", depth, "-r", "3", "-o", "json", "--backend", {"cpu": "cpu", "gpu": "cuda"}[half]]
+    argv = [
+        imp,
+        "bench",
+        "-m",
+        model,
+        "-p",
+        "0",
+        "-n",
+        n_gen,
+        "-d",
+        depth,
+        "-r",
+        "3",
+        "-o",
+        "json",
+        "--backend",
+        {"cpu": "cpu", "gpu": "cuda"}[half],
+    ]
     r = subprocess.run(list(map(str, argv)), capture_output=True, text=True, timeout=300)
     if r.returncode:
         raise RuntimeError(r.stderr.strip().splitlines()[-1] if r.stderr.strip() else f"status {r.returncode}")
@@ -40,8 +63,10 @@ def gate(imp, half, baseline, update):
         least = want * (1 - old["tolerance"]) if want else 0
         ok = update or want is None or share >= least
         bad += not ok
-        print(f"{'ok  ' if ok else 'SLOW'} {half} {name}: {100 * share:.1f}% of the floor ({tok_s:.1f} tok/s), "
-              f"baseline {'none' if want is None else f'{100 * want:.1f}%, at least {100 * least:.1f}%'}")
+        print(
+            f"{'ok  ' if ok else 'SLOW'} {half} {name}: {100 * share:.1f}% of the floor ({tok_s:.1f} tok/s), "
+            f"baseline {'none' if want is None else f'{100 * want:.1f}%, at least {100 * least:.1f}%'}"
+        )
     if update:
         baseline[half] = new
     return bad
