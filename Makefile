@@ -86,6 +86,10 @@ $(BUILD)/unit/%: tests/unit/%.c $(BUILD)/libimp.a
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -Itests/unit $(filter-out -Wmissing-prototypes -Wconversion,$(CFLAGS)) $(LDFLAGS) -MMD -MP -o $@ $< $(BUILD)/libimp.a -lcmocka $(LDLIBS)
 
+$(BUILD)/tools/%: tests/tools/%.c $(BUILD)/libimp.a
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(filter-out -Wmissing-prototypes -Wconversion,$(CFLAGS)) $(LDFLAGS) -o $@ $< $(BUILD)/libimp.a $(LDLIBS)
+
 unit-build: $(UNIT)
 
 unit: $(UNIT)
@@ -112,7 +116,7 @@ FUZZ_SAN := address,undefined -fno-sanitize-recover=undefined
 fuzz-lib:
 	$(MAKE) BUILD=$(BUILD)/fuzz CC=$(CLANG) CUDA=0 OPT="-O1 -g" WARN= WERROR= EXTRA_CFLAGS="-fsanitize=fuzzer-no-link,$(FUZZ_SAN)" lib
 $(BUILD)/fuzz/run-%: tests/fuzz/fuzz_%.c fuzz-lib
-	$(CLANG) -std=c17 -D_GNU_SOURCE $(CPPFLAGS) -O1 -g -fsanitize=fuzzer,$(FUZZ_SAN) -o $@ $< $(BUILD)/fuzz/libimp.a $(LDLIBS)
+	$(CLANG) -std=c17 -D_GNU_SOURCE -DROOT='"$(CURDIR)"' $(CPPFLAGS) -O1 -g -fsanitize=fuzzer,$(FUZZ_SAN) -o $@ $< $(BUILD)/fuzz/libimp.a $(LDLIBS)
 fuzz-build: $(FUZZERS:%=$(BUILD)/fuzz/run-%)
 $(FUZZERS:%=fuzz-%): fuzz-%: $(BUILD)/fuzz/run-%
 	@mkdir -p $(BUILD)/corpus/$*

@@ -49,7 +49,23 @@ def conf(imp):
     return imp["markdown"].strip().split("\n")
 
 
-TABLES = {f.__name__: f for f in (commands, families, formats, conf)}
+def variants(imp):
+    """What tests/tools/variants.py found, family by family."""
+    seen = {}
+    with open(os.path.join(ROOT, "bench", "variants.jsonl"), encoding="utf-8") as f:
+        for line in f:
+            r = json.loads(line)
+            kind = r["file"] if r["file"] in ("hf", "gguf") else "quantised"
+            seen.setdefault(r["family"], {"hf": [], "gguf": [], "quantised": []})[kind].append(r)
+    rows = []
+    for name in sorted(seen):
+        all_of = seen[name]["hf"] + seen[name]["gguf"] + seen[name]["quantised"]
+        right = lambda kind: f"{sum(not r['wrong'] for r in seen[name][kind])} of {len(seen[name][kind])}" if seen[name][kind] else "–"
+        rows.append(f"| {name} | {right('hf')} | {right('gguf')} | {right('quantised')} | {max(r['error'] for r in all_of):.1e} |")
+    return ["| family (`variants.py`) | folders right | GGUF right | prequantised folders right | largest error |", "|---|---|---|---|---|", *rows]
+
+
+TABLES = {f.__name__: f for f in (commands, families, formats, variants, conf)}
 
 
 def fill(text, imp):

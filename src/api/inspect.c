@@ -84,6 +84,13 @@ static void print_json(const imp_model *im, engine *g, bool plan, strbuf *out)
     jw_kint(&w, "hidden", c->n_hidden);
     jw_kint(&w, "vocabulary", c->n_vocab);
     jw_kint(&w, "context", c->n_ctx_train);
+    if (m->n_next) {
+        jw_key(&w, "multi_token_prediction");
+        jw_object(&w);
+        jw_kint(&w, "modules", m->n_next);
+        jw_kint(&w, "parameters", (int64_t)m->n_param_next);
+        jw_end_object(&w);
+    }
     jw_kint(&w, "kv_bytes_per_token_f16", (int64_t)plan_kv_bytes_per_token(&m->text, 16));
     jw_kbool(&w, "tokenizer", im->t != NULL);
     jw_key(&w, "formats");
@@ -158,6 +165,9 @@ static void print_text(const imp_model *im, engine *g, bool plan, strbuf *out)
               m->n_param ? 8.0 * (double)m->weight_bytes / (double)m->n_param : 0);
     for (uint32_t i = 0; i < nf; i++)
         sb_printf(out, "    %-8s %5llu tensors %10.1f MB\n", format_name(f[i].id), (unsigned long long)f[i].n_tensor, (double)f[i].n_bytes / 1e6);
+    if (m->n_next)
+        sb_printf(out, "  prediction  %u module%s of %.2f M parameters for tokens after the next: planned, not run yet\n", m->n_next,
+                  m->n_next == 1 ? "" : "s", (double)m->n_param_next / 1e6);
     uint64_t kv = plan_kv_bytes_per_token(&m->text, 16);
     sb_printf(out, "  KV cache    %.1f kB a token in f16: %.1f MB for 4096, %.1f MB for %u tokens (windows need less)\n", (double)kv / 1e3,
               (double)kv * 4096 / 1e6, (double)kv * c->n_ctx_train / 1e6, c->n_ctx_train);
@@ -168,6 +178,8 @@ static void print_text(const imp_model *im, engine *g, bool plan, strbuf *out)
         engine_print_plan(g, out);
     else if (plan)
         plan_print(&m->text, NULL, NULL, out);
+    for (uint32_t i = 0; plan && i < m->n_next; i++)
+        plan_print(&m->next[i], NULL, NULL, out);
 }
 
 static imp_status inspect(const imp_model *m, engine *g, bool plan, bool json, char **out, imp_err *e)

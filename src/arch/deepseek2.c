@@ -20,14 +20,14 @@ static const tensor_name names[] = {
     {NULL, NULL, NULL},
 };
 
-/* Does the first mixture of the folder bias its choice, as V3 does? */
+/* Does the file's first mixture bias its choice, as V3 does? */
 static bool choice_bias(cfg *k, const model_config *c)
 {
     char name[96];
     uint32_t i = 0;
     while (i + 1 < c->n_layer && c->layer[i].ffn != FFN_MOE)
         i++;
-    snprintf(name, sizeof name, "model.layers.%u.mlp.gate.e_score_correction_bias", i);
+    snprintf(name, sizeof name, k->gguf ? "blk.%u.exp_probs_b.bias" : "model.layers.%u.mlp.gate.e_score_correction_bias", i);
     return mf_tensor_find(k->mf, name) != NULL;
 }
 
@@ -35,8 +35,9 @@ static void routing(cfg *k, model_config *c)
 {
     moe_config *m = &c->moe;
     meta_str score = cfg_str(k, NULL, "scoring_func", NULL), method = cfg_str(k, NULL, "topk_method", NULL);
-    bool sigmoid = k->gguf ? cfg_int(k, "expert_gating_func", NULL, 1, 2, 1) == 2 : cfg_str_is(score, "sigmoid");
-    if (!k->gguf && !score.s) /* V3's class has no other way, and newer files do not say it */
+    int64_t gating = cfg_int(k, "expert_gating_func", NULL, 0, 2, 0);
+    bool sigmoid = k->gguf ? gating == 2 : cfg_str_is(score, "sigmoid");
+    if (k->gguf ? gating == 0 : !score.s) /* V3's class has no other way, and newer files do not say it */
         sigmoid = cfg_str_is(method, "noaux_tc") || choice_bias(k, c);
     m->score = sigmoid ? ROUTE_SIGMOID : ROUTE_SOFTMAX;
     m->choice_bias = sigmoid;
@@ -62,7 +63,7 @@ static void config(cfg *k, model_config *c)
     c->mla.d_v = (uint32_t)cfg_int(k, "attention.value_length_mla", "v_head_dim", 1, 4096, c->layer[0].d_v);
     if (k->gguf && d_k <= c->mla.d_rope)
         cfg_fail(k, "key attention.key_length_mla: wanted more than %u, got %u", c->mla.d_rope, d_k);
-    c->n_next = (uint32_t)cfg_int(k, NULL, "num_nextn_predict_layers", 0, 64, 0);
+    cfg_next(k, c, "nextn_predict_layers", cfg_has(k, NULL, "num_mtp_layers") ? "num_mtp_layers" : "num_nextn_predict_layers");
     cfg_rope(k, c, c->mla.d_rope, &c->rope[0]);
     rope_config *r = &c->rope[0];
     r->rot = c->mla.d_rope;

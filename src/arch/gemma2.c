@@ -24,14 +24,14 @@ static void config(cfg *k, model_config *c)
     if (q <= 0)
         q = c->n_layer == 46 ? (double)c->n_hidden / c->n_head : c->d_head;
     c->attn_scale = (float)(1 / sqrt(q));
-    c->attn_softcap = (float)cfg_float(k, "attn_logit_softcapping", "attn_logit_softcapping", 50);
-    c->final_softcap = (float)cfg_float(k, "final_logit_softcapping", "final_logit_softcapping", 30);
+    c->attn_softcap = (float)cfg_float_or_none(k, "attn_logit_softcapping", "attn_logit_softcapping", 50);
+    c->final_softcap = (float)cfg_float_or_none(k, "final_logit_softcapping", "final_logit_softcapping", 30);
     c->window = (uint32_t)cfg_int(k, "attention.sliding_window", "sliding_window", 0, 1 << 30, 4096);
     for (uint32_t i = 0; i < c->n_layer; i++)
-        c->layer[i].window = i % 2 == 0 ? c->window : 0;
+        c->layer[i].window = cfg_layer_is(k, i, "sliding_attention", i % 2 == 0) ? c->window : 0;
 }
 
-static const char *const harmless[] = {"layer_types", "cache_implementation", NULL};
+static const char *const harmless[] = {"sliding_window_size", "cache_implementation", NULL};
 
 const arch_def arch_gemma2 = {
     .title = "Gemma 2",

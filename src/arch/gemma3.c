@@ -9,30 +9,21 @@ static const tensor_name names[] = {
     {NULL, NULL, NULL},
 };
 
-/* Which layers see everything: layer_types in the file, else every sixth. */
-static bool is_global(cfg *k, uint32_t i, uint32_t pattern)
-{
-    const meta_value *types = cfg_value(k, NULL, "layer_types");
-    meta_str s;
-    if (types && types->type == META_ARRAY) {
-        if (mf_array_str(types, i, &s) && (cfg_str_is(s, "full_attention") || cfg_str_is(s, "sliding_attention")))
-            return cfg_str_is(s, "full_attention");
-        cfg_fail(k, "key layer_types: wanted full_attention or sliding_attention for layer %u", i);
-    }
-    return (i + 1) % pattern == 0;
-}
-
 static void config(cfg *k, model_config *c)
 {
     cfg_common(k, c);
     if (k->status != IMP_OK)
         return;
     cfg_act(k, c, ACT_GELU_TANH);
-    cfg_rope(k, c, c->d_head, &c->rope[0]); /* global layers */
-    if (!cfg_has(k, "rope.freq_base", "rope_theta") && c->rope[0].theta == 10000)
+    cfg_rope_kind(k, c, c->d_head, "full_attention", &c->rope[0]); /* global layers */
+    if (!cfg_has(k, "rope.freq_base", "rope_theta") && !cfg_has(k, NULL, "rope_parameters.full_attention.rope_theta"))
         c->rope[0].theta = 1e6;
-    c->rope[1] = (rope_config){.kind = ROPE_PLAIN, .factor = 1, .partial = 1,
-                               .theta = cfg_float(k, "rope.freq_base_swa", "rope_local_base_freq", 10000), .rot = c->rope[0].rot};
+    double theta = cfg_float(k, "rope.freq_base_swa", "rope_local_base_freq", 10000);
+    c->rope[1] = (rope_config){.kind = ROPE_PLAIN, .factor = 1, .partial = 1, .rot = c->rope[0].rot,
+                               .theta = cfg_float(k, "rope.freq_base_swa", "rope_parameters.sliding_attention.rope_theta", theta)};
+    meta_str local = cfg_str(k, NULL, "rope_parameters.sliding_attention.rope_type", "default");
+    if (!cfg_str_is(local, "default"))
+        cfg_fail(k, "key rope_parameters.sliding_attention.rope_type: only default is supported");
     c->tied = !mf_tensor_find(k->mf, k->gguf ? "output.weight" : "lm_head.weight");
     c->qk_norm = true;
     c->post_norm = true;
@@ -49,7 +40,7 @@ static void config(cfg *k, model_config *c)
     if (cfg_bool(k, NULL, "use_bidirectional_attention", false))
         cfg_fail(k, "key use_bidirectional_attention: only false is supported");
     for (uint32_t i = 0; i < c->n_layer; i++) {
-        bool global = is_global(k, i, pattern);
+        bool global = cfg_layer_is(k, i, "full_attention", (i + 1) % pattern == 0);
         c->layer[i].window = global ? 0 : c->window;
         c->layer[i].rope = global ? 0 : 1;
     }

@@ -14,9 +14,7 @@ static void config(cfg *k, model_config *c)
     cfg_common(k, c);
     if (k->status != IMP_OK)
         return;
-    c->n_next = (uint32_t)cfg_int(k, "nextn_predict_layers", "num_nextn_predict_layers", 0, c->n_layer - 1, 0);
-    if (k->gguf) /* which counts the multi-token-prediction layers as blocks */
-        c->n_layer -= c->n_next;
+    cfg_next(k, c, "nextn_predict_layers", cfg_has(k, NULL, "num_mtp_layers") ? "num_mtp_layers" : "num_nextn_predict_layers");
     cfg_rope(k, c, c->d_head, &c->rope[0]);
     cfg_moe_deepseek(k, c);
     c->moe.score = k->gguf && cfg_int(k, "expert_gating_func", NULL, 1, 2, 2) == 1 ? ROUTE_SOFTMAX : ROUTE_SIGMOID;

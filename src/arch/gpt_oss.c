@@ -23,14 +23,9 @@ static void config(cfg *k, model_config *c)
     double limit = cfg_float(k, NULL, "swiglu_limit", 7), alpha = cfg_float(k, NULL, "swiglu_alpha", 1.702);
     if (limit != 7 || alpha != 1.702)
         cfg_fail(k, "keys swiglu_limit, swiglu_alpha: only 7 and 1.702 are supported");
-    const meta_value *types = cfg_value(k, NULL, "layer_types");
     for (uint32_t i = 0; i < c->n_layer; i++) {
-        meta_str s;
-        bool sliding = i % 2 == 0;
-        if (types && mf_array_str(types, i, &s))
-            sliding = cfg_str_is(s, "sliding_attention");
         c->layer[i].ffn = FFN_MOE;
-        c->layer[i].window = sliding ? c->window : 0;
+        c->layer[i].window = cfg_layer_is(k, i, "sliding_attention", i % 2 == 0) ? c->window : 0;
     }
 }
 

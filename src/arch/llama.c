@@ -1,12 +1,6 @@
 /* Llama 2 and 3.x, Mistral (with window), Mixtral, SmolLM, R1 distills of Llama: pre-norm, GQA, SwiGLU, no biases by default. */
 #include "model/arch.h"
 
-/* GGUF has no key for it: the tensors themselves tell. */
-static bool has_bias(cfg *k, const char *hf, const char *tensor)
-{
-    return k->gguf ? mf_tensor_find(k->mf, tensor) != NULL : cfg_bool(k, NULL, hf, false);
-}
-
 static void config(cfg *k, model_config *c)
 {
     cfg_common(k, c);
@@ -14,8 +8,8 @@ static void config(cfg *k, model_config *c)
         return;
     cfg_rope(k, c, c->d_head, &c->rope[0]);
     c->rope[0].interleaved = k->gguf; /* the converter permutes q and k rows; Hugging Face's weights are not */
-    c->qkv_bias = c->o_bias = has_bias(k, "attention_bias", "blk.0.attn_q.bias");
-    c->mlp_bias = has_bias(k, "mlp_bias", "blk.0.ffn_gate.bias");
+    c->qkv_bias = c->o_bias = cfg_bias(k, "attention_bias", "blk.0.attn_q.bias");
+    c->mlp_bias = cfg_bias(k, "mlp_bias", "blk.0.ffn_gate.bias");
     c->window = (uint32_t)cfg_int(k, "attention.sliding_window", "sliding_window", 0, 1 << 30, 0);
     cfg_moe(k, c); /* Mixtral is a Llama with experts, and in GGUF it has no other name */
     c->moe.n_ff = c->n_ff;

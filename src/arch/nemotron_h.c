@@ -1,5 +1,7 @@
 /* Nemotron-H and Nemotron-3: one norm and one mixer a layer, by a pattern of Mamba-2 (M), attention without rotation (*),
  * squared-ReLU MLP (-) and mixture (E) with DeepSeek V3's routing. */
+#include <stdio.h>
+
 #include "model/arch.h"
 
 #define HF "backbone.layers.%d."
@@ -27,18 +29,53 @@ static const tensor_name names[] = {
     {"ffn_down_exps", "blk.%d.ffn_down_exps.weight", HF "mixer.experts.%d.down_proj.weight"},
     {"ffn_shexp_up", "blk.%d.ffn_up_shexp.weight", HF "mixer.shared_experts.up_proj.weight"},
     {"ffn_shexp_down", "blk.%d.ffn_down_shexp.weight", HF "mixer.shared_experts.down_proj.weight"},
+    {"ffn_latent_in", "blk.%d.ffn_latent_down.weight", HF "mixer.fc1_latent_proj.weight"},
+    {"ffn_latent_out", "blk.%d.ffn_latent_up.weight", HF "mixer.fc2_latent_proj.weight"},
     {NULL, NULL, NULL},
 };
 
+/* What layer i of a GGUF file is, by the tensors that it has. */
+static char kind_by_tensor(cfg *k, uint32_t i)
+{
+    static const struct { const char *name; char kind; } sign[] = {
+        {"blk.%u.ssm_in.weight", 'M'}, {"blk.%u.attn_q.weight", '*'}, {"blk.%u.ffn_gate_inp.weight", 'E'}, {"blk.%u.ffn_up.weight", '-'}};
+    char name[64];
+    for (size_t j = 0; j < sizeof sign / sizeof *sign; j++) {
+        snprintf(name, sizeof name, sign[j].name, i);
+        if (mf_tensor_find(k->mf, name))
+            return sign[j].kind;
+    }
+    return 'M'; /* so that a missing tensor is said by name */
+}
+
+/* The same from a folder: a word a layer as transformers 5 writes them, or a letter a layer as NVIDIA does. */
+static char kind_by_key(cfg *k, const model_config *c, uint32_t i)
+{
+    static const struct { const char *word; char kind; } known[] = {
+        {"mamba", 'M'}, {"linear_attention", 'M'}, {"attention", '*'}, {"full_attention", '*'}, {"moe", 'E'}, {"mlp", '-'}};
+    const meta_value *words = cfg_value(k, NULL, "layers_block_type"), *types = cfg_value(k, NULL, "layer_types");
+    meta_str letters = cfg_str(k, NULL, "hybrid_override_pattern", NULL), s;
+    if (letters.s) {
+        if (letters.n != c->n_layer)
+            cfg_fail(k, "key hybrid_override_pattern: wanted %u letters, got %zu", c->n_layer, letters.n);
+        return k->status == IMP_OK ? letters.s[i] : 'M';
+    }
+    if (!words)
+        words = types;
+    if (!words)
+        cfg_fail(k, "key hybrid_override_pattern: missing");
+    for (size_t j = 0; words && mf_array_str(words, i, &s) && j < sizeof known / sizeof *known; j++)
+        if (cfg_str_is(s, known[j].word))
+            return known[j].kind;
+    cfg_fail(k, "key layers_block_type: wanted mamba, attention, moe or mlp for layer %u", i);
+    return 'M';
+}
+
 static void pattern(cfg *k, model_config *c)
 {
-    meta_str s = cfg_str(k, NULL, "hybrid_override_pattern", "");
-    if (!k->gguf && s.n != c->n_layer)
-        cfg_fail(k, "key hybrid_override_pattern: wanted %u letters, got %zu", c->n_layer, s.n);
     for (uint32_t i = 0; i < c->n_layer && k->status == IMP_OK; i++) {
         layer_config *l = &c->layer[i];
-        bool ffn = l->n_ff > 0;
-        char kind = !k->gguf ? s.s[i] : l->n_kv_head ? '*' : !ffn ? 'M' : c->moe.n_expert ? 'E' : '-';
+        char kind = k->gguf ? kind_by_tensor(k, i) : kind_by_key(k, c, i);
         l->mixer = kind == 'M' ? MIX_MAMBA2 : kind == '*' ? MIX_ATTENTION : MIX_NONE;
         l->ffn = kind == 'E' ? FFN_MOE : kind == '-' ? FFN_MLP : FFN_NONE;
         l->rope = -1;
@@ -52,9 +89,13 @@ static void config(cfg *k, model_config *c)
     cfg_common(k, c);
     if (k->status != IMP_OK)
         return;
-    double eps = cfg_float(k, "attention.layer_norm_rms_epsilon", "layer_norm_epsilon", 1e-5);
-    c->norm_eps = (float)cfg_float(k, NULL, "norm_eps", eps);
+    double eps = cfg_float(k, "attention.layer_norm_epsilon", "layer_norm_epsilon", 1e-5); /* its norms are RMS whatever the key says */
+    c->norm_eps = (float)cfg_float(k, "attention.layer_norm_rms_epsilon", "norm_eps", eps);
     c->act = ACT_RELU2;
+    if (!cfg_has(k, "attention.key_length", "head_dim")) /* the first ones' word for it */
+        c->d_head = (uint32_t)cfg_int(k, NULL, "attention_head_dim", 1, 4096, c->d_head);
+    for (uint32_t i = 0; i < c->n_layer; i++)
+        c->layer[i].d_k = c->layer[i].d_v = c->d_head;
     c->mamba.n_head = (uint32_t)cfg_int(k, "ssm.time_step_rank", "mamba_num_heads", 1, 65536, CFG_REQUIRED);
     uint32_t inner = (uint32_t)cfg_int(k, "ssm.inner_size", NULL, 1, 1 << 20, c->mamba.n_head);
     c->mamba.head_dim = k->gguf ? inner / c->mamba.n_head : (uint32_t)cfg_int(k, NULL, "mamba_head_dim", 1, 4096, CFG_REQUIRED);
@@ -68,10 +109,9 @@ static void config(cfg *k, model_config *c)
         cfg_fail(k, "keys use_bias, mamba_proj_bias, attention_bias, mlp_bias: only false is supported");
     if (!cfg_bool(k, NULL, "use_conv_bias", true))
         cfg_fail(k, "key use_conv_bias: only true is supported");
-    if (cfg_has(k, NULL, "moe_latent_size"))
-        cfg_fail(k, "key moe_latent_size: latent experts are not supported");
     cfg_moe_deepseek(k, c);
     c->moe.gated = false;
+    c->moe.n_latent = (uint32_t)cfg_int(k, "moe_latent_size", "moe_latent_size", 0, 1 << 20, 0);
     c->moe.score = ROUTE_SIGMOID;
     c->moe.choice_bias = true;
     c->moe.group_top = 2;
@@ -92,7 +132,7 @@ static void layer(build *b, int32_t i, plan_reg *x)
 }
 
 static const char *const harmless[] = {
-    "chunk_size", "expand", "hidden_dropout", "mamba_hidden_act", "mamba_ssm_cache_dtype", "moe_shared_expert_overlap", "mtp_*",
+    "chunk_size", "expand", "hidden_dropout", "num_hidden_layers", "layers_block_type", "layer_types", "mamba_hidden_act", "mamba_ssm_cache_dtype", "moe_shared_expert_overlap", "mtp_*",
     "num_logits_to_keep", "num_nextn_predict_layers", "rescale_prenorm_residual", "residual_in_fp32", "sliding_window", "time_step_*",
     "use_mamba_kernels", "output_router_logits", "norm_eps", "n_shared_experts", "rope_theta", "partial_rotary_factor", "intermediate_size",
     "max_position_embeddings", "nemotron_h_moe.rope.*", "nemotron_h.rope.*", "nemotron_h_moe.attention.layer_norm_epsilon",

@@ -8,11 +8,12 @@ static void config(cfg *k, model_config *c)
         return;
     cfg_rope(k, c, c->d_head, &c->rope[0]);
     c->qkv_bias = true;
-    if (cfg_bool(k, NULL, "use_sliding_window", false))
-        cfg_fail(k, "key use_sliding_window: only false is supported");
+    cfg_window_from(k, c);
+    if (cfg_bool(k, NULL, "use_mrope", false)) /* published files say false */
+        cfg_fail(k, "key use_mrope: only false is supported");
 }
 
-static const char *const harmless[] = {"sliding_window", "max_window_layers", "layer_types", "qwen2.rope.scaling.finetuned", NULL};
+static const char *const harmless[] = {"qwen2.rope.scaling.finetuned", NULL};
 
 const arch_def arch_qwen2 = {
     .title = "Qwen 2",

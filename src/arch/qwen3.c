@@ -8,13 +8,11 @@ static void config(cfg *k, model_config *c)
         return;
     cfg_rope(k, c, c->d_head, &c->rope[0]);
     c->qk_norm = true;
-    if (cfg_bool(k, NULL, "attention_bias", false))
-        cfg_fail(k, "key attention_bias: only false is supported");
-    if (cfg_bool(k, NULL, "use_sliding_window", false))
-        cfg_fail(k, "key use_sliding_window: only false is supported");
+    c->qkv_bias = c->o_bias = cfg_bias(k, "attention_bias", "blk.0.attn_q.bias");
+    cfg_window_from(k, c);
 }
 
-static const char *const harmless[] = {"sliding_window", "max_window_layers", "layer_types", "qwen3.rope.scaling.finetuned", NULL};
+static const char *const harmless[] = {"qwen3.rope.scaling.finetuned", NULL};
 
 const arch_def arch_qwen3 = {
     .title = "Qwen 3",

@@ -13,6 +13,10 @@ static const tensor_name names[] = {
     {"ssm_conv", "blk.%d.ssm_conv1d.weight", "model.layers.%d.linear_attn.conv1d.weight"},
     {"ssm_norm", "blk.%d.ssm_norm.weight", "model.layers.%d.linear_attn.norm.weight"},
     {"ssm_out", "blk.%d.ssm_out.weight", "model.layers.%d.linear_attn.out_proj.weight"},
+    {"next_enorm", "blk.%d.nextn.enorm.weight", "mtp.pre_fc_norm_embedding.weight"},
+    {"next_hnorm", "blk.%d.nextn.hnorm.weight", "mtp.pre_fc_norm_hidden.weight"},
+    {"next_proj", "blk.%d.nextn.eh_proj.weight", "mtp.fc.weight"},
+    {"next_norm", "blk.%d.nextn.shared_head_norm.weight", "mtp.norm.weight"},
     {NULL, NULL, NULL},
 };
 
@@ -21,6 +25,9 @@ static void config(cfg *k, model_config *c)
     cfg_common(k, c);
     if (k->status != IMP_OK)
         return;
+    cfg_next(k, c, "nextn_predict_layers", "mtp_num_hidden_layers");
+    if (cfg_bool(k, NULL, "use_sliding_window", false))
+        cfg_fail(k, "key use_sliding_window: only false is supported");
     cfg_rope(k, c, c->d_head, &c->rope[0]);
     cfg_gdn(k, c);
     c->gdn.tiled = k->gguf;
@@ -56,7 +63,7 @@ static void layer(build *b, int32_t i, plan_reg *x)
 }
 
 static const char *const harmless[] = {
-    "qwen35.rope.dimension_sections", "qwen35moe.rope.dimension_sections", "vision_config.*", "image_token_id", "video_token_id",
+    "sliding_window", "max_window_layers", "qwen35.rope.dimension_sections", "qwen35moe.rope.dimension_sections", "vision_config.*", "image_token_id", "video_token_id",
     "vision_start_token_id", "vision_end_token_id", "rope_parameters.mrope_interleaved", "rope_parameters.mrope_section",
     "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "mamba_ssm_dtype", "output_router_logits",
     "router_aux_loss_coef", "language_model_only", "mlp_only_layers", NULL};
@@ -69,6 +76,7 @@ const arch_def arch_qwen35 = {
     .tensor = names,
     .harmless = harmless,
     .ignored_tensor = ignored,
+    .next_layers = "mtp.layers.",
     .config = config,
     .layer = layer,
 };

@@ -10,15 +10,12 @@ static void config(cfg *k, model_config *c)
     cfg_moe(k, c);
     c->qk_norm = true;
     c->moe.renormalise = cfg_bool(k, "expert_weights_norm", "norm_topk_prob", k->gguf);
-    if (cfg_bool(k, NULL, "attention_bias", false) || cfg_bool(k, NULL, "use_sliding_window", false))
-        cfg_fail(k, "keys attention_bias, use_sliding_window: only false is supported");
-    if (cfg_int(k, NULL, "decoder_sparse_step", 1, 1 << 20, 1) != 1)
-        cfg_fail(k, "key decoder_sparse_step: only 1 is supported");
-    const meta_value *dense = cfg_value(k, NULL, "mlp_only_layers");
-    if (dense && (dense->type != META_ARRAY || dense->arr.n))
-        cfg_fail(k, "key mlp_only_layers: only an empty list is supported");
+    c->qkv_bias = c->o_bias = cfg_bias(k, "attention_bias", "blk.0.attn_q.bias");
+    if (cfg_bool(k, NULL, "use_sliding_window", false)) /* all layers alike, whatever max_window_layers says */
+        c->window = (uint32_t)cfg_int(k, NULL, "sliding_window", 0, 1 << 30, 4096);
+    cfg_moe_layers(k, c);
     for (uint32_t i = 0; i < c->n_layer; i++)
-        c->layer[i].ffn = FFN_MOE;
+        c->layer[i].window = c->window;
 }
 
 static const char *const harmless[] = {"sliding_window", "max_window_layers", "layer_types", "output_router_logits", "router_aux_loss_coef",

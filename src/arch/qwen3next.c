@@ -13,6 +13,10 @@ static const tensor_name names[] = {
     {"ssm_conv", "blk.%d.ssm_conv1d.weight", "model.layers.%d.linear_attn.conv1d.weight"},
     {"ssm_norm", "blk.%d.ssm_norm.weight", "model.layers.%d.linear_attn.norm.weight"},
     {"ssm_out", "blk.%d.ssm_out.weight", "model.layers.%d.linear_attn.out_proj.weight"},
+    {"next_enorm", "blk.%d.nextn.enorm.weight", "mtp.pre_fc_norm_embedding.weight"},
+    {"next_hnorm", "blk.%d.nextn.hnorm.weight", "mtp.pre_fc_norm_hidden.weight"},
+    {"next_proj", "blk.%d.nextn.eh_proj.weight", "mtp.fc.weight"},
+    {"next_norm", "blk.%d.nextn.shared_head_norm.weight", "mtp.norm.weight"},
     {NULL, NULL, NULL},
 };
 
@@ -21,6 +25,11 @@ static void config(cfg *k, model_config *c)
     cfg_common(k, c);
     if (k->status != IMP_OK)
         return;
+    cfg_next(k, c, "nextn_predict_layers", "mtp_num_hidden_layers");
+    if (cfg_bool(k, NULL, "use_sliding_window", false))
+        cfg_fail(k, "key use_sliding_window: only false is supported");
+    if (!k->gguf && !c->n_next && mf_tensor_find(k->mf, "mtp.fc.weight")) /* published files have it and do not say so */
+        c->n_next = 1;
     cfg_rope(k, c, c->d_head, &c->rope[0]);
     cfg_gdn(k, c);
     cfg_moe(k, c);
@@ -28,13 +37,7 @@ static void config(cfg *k, model_config *c)
     c->moe.n_ff_shared = (uint32_t)cfg_int(k, "expert_shared_feed_forward_length", "shared_expert_intermediate_size", 0, 1 << 20, 0);
     c->moe.shared_gate = true;
     c->moe.renormalise = cfg_bool(k, "expert_weights_norm", "norm_topk_prob", true);
-    if (cfg_int(k, NULL, "decoder_sparse_step", 1, 1 << 20, 1) != 1)
-        cfg_fail(k, "key decoder_sparse_step: only 1 is supported");
-    const meta_value *dense = cfg_value(k, NULL, "mlp_only_layers");
-    if (dense && (dense->type != META_ARRAY || dense->arr.n))
-        cfg_fail(k, "key mlp_only_layers: only an empty list is supported");
-    for (uint32_t i = 0; i < c->n_layer; i++)
-        c->layer[i].ffn = c->moe.n_expert ? FFN_MOE : FFN_GLU;
+    cfg_moe_layers(k, c);
 }
 
 static plan_reg gdn(build *b, int32_t i, plan_reg x)
@@ -66,7 +69,7 @@ static void layer(build *b, int32_t i, plan_reg *x)
     *x = op_add(b, i, "ffn_residual", *x, y);
 }
 
-static const char *const harmless[] = {"output_router_logits", "router_aux_loss_coef", "mtp_num_hidden_layers", NULL};
+static const char *const harmless[] = {"sliding_window", "max_window_layers", "output_router_logits", "router_aux_loss_coef", "mtp_num_hidden_layers", NULL};
 static const char *const ignored[] = {"mtp.*", NULL};
 
 const arch_def arch_qwen3next = {
@@ -75,6 +78,7 @@ const arch_def arch_qwen3next = {
     .tensor = names,
     .harmless = harmless,
     .ignored_tensor = ignored,
+    .next_layers = "mtp.layers.",
     .config = config,
     .layer = layer,
 };

@@ -16,6 +16,8 @@ typedef struct arch_def {
     const char *names[8];              /* NULL-terminated */
     const tensor_name *tensor;         /* its own names, before the standard ones; NULL or role NULL-terminated */
     const char *const *harmless;       /* keys it knows and may ignore ('*' at the end matches any rest); NULL-terminated */
+    const char *next_layers;           /* what stands for "model.layers." in a folder's multi-token-prediction modules, which then
+                                          count from 0; NULL: they count on from the text's layers */
     const char *const *ignored_tensor; /* tensors it knows and does not use (vision, mtp, rotary inv_freq) */
     void (*config)(cfg *k, model_config *c);
     void (*layer)(build *b, int32_t layer, plan_reg *x); /* NULL: layer_std */

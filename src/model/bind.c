@@ -37,6 +37,10 @@ static const tensor_name standard[] = {
     {"ffn_shexp_up", "blk.%d.ffn_up_shexp.weight", "model.layers.%d.mlp.shared_expert.up_proj.weight"},
     {"ffn_shexp_down", "blk.%d.ffn_down_shexp.weight", "model.layers.%d.mlp.shared_expert.down_proj.weight"},
     {"ffn_shexp_router", "blk.%d.ffn_gate_inp_shexp.weight", "model.layers.%d.mlp.shared_expert_gate.weight"},
+    {"next_enorm", "blk.%d.nextn.enorm.weight", "model.layers.%d.enorm.weight"},
+    {"next_hnorm", "blk.%d.nextn.hnorm.weight", "model.layers.%d.hnorm.weight"},
+    {"next_proj", "blk.%d.nextn.eh_proj.weight", "model.layers.%d.eh_proj.weight"},
+    {"next_norm", "blk.%d.nextn.shared_head_norm.weight", "model.layers.%d.shared_head.norm.weight"},
     {NULL, NULL, NULL},
 };
 
@@ -76,7 +80,11 @@ static bool spell(build *b, int32_t layer, int32_t expert, const char *role, cha
     /* Patterns are ours, but expanded by hand: %d is the layer, a second one the expert. */
     size_t len = 0;
     int seen = 0;
-    if (!gguf && b->hf_prefix && strncmp(pattern, "model.", 6) == 0) {
+    if (!gguf && b->arch->next_layers && layer >= (int32_t)b->c->n_layer && strncmp(pattern, "model.layers.", 13) == 0) {
+        len = (size_t)snprintf(out, n, "%s", b->arch->next_layers);
+        pattern += 13;
+        layer -= (int32_t)b->c->n_layer;
+    } else if (!gguf && b->hf_prefix && strncmp(pattern, "model.", 6) == 0) {
         int k = snprintf(out, n, "%s", b->hf_prefix);
         len = k > 0 ? (size_t)k : 0;
         pattern += 6;
@@ -185,13 +193,13 @@ static void add_slices(build *b, const bind_spec *q, const pq_part *p, weight *w
     weight_part *part = &w->part[i];
     weight_slice *s = (weight_slice *)(uintptr_t)part->slices + part->n_slices;
     uint64_t stride = row_bytes(p, q), g = p->gran_rows ? p->gran_rows : 1;
-    uint64_t total = p->packed_rows ? (q->total + p->packed_rows - 1) / p->packed_rows : (q->total + g - 1) / g;
+    uint64_t per_line = p->packed_rows ? p->packed_rows : g, total = (q->total + per_line - 1) / per_line; /* lines of the tensor */
     if (!stride || q->row % g || (q->step > 1 && g > 1) || (p->packed_rows && (q->row % p->packed_rows || q->step > 1))) {
         build_fail(b, IMP_E_UNSUPPORTED, "tensor %s: its blocks do not fit rows %llu to %llu", p->t->name, (unsigned long long)q->row,
                    (unsigned long long)(q->row + q->n * q->step));
         return;
     }
-    uint64_t rows = p->packed_rows ? (q->n + p->packed_rows - 1) / p->packed_rows : (q->n + g - 1) / g;
+    uint64_t rows = (q->n + g - 1) / g, lines = (q->n + per_line - 1) / per_line;
     for (uint32_t k = 0; k < n_stacked; k++) {
         weight_slice *d = &s[k];
         d->map = p->t->map;
@@ -202,9 +210,9 @@ static void add_slices(build *b, const bind_spec *q, const pq_part *p, weight *w
             uint64_t size = quant_get(p->type)->bytes;
             *d = (weight_slice){.data = p->t->data + k * file_cols(q) * stride + q->row * size, .rows = q->n, .stride = stride, .map = p->t->map};
         } else {
-            *d = (weight_slice){.data = p->t->data + (k * total + q->row / g) * stride, .rows = rows, .stride = stride * q->step, .map = p->t->map};
+            *d = (weight_slice){.data = p->t->data + (k * total + q->row / per_line) * stride, .rows = rows, .stride = stride * q->step, .map = p->t->map};
         }
-        w->n_bytes += p->transposed ? q->n * q->cols * quant_get(p->type)->bytes : d->rows * stride;
+        w->n_bytes += p->transposed ? q->n * q->cols * quant_get(p->type)->bytes : d->rows == 1 ? stride : lines * stride;
     }
     part->n_slices += n_stacked;
 }
@@ -331,12 +339,16 @@ static const char *const harmless_hf[] = {
 };
 static const char *const ignored_tensors[] = {"*.rotary_emb.inv_freq", "*.attn_rot_embd", "rope_freqs.weight", NULL};
 
-/* A tensor of a multi-token-prediction layer: those that the configuration counts come after the text's layers. */
+/* A tensor of a multi-token-prediction module that its plan has no use for: those that the configuration counts come after
+ * the text's layers. A module that was planned may still hold copies of the embedding and the head. */
 static bool of_next(const build *b, const char *name)
 {
+    static const char *const copies[] = {"*.embed_tokens.weight", "*.shared_head.head.weight", "*.shared_head_head.weight", NULL};
     unsigned layer;
-    return (sscanf(name, "blk.%u.", &layer) == 1 || sscanf(name, "model.layers.%u.", &layer) == 1) && layer >= b->c->n_layer &&
-           layer - b->c->n_layer < b->c->n_next;
+    if ((sscanf(name, "blk.%u.", &layer) != 1 && sscanf(name, "model.layers.%u.", &layer) != 1) || layer < b->c->n_layer ||
+        layer - b->c->n_layer >= b->c->n_next)
+        return false;
+    return layer - b->c->n_layer >= b->n_next || matches(copies, name);
 }
 
 imp_status bind_check_all(build *b)
@@ -347,7 +359,7 @@ imp_status bind_check_all(build *b)
     for (size_t i = 0; i < mf_meta_count(b->mf); i++) {
         const meta_kv *kv = mf_meta_at(b->mf, i);
         const char *inner = strncmp(kv->key, "text_config.", 12) == 0 ? kv->key + 12 : kv->key; /* nested or not, the same key */
-        if (!kv->used && !matches(gguf ? harmless_gguf : harmless_hf, kv->key) && !matches(b->arch->harmless, kv->key) &&
+        if (!kv->used && kv->v.type != META_NULL && !matches(gguf ? harmless_gguf : harmless_hf, kv->key) && !matches(b->arch->harmless, kv->key) &&
             !matches(b->arch->harmless, inner))
             return build_fail(b, IMP_E_UNSUPPORTED, "key %s: family %s does not read it, so the model may mean something else",
                               kv->key, b->arch->title);

@@ -20,6 +20,7 @@ typedef struct build {
     int32_t *slot_of_layer, *kvgroup_of_layer; /* [n_layer] where each layer's K and V are, -1 = none yet */
     int32_t rope_const[CONFIG_MAX_ROPE];  /* plan constants of c->rope, -1 = not made yet */
     float rope_mscale[CONFIG_MAX_ROPE];
+    uint32_t n_next;       /* multi-token-prediction modules that were planned */
     plan_reg ple;          /* inputs of all layers [T, n_layer * width] (Gemma 4 E) */
 } build;
 
@@ -94,5 +95,10 @@ void layer_std(build *b, int32_t layer, plan_reg *x);
 void embed_std(build *b, plan_reg *x);                          /* embedding * embed_scale */
 /* Embedding, layers, final norm, gather, head, softcap: the whole text plan. */
 imp_status build_text(build *b);
+/* Rows asked for, norm `role`, head, softcap: sets the plan's hidden and logits. head: the text plan's weight, or NULL: the
+ * file's own, or the embedding when tied. */
+void build_head(build *b, int32_t layer, const char *role, plan_reg x, const weight *head);
+/* Multi-token-prediction module i as a plan of its own (next.c); *there says whether the file has it. text: the finished plan. */
+imp_status build_next(build *b, const plan *text, uint32_t i, bool *there);
 
 #endif

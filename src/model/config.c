@@ -48,6 +48,9 @@ const meta_value *cfg_value(cfg *k, const char *gguf, const char *hf)
 
 bool cfg_has(cfg *k, const char *gguf, const char *hf) { return cfg_value(k, gguf, hf) != NULL; }
 
+#define MAX_DIM (1 << 20)   /* no published width comes near; bounds every product below 2^63 */
+#define MAX_LAYERS 2048
+
 static const char *type_name(meta_type t)
 {
     static const char *const name[] = {"a boolean", "an integer", "an integer", "a number", "a string", "an array", "null"};
@@ -144,6 +147,43 @@ int64_t cfg_layer_int(cfg *k, const char *gguf, const char *hf, int32_t layer, i
     return one.type == META_INT ? checked_int(k, k->gguf ? gguf : hf, &one, min, max, dflt) : min;
 }
 
+bool cfg_layer_is(cfg *k, uint32_t i, const char *type, bool dflt)
+{
+    const meta_value *types = cfg_value(k, NULL, "layer_types");
+    meta_str s;
+    if (!types)
+        return dflt;
+    if (types->type == META_ARRAY && mf_array_str(types, i, &s))
+        return cfg_str_is(s, type);
+    cfg_fail(k, "key layer_types: wanted a word for layer %u", i);
+    return dflt;
+}
+
+double cfg_float_or_none(cfg *k, const char *gguf, const char *hf, double dflt)
+{
+    char key[160];
+    const char *name = spell(k, gguf, hf, key, sizeof key);
+    const meta_value *v = name ? mf_meta(k->mf, key) : NULL;
+    return v && v->type == META_NULL ? 0 : cfg_float(k, gguf, hf, dflt);
+}
+
+bool cfg_bias(cfg *k, const char *hf, const char *tensor)
+{
+    return k->gguf ? mf_tensor_find(k->mf, tensor) != NULL : cfg_bool(k, NULL, hf, false);
+}
+
+/* Layers that a list spells out need no number beside it. */
+static int64_t count_layers(cfg *k)
+{
+    static const char *const list[] = {"layers_block_type", "layer_types"};
+    for (size_t i = 0; i < sizeof list / sizeof *list && !cfg_has(k, "block_count", "num_hidden_layers"); i++) {
+        const meta_value *v = cfg_value(k, NULL, list[i]);
+        if (v && v->type == META_ARRAY && v->arr.n >= 1 && v->arr.n <= MAX_LAYERS)
+            return (int64_t)v->arr.n;
+    }
+    return cfg_int(k, "block_count", "num_hidden_layers", 1, MAX_LAYERS, CFG_REQUIRED);
+}
+
 /* ---- shared fields ---------------------------------------------------------------------------------------------- */
 void cfg_act(cfg *k, model_config *c, plan_act dflt)
 {
@@ -167,12 +207,9 @@ void cfg_act(cfg *k, model_config *c, plan_act dflt)
     cfg_fail(k, "key hidden_act: '%.*s' is not supported", (int)(s.n < 64 ? s.n : 64), s.s);
 }
 
-#define MAX_DIM (1 << 20)   /* no published width comes near; bounds every product below 2^63 */
-#define MAX_LAYERS 2048
-
 void cfg_common(cfg *k, model_config *c)
 {
-    c->n_layer = (uint32_t)cfg_int(k, "block_count", "num_hidden_layers", 1, MAX_LAYERS, CFG_REQUIRED);
+    c->n_layer = (uint32_t)count_layers(k);
     c->n_hidden = (uint32_t)cfg_int(k, "embedding_length", "hidden_size", 1, MAX_DIM, CFG_REQUIRED);
     c->n_ctx_train = (uint32_t)cfg_int(k, "context_length", "max_position_embeddings", 1, 1 << 30, 4096);
     c->n_head = (uint32_t)cfg_layer_int(k, "attention.head_count", "num_attention_heads", 0, 0, 65536, CFG_REQUIRED);
@@ -193,9 +230,9 @@ void cfg_common(cfg *k, model_config *c)
     cfg_act(k, c, ACT_SILU);
     if (k->status != IMP_OK)
         return;
-    c->layer = ARENA_ARRAY(k->mem, layer_config, c->n_layer);
+    c->layer = ARENA_ARRAY(k->mem, layer_config, c->n_layer + CONFIG_MAX_NEXT);
     if (!c->layer) {
-        k->status = err_oom(k->e, "layer table", c->n_layer * sizeof *c->layer);
+        k->status = err_oom(k->e, "layer table", (c->n_layer + CONFIG_MAX_NEXT) * sizeof *c->layer);
         return;
     }
     for (uint32_t i = 0; i < c->n_layer; i++)
@@ -216,6 +253,13 @@ void cfg_common(cfg *k, model_config *c)
     }
 }
 
+void cfg_next(cfg *k, model_config *c, const char *gguf, const char *hf)
+{
+    c->n_next = (uint32_t)cfg_int(k, gguf, hf, 0, k->gguf ? c->n_layer - 1 : 64, 0);
+    if (k->gguf)
+        c->n_layer -= c->n_next;
+}
+
 void cfg_moe(cfg *k, model_config *c)
 {
     moe_config *m = &c->moe;
@@ -233,6 +277,28 @@ void cfg_moe(cfg *k, model_config *c)
     m->gated = true;
     if (m->n_expert && (m->n_used == 0 || m->n_used > m->n_expert))
         cfg_fail(k, "key %s: wanted 1 to %u, got %u", k->gguf ? "expert_used_count" : "num_experts_per_tok", m->n_expert, m->n_used);
+}
+
+void cfg_moe_layers(cfg *k, model_config *c)
+{
+    int64_t step = cfg_int(k, NULL, "decoder_sparse_step", 1, 1 << 20, 1), dense;
+    const meta_value *only = cfg_value(k, NULL, "mlp_only_layers");
+    if (only && only->type != META_ARRAY)
+        cfg_fail(k, "key mlp_only_layers: wanted an array");
+    for (uint32_t i = 0; i < c->n_layer && c->moe.n_expert; i++)
+        c->layer[i].ffn = (i + 1) % step == 0 ? FFN_MOE : FFN_GLU;
+    for (uint64_t j = 0; only && only->type == META_ARRAY && j < only->arr.n; j++)
+        if (mf_array_int(only, j, &dense) && dense >= 0 && dense < c->n_layer)
+            c->layer[dense].ffn = FFN_GLU;
+}
+
+void cfg_window_from(cfg *k, model_config *c)
+{
+    bool on = cfg_bool(k, NULL, "use_sliding_window", false);
+    int64_t from = cfg_int(k, NULL, "max_window_layers", 0, 1 << 20, 28), window = cfg_int(k, NULL, "sliding_window", 0, 1 << 30, 0);
+    c->window = on ? (uint32_t)window : 0;
+    for (uint32_t i = 0; i < c->n_layer; i++)
+        c->layer[i].window = cfg_layer_is(k, i, "sliding_attention", i >= from) ? c->window : 0;
 }
 
 void cfg_moe_deepseek(cfg *k, model_config *c)

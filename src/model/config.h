@@ -40,6 +40,7 @@ typedef struct layer_config {
 
 typedef struct moe_config {
     uint32_t n_expert, n_used, n_ff;
+    uint32_t n_latent;         /* experts work on a projection of this width (Nemotron 3), 0 = on the hidden row itself */
     uint32_t n_ff_shared;      /* 0 = no shared expert */
     bool gated;                /* experts are GLUs; else up, activation, down */
     bool shared_gate;          /* sigmoid(gate x) scales the shared expert */
@@ -51,10 +52,11 @@ typedef struct moe_config {
 } moe_config;
 
 #define CONFIG_MAX_ROPE 3
+#define CONFIG_MAX_NEXT 4
 
 typedef struct model_config {
     uint32_t n_layer, n_hidden, n_vocab, n_ctx_train, n_ctx;
-    uint32_t n_next;           /* multi-token-prediction layers after them in the file: known, and not in the text plan */
+    uint32_t n_next;           /* multi-token-prediction modules after them in the file: plans of their own (model/next.c) */
     uint32_t n_head, n_kv_head, d_head, n_ff;  /* what most layers have; layer[] is what counts */
     float norm_eps;
     bool norm_plus_one;        /* weights hold w, the norm multiplies by 1 + w */
@@ -74,7 +76,7 @@ typedef struct model_config {
     struct { uint32_t n_k_head, n_v_head, d_k, d_v, taps; bool tiled; } gdn;
     struct { uint32_t n_head, head_dim, n_group, d_state, taps; } mamba;
     struct { uint32_t width; } ple;       /* per-layer embeddings of Gemma 4 E, 0 = none */
-    layer_config *layer;       /* [n_layer] */
+    layer_config *layer;       /* [n_layer + CONFIG_MAX_NEXT]; module i of n_next is layer n_layer + i */
 } model_config;
 
 /* ---- reading keys ----------------------------------------------------------------------------------------------
@@ -85,6 +87,7 @@ typedef struct cfg {
     bool gguf;
     const char *arch;          /* general.architecture */
     const char *nest;          /* "" or "text_config." */
+    const char *rope_kind;     /* while cfg_rope_kind reads: the kind of layer; else NULL */
     imp_err *e;
     arena *mem;                /* of the model: what rope divisors and layer tables live in */
     imp_status status;
@@ -100,6 +103,12 @@ bool cfg_has(cfg *k, const char *gguf, const char *hf);
 const meta_value *cfg_value(cfg *k, const char *gguf, const char *hf); /* NULL = absent */
 /* A key that holds one number for all layers or an array of them. */
 int64_t cfg_layer_int(cfg *k, const char *gguf, const char *hf, int32_t layer, int64_t min, int64_t max, int64_t dflt);
+/* Is layer i of the kind that layer_types spells so? dflt when the file has no such list. */
+bool cfg_layer_is(cfg *k, uint32_t i, const char *type, bool dflt);
+/* A number whose absence means dflt and whose null means none (0). */
+double cfg_float_or_none(cfg *k, const char *gguf, const char *hf, double dflt);
+/* Biases: a key in config.json; in GGUF the tensor itself tells. */
+bool cfg_bias(cfg *k, const char *hf, const char *tensor);
 /* Complains once, by name: "key: wanted .., got ..". */
 void cfg_fail(cfg *k, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 bool cfg_str_is(meta_str s, const char *text);
@@ -108,13 +117,21 @@ bool cfg_str_is(meta_str s, const char *text);
 void cfg_common(cfg *k, model_config *c);
 /* rope_theta, rope scaling of every kind, partial rotation, frequency divisors in the file: into *r. */
 void cfg_rope(cfg *k, const model_config *c, uint32_t d_head, rope_config *r);
+/* The same where rope_parameters are kept by kind of layer ("full_attention"); what rope_scaling and rope_theta say counts for it too. */
+void cfg_rope_kind(cfg *k, const model_config *c, uint32_t d_head, const char *kind, rope_config *r);
+/* Qwen's windows: use_sliding_window, from layer max_window_layers on or by layer_types. Not in GGUF. */
+void cfg_window_from(cfg *k, model_config *c);
 /* MoE keys shared by the mixtures. */
 void cfg_moe(cfg *k, model_config *c);
+/* Qwen's choice of layers that are mixtures: all but mlp_only_layers and those that decoder_sparse_step leaves out. */
+void cfg_moe_layers(cfg *k, model_config *c);
 /* DeepSeek V3's way of choosing, which others took over: groups, sigmoid scores, choice bias, shared experts, scale, leading
  * dense layers. */
 void cfg_moe_deepseek(cfg *k, model_config *c);
 /* Gated DeltaNet's widths, and which layers are of that kind. */
 void cfg_gdn(cfg *k, model_config *c);
+/* Multi-token-prediction modules: GGUF counts them as blocks, so they leave n_layer; call it before layers are told apart. */
+void cfg_next(cfg *k, model_config *c, const char *gguf, const char *hf);
 /* hidden_act / hidden_activation must be one that c->act says; anything else is refused by name. */
 void cfg_act(cfg *k, model_config *c, plan_act dflt);
 

@@ -77,6 +77,49 @@ static void count(model *m)
         if (!embed || embed_is_head)
             m->n_param_active += n;
     }
+    for (uint32_t i = 0; i < m->n_next; i++)
+        for (int32_t j = 0; j < m->next[i].n_weight; j++) {
+            const weight *w = m->next[i].weight[j];
+            bool own = true; /* the embedding and the head are the text's */
+            for (int32_t k = 0; k < p->n_weight && own; k++)
+                own = p->weight[k] != w;
+            m->n_param_next += own ? w->n_expert * w->rows * w->cols : 0;
+        }
+}
+
+static void begin_plan(build *b, plan *p)
+{
+    const model_config *c = b->c;
+    b->p = p;
+    for (int i = 0; i < CONFIG_MAX_ROPE; i++)
+        b->rope_const[i] = -1;
+    plan_init(p, b->arch->names[0]);
+    p->n_vocab = c->n_vocab;
+    p->n_hidden = c->n_hidden;
+    p->n_layer = c->n_layer;
+    p->n_ctx_train = c->n_ctx_train;
+}
+
+/* Modules that the file has, up to the first that it has not. Their layers are like the text's last one that attends. */
+static imp_status plan_next(model *m, build *b)
+{
+    model_config *c = &m->config;
+    int32_t like = (int32_t)c->n_layer - 1;
+    while (like > 0 && c->layer[like].mixer != MIX_ATTENTION && c->layer[like].mixer != MIX_MLA)
+        like--;
+    imp_status s = IMP_OK;
+    bool there = true;
+    for (uint32_t i = 0; i < c->n_next && i < CONFIG_MAX_NEXT && s == IMP_OK && there; i++) {
+        c->layer[c->n_layer + i] = c->layer[like];
+        begin_plan(b, &m->next[i]);
+        m->next[i].n_layer = 1;
+        s = build_next(b, &m->text, i, &there);
+        if (s == IMP_OK && there)
+            s = plan_finish(&m->next[i], b->e);
+        if (s == IMP_OK && there)
+            m->n_next++;
+    }
+    return s;
 }
 
 static imp_status plan_text(model *m, const char *arch_name, const model_options *opt, imp_err *e)
@@ -93,21 +136,24 @@ static imp_status plan_text(model *m, const char *arch_name, const model_options
     if (k.status != IMP_OK)
         return k.status;
     c->n_ctx = opt->n_ctx ? opt->n_ctx : c->n_ctx_train;
-    build b = {.mf = m->mf, .arch = m->arch, .c = c, .p = &m->text, .mem = &m->mem, .e = e};
+    build b = {.mf = m->mf, .arch = m->arch, .c = c, .mem = &m->mem, .e = e};
     if (!gguf && !mf_tensor_find(m->mf, "model.embed_tokens.weight"))
         b.hf_prefix = mf_tensor_find(m->mf, "model.language_model.embed_tokens.weight")   ? "model.language_model."
                       : mf_tensor_find(m->mf, "language_model.model.embed_tokens.weight") ? "language_model.model."
                       : mf_tensor_find(m->mf, "backbone.embeddings.weight")               ? "backbone."
                                                                                           : NULL;
-    b.slot_of_layer = ARENA_ARRAY(&m->mem, int32_t, c->n_layer);
-    b.kvgroup_of_layer = ARENA_ARRAY(&m->mem, int32_t, c->n_layer);
+    b.slot_of_layer = ARENA_ARRAY(&m->mem, int32_t, c->n_layer + CONFIG_MAX_NEXT);
+    b.kvgroup_of_layer = ARENA_ARRAY(&m->mem, int32_t, c->n_layer + CONFIG_MAX_NEXT);
     if (!b.slot_of_layer || !b.kvgroup_of_layer)
         return err_oom(e, "layer table", c->n_layer * sizeof(int32_t));
-    for (int i = 0; i < CONFIG_MAX_ROPE; i++)
-        b.rope_const[i] = -1;
-    plan_init(&m->text, m->arch->names[0]);
+    begin_plan(&b, &m->text);
     imp_status s = build_text(&b);
-    return s == IMP_OK ? plan_finish(&m->text, e) : s;
+    if (s == IMP_OK)
+        s = plan_finish(&m->text, e);
+    if (s == IMP_OK)
+        s = plan_next(m, &b);
+    b.n_next = m->n_next;
+    return s == IMP_OK ? bind_check_all(&b) : s;
 }
 
 imp_status model_open(model **out, const char *path, const model_options *opt, imp_err *e)
@@ -145,6 +191,8 @@ void model_close(model *m)
     if (!m)
         return;
     plan_free(&m->text);
+    for (uint32_t i = 0; i < CONFIG_MAX_NEXT; i++)
+        plan_free(&m->next[i]);
     mf_close(m->mf);
     arena_free(&m->mem);
     mem_free(m);

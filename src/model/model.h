@@ -10,6 +10,9 @@ typedef struct model {
     const arch_def *arch;
     model_config config;
     plan text;
+    plan next[CONFIG_MAX_NEXT]; /* multi-token-prediction modules (next.c): the first n_next, over the same weights */
+    uint32_t n_next;
+    uint64_t n_param_next;    /* values in their own weights, not counted below */
     arena mem;
     uint64_t n_param;         /* values in all bound weights */
     uint64_t n_param_active;  /* values a token multiplies: experts count by k/E, the embedding table not unless it is the head */

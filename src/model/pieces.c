@@ -109,11 +109,14 @@ plan_reg op_expert_linear(build *b, int32_t layer, const char *role, plan_reg x,
     return op.out[0];
 }
 
+/* What experts read and write. */
+static uint32_t expert_width(const model_config *c) { return c->moe.n_latent ? c->moe.n_latent : c->n_hidden; }
+
 /* Gate and up of every expert: two tensors, or one with gate's rows above up's. */
 static void experts_gate_up(build *b, int32_t layer, const weight **gate, const weight **up)
 {
     const moe_config *m = &b->c->moe;
-    uint64_t h = b->c->n_hidden, f = m->n_ff;
+    uint64_t h = expert_width(b->c), f = m->n_ff;
     if (!bind_has(b, layer, "ffn_gate_exps") && bind_has(b, layer, "ffn_gate_up_fused")) {
         *gate = bind_full(b, layer, &(bind_spec){.role = "ffn_gate_up_fused", .n_expert = m->n_expert, .total = 2 * f, .n = f, .step = 1, .cols = h});
         *up = bind_full(b, layer, &(bind_spec){.role = "ffn_gate_up_fused", .n_expert = m->n_expert, .total = 2 * f, .row = f, .n = f, .step = 1, .cols = h});
@@ -135,11 +138,11 @@ plan_reg piece_experts(build *b, int32_t layer, plan_reg x, plan_reg ids, plan_r
         plan_reg u = op_expert_linear(b, layer, "ffn_up_exps", x, ids, wu, false);
         a = op_glu(b, layer, "ffn_act_exps", g, u, c->act);
     } else {
-        wu = bind_experts(b, layer, "ffn_up_exps", m->n_expert, m->n_ff, c->n_hidden, 0);
+        wu = bind_experts(b, layer, "ffn_up_exps", m->n_expert, m->n_ff, expert_width(c), 0);
         a = op_act(b, layer, "ffn_act_exps", op_expert_linear(b, layer, "ffn_up_exps", x, ids, wu, false), c->act);
     }
     bool fused = !bind_has(b, layer, "ffn_down_exps") && bind_has(b, layer, "ffn_down_fused");
-    const weight *wd = bind_experts(b, layer, fused ? "ffn_down_fused" : "ffn_down_exps", m->n_expert, c->n_hidden, m->n_ff, 0);
+    const weight *wd = bind_experts(b, layer, fused ? "ffn_down_fused" : "ffn_down_exps", m->n_expert, expert_width(c), m->n_ff, 0);
     return op_combine(b, layer, op_expert_linear(b, layer, "ffn_down_exps", a, ids, wd, true), w);
 }
 
@@ -151,7 +154,7 @@ plan_reg op_combine(build *b, int32_t layer, plan_reg x, plan_reg w)
     op.in[0] = x;
     op.in[1] = w;
     op.attr.expert.k = b->c->moe.n_used;
-    op.out[0] = plan_add_reg(b->p, REG_ACT, DIM_T, b->c->n_hidden);
+    op.out[0] = plan_add_reg(b->p, REG_ACT, DIM_T, expert_width(b->c));
     plan_add_op(b->p, &op);
     return op.out[0];
 }
@@ -162,7 +165,10 @@ plan_reg piece_moe(build *b, int32_t layer, plan_reg x, plan_reg router_x)
     const moe_config *m = &c->moe;
     plan_reg ids = PLAN_NONE, w = PLAN_NONE;
     piece_route(b, layer, router_x, 0, &ids, &w);
-    plan_reg y = piece_experts(b, layer, x, ids, w);
+    plan_reg in = m->n_latent ? op_linear(b, layer, "ffn_latent_in", x, bind_weight(b, layer, "ffn_latent_in", m->n_latent, c->n_hidden, 0), REG_ACT) : x;
+    plan_reg y = piece_experts(b, layer, in, ids, w);
+    if (m->n_latent)
+        y = op_linear(b, layer, "ffn_latent_out", y, bind_weight(b, layer, "ffn_latent_out", c->n_hidden, m->n_latent, 0), REG_ACT);
     if (!m->n_ff_shared)
         return y;
     plan_reg s = m->gated ? piece_glu(b, layer, x, "ffn_shexp", m->n_ff_shared) : piece_mlp(b, layer, x, "ffn_shexp", m->n_ff_shared);
@@ -220,23 +226,15 @@ static plan_reg gather(build *b, plan_reg x)
     return op.out[0];
 }
 
-imp_status build_text(build *b)
+void build_head(build *b, int32_t layer, const char *role, plan_reg x, const weight *head)
 {
     const model_config *c = b->c;
     plan *p = b->p;
-    plan_reg x = PLAN_NONE;
-    p->n_vocab = c->n_vocab;
-    p->n_hidden = c->n_hidden;
-    p->n_layer = c->n_layer;
-    p->n_ctx_train = c->n_ctx_train;
-    (b->arch->embed ? b->arch->embed : embed_std)(b, &x);
-    for (uint32_t i = 0; i < c->n_layer && b->status == IMP_OK; i++)
-        (b->arch->layer ? b->arch->layer : layer_std)(b, (int32_t)i, &x);
     if (b->status != IMP_OK)
-        return b->status;
-    x = op_norm(b, -1, "output_norm", gather(b, x), 0);
-    p->hidden = x;
-    const weight *head = c->tied && p->n_op ? p->weight[p->op[0].weight[0]] : bind_weight(b, -1, "output", c->n_vocab, c->n_hidden, 0);
+        return;
+    p->hidden = x = op_norm(b, layer, role, gather(b, x), 0);
+    if (!head)
+        head = c->tied && p->n_op ? p->weight[p->op[0].weight[0]] : bind_weight(b, -1, "output", c->n_vocab, c->n_hidden, 0);
     plan_reg y = op_linear(b, -1, "output", x, head, REG_WIDE);
     if (c->logit_scale != 0 && c->logit_scale != 1)
         y = op_scale(b, -1, "output_scale", y, c->logit_scale);
@@ -249,5 +247,15 @@ imp_status build_text(build *b)
         y = op.out[0];
     }
     p->logits = y;
-    return b->status != IMP_OK ? b->status : bind_check_all(b);
+}
+
+imp_status build_text(build *b)
+{
+    const model_config *c = b->c;
+    plan_reg x = PLAN_NONE;
+    (b->arch->embed ? b->arch->embed : embed_std)(b, &x);
+    for (uint32_t i = 0; i < c->n_layer && b->status == IMP_OK; i++)
+        (b->arch->layer ? b->arch->layer : layer_std)(b, (int32_t)i, &x);
+    build_head(b, -1, "output_norm", x, NULL);
+    return b->status;
 }

@@ -130,11 +130,16 @@ static rope_kind kind_of(cfg *k)
         {"none", ROPE_PLAIN}, {"default", ROPE_PLAIN}, {"linear", ROPE_LINEAR}, {"llama3", ROPE_LLAMA3}, {"yarn", ROPE_YARN},
         {"longrope", ROPE_LONGROPE}, {"su", ROPE_LONGROPE}, {"proportional", ROPE_PROPORTIONAL}, {"mrope", ROPE_PLAIN},
     };
+    char key[96];
     meta_str s = cfg_str(k, "rope.scaling.type", "rope_scaling.rope_type", NULL), t = cfg_str(k, NULL, "rope_scaling.type", NULL);
     if (!s.s)
         s = t;
     if (!s.s)
         s = cfg_str(k, NULL, "rope_parameters.rope_type", NULL);
+    if (!s.s && k->rope_kind) {
+        snprintf(key, sizeof key, "rope_parameters.%s.rope_type", k->rope_kind);
+        s = cfg_str(k, NULL, key, NULL);
+    }
     if (!s.s)
         return ROPE_PLAIN;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
@@ -157,7 +162,18 @@ static double scaling(cfg *k, const char *gguf, const char *name, double dflt)
         if (cfg_has(k, NULL, key))
             v = cfg_float(k, NULL, key, dflt);
     }
+    if (k->rope_kind) {
+        snprintf(key, sizeof key, "rope_parameters.%s.%s", k->rope_kind, name);
+        v = cfg_float(k, NULL, key, v);
+    }
     return v;
+}
+
+void cfg_rope_kind(cfg *k, const model_config *c, uint32_t d_head, const char *kind, rope_config *r)
+{
+    k->rope_kind = kind;
+    cfg_rope(k, c, d_head, r);
+    k->rope_kind = NULL;
 }
 
 void cfg_rope(cfg *k, const model_config *c, uint32_t d_head, rope_config *r)
@@ -185,7 +201,7 @@ void cfg_rope(cfg *k, const model_config *c, uint32_t d_head, rope_config *r)
     r->mscale_all_dim = scaling(k, NULL, "mscale_all_dim", 0);
     r->truncate = cfg_bool(k, NULL, cfg_has(k, NULL, "rope_parameters.truncate") ? "rope_parameters.truncate" : "rope_scaling.truncate", true);
     if (r->original_ctx <= 0)
-        r->original_ctx = c->n_ctx_train / (r->kind == ROPE_YARN && r->factor > 1 ? r->factor : 1);
+        r->original_ctx = c->n_ctx_train; /* both references take it so, YaRN too */
     if (r->kind == ROPE_LONGROPE && r->factor <= 1 && r->original_ctx > 0)
         r->factor = c->n_ctx_train / r->original_ctx;
     if (r->rot == 0 || r->rot % 2 || r->rot > d_head) {

@@ -53,6 +53,7 @@ typedef struct batch {
     const batch_seq *seqs;   /* [n_seq] */
     const batch_row *rows;   /* [n_row], ascending tok */
     const float *ext_row;    /* [number of BATCH_EXTERNAL tokens][n_hidden] */
+    const float *hidden;     /* [n_tok][n_hidden] for plans that take it (plan.takes_hidden), else NULL */
 } batch;
 
 #endif

@@ -259,6 +259,7 @@ static bool shape_ok(const plan *p, const plan_op *o)
         uint32_t b = width(p, o->in[1]);
         return in == out && (b == in || b == 1 || (w && (w->rows * w->cols == in || w->rows * w->cols == 1)));
     }
+    case OP_HIDDEN: return out == p->n_hidden;
     case OP_DECAY: return in == out && w->rows * w->cols == in;
     case OP_ATTEND_FREE: return true; /* checked by its only maker, the vision tower */
     default: return false;
@@ -275,6 +276,7 @@ imp_status plan_finish(plan *p, imp_err *e)
             return s;
         if (!shape_ok(p, &p->op[i]))
             return complain(p, i, "shapes do not fit", e);
+        p->takes_hidden |= p->op[i].kind == OP_HIDDEN;
         for (int32_t j = 0; j < i; j++)
             if (p->op[j].layer == p->op[i].layer && strcmp(p->op[j].role, p->op[i].role) == 0)
                 return complain(p, i, "its site is taken", e);

@@ -60,6 +60,7 @@ typedef struct plan_register {
  *              the last taps-1 inputs of the sequence are state
  * GDN          gated delta rule over heads; in: q, k, v, g (log decay, one a head), beta (one a head)
  * MAMBA2       in: x, B, C, dt (raw); weight: A_log (or A), D, dt_bias
+ * HIDDEN       out[T,H] = the batch's hidden rows: what another plan's `hidden` was at the token before (multi-token prediction)
  * DECAY        y = -exp(A_log) * softplus(x + dt_bias) (attr.decay.a_is_negexp: weight holds -exp(A_log) already) */
 #define PLAN_OP_LIST(X)          \
     X(EMBED, 0, 1, 1)            \
@@ -87,7 +88,8 @@ typedef struct plan_register {
     X(CONV, 1, 1, 1)             \
     X(GDN, 5, 1, 0)              \
     X(MAMBA2, 4, 1, 3)           \
-    X(DECAY, 1, 1, 2)
+    X(DECAY, 1, 1, 2)            \
+    X(HIDDEN, 0, 1, 0)
 
 typedef enum plan_op_kind {
 #define PLAN_X(name, in, out, w) OP_##name,
@@ -202,6 +204,7 @@ typedef struct plan {
     plan_reg logits;          /* [R, vocab] wide */
     plan_reg hidden;          /* [R, hidden] after the final norm */
     uint32_t n_vocab, n_hidden, n_layer, n_ctx_train;
+    bool takes_hidden;        /* it has a HIDDEN operation (set by plan_finish) */
     bool failed;              /* an allocation failed while building (sticky) */
 } plan;
 

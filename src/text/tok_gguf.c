@@ -269,7 +269,7 @@ imp_status tok_load_gguf(tok *t, modelfile *mf, imp_err *e)
     imp_status st = mf_get_str(mf, "tokenizer.ggml.model", (meta_str){"no_vocab", 8}, &model, e);
     if (st != IMP_OK)
         return st;
-    if (model.n == 8 && !memcmp(model.s, "no_vocab", 8))
+    if ((model.n == 8 && !memcmp(model.s, "no_vocab", 8)) || (model.n == 4 && !memcmp(model.s, "none", 4)))
         return err_set(e, IMP_E_NOTFOUND, "%s: the file has no vocabulary", g.file);
     bool spm = model.n == 5 && !memcmp(model.s, "llama", 5), gpt2 = model.n == 4 && !memcmp(model.s, "gpt2", 4);
     bool gemma4 = model.n == 6 && !memcmp(model.s, "gemma4", 6);

@@ -6,6 +6,7 @@ from conftest import FIXTURES
 from logits import BOUND, error
 
 FOLDER = FIXTURES / "hf"
+QUANTISED = ("w4a16",)
 NAMES = sorted(p.parent.name for p in FOLDER.glob("*/config.json"))
 
 
@@ -17,7 +18,8 @@ def test_reference(imp, name, tmp_path):
         for path in ("scalar", "auto"):
             got = imp.logits(FOLDER / name, want[f"ids_{i}"], tmp_path / "o.npy", "--cpu", path)
             worst = error(got[-1:], want[f"logits_{i}"][None]).max()
-            assert worst <= bound, f"{name}, {path}, prompt {i}: wanted an error up to {bound}, got {worst:.2e}"
+            limit = BOUND["fast"] if path == "auto" and name in QUANTISED else bound  # its cache is f16
+            assert worst <= limit, f"{name}, {path}, prompt {i}: wanted an error up to {limit}, got {worst:.2e}"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -236,8 +236,6 @@ static imp_status allocate(bexec *x, imp_err *e)
             n = in->w[0]->pack ? cpu_mm_scratch(in->w[0]->w->cols) : 4 * (in->w[0]->w->cols + 16) * sizeof(float);
         else if (in->op && (in->op->kind == OP_EXPERT_LINEAR || in->op->kind == OP_HEAD_LINEAR))
             n = cpu_expert_scratch(in->w[0]);
-        else if (in->op && in->op->kind == OP_GDN)
-            n = 2 * in->op->attr.gdn.d_v * sizeof(float);
         else if (in->op && in->op->kind == OP_ROUTE)
             n = cpu_route_scratch(&in->op->attr.route);
         scratch = n > scratch ? n : scratch;

@@ -120,62 +120,83 @@ typedef struct pair {
     float *y;
 } pair;
 
-typedef struct tile {
+/* Rows that one matrix meets together: a few tiles of tokens, so that what the kernel unpacks of it serves them all. */
+enum { GROUP = 4 * CPU_TILE };
+
+typedef struct group {
     int n;
-    pair p[CPU_TILE];
-    float out[CPU_TILE * 16];
-} tile;
+    pair p[GROUP];
+} group;
+
+/* Rows of results that are made at a time for several pairs: as many as the kernel keeps unpacked. */
+static long result_rows(uint64_t cols) { return 16 * cpu_mm_panels(cols); }
 
 uint64_t cpu_expert_scratch(const bweight *w)
 {
-    uint64_t k = w->w->cols;
-    return sizeof(tile) + 64 + (w->pack ? cpu_mm_scratch(k) + (k / 32 + 1) * CPU_TILE * (CPU_QBLOCK + sizeof(cpu_qmeta)) : 4 * (k + 16) * sizeof(float));
+    uint64_t k = w->w->cols, quants = (k / 32 + 1) * GROUP * (CPU_QBLOCK + sizeof(cpu_qmeta));
+    if (!w->pack)
+        return sizeof(group) + 64 + 4 * (k + 16) * sizeof(float);
+    return sizeof(group) + 64 + quants + (uint64_t)(GROUP * result_rows(k)) * sizeof(float) + 64 + cpu_mm_scratch(k);
 }
 
-static void flush(const bexec *x, const instr *in, long expert, long r0, long r1, tile *tl, uint8_t *work)
+/* The pairs' quantised columns, side by side as products want them. */
+static void gather(const cpu_qact *from, const group *g, cpu_qact *to)
+{
+    for (int i = 0; i < g->n; i++) {
+        long step, step_to, at = qact_at(from, g->p[i].t, &step) + g->p[i].col / 32 * step, put = qact_at(to, i, &step_to);
+        for (long j = 0; j < to->nb; j++, at += step, put += step_to) {
+            memcpy(to->q + put * CPU_QBLOCK, from->q + at * CPU_QBLOCK, CPU_QBLOCK);
+            to->meta[put] = from->meta[at];
+        }
+    }
+}
+
+static void flush(const bexec *x, const instr *in, long expert, long r0, long r1, group *g)
 {
     const bweight *b = in->w[0];
     long k = (long)b->w->cols, nb = k / 32;
+    uint8_t *work = (uint8_t *)(g + 1) + (-(uintptr_t)(g + 1) & 63);
     if (!b->pack) {
-        for (int i = 0; i < tl->n; i++)
-            cpu_linear_f32(x, b, expert, r0, r1, row(x, in->in[0], tl->p[i].t) + tl->p[i].col, 0, 1, tl->p[i].y, 0, work);
-        tl->n = 0;
+        for (int i = 0; i < g->n; i++)
+            cpu_linear_f32(x, b, expert, r0, r1, row(x, in->in[0], g->p[i].t) + g->p[i].col, 0, 1, g->p[i].y, 0, work);
+        g->n = 0;
         return;
     }
-    cpu_qact from = x_qact(x, in->in[0]), a = {.q = (int8_t *)work, .nb = nb, .n_tok = tl->n};
-    a.meta = (cpu_qmeta *)(a.q + (nb + 1) * CPU_TILE * CPU_QBLOCK);
-    uint8_t *scratch = (uint8_t *)(a.meta + (nb + 1) * CPU_TILE);
+    cpu_qact from = x_qact(x, in->in[0]), a = {.q = (int8_t *)work, .nb = nb, .n_tok = g->n};
+    a.meta = (cpu_qmeta *)(a.q + (nb + 1) * GROUP * CPU_QBLOCK);
+    float *out = (float *)(a.meta + (nb + 1) * GROUP);
+    uint8_t *scratch = (uint8_t *)(out + GROUP * result_rows(b->w->cols));
     scratch += -(uintptr_t)scratch & 63;
-    for (int i = 0; i < tl->n; i++) {
-        long step, at = qact_at(&from, tl->p[i].t, &step) + tl->p[i].col / 32 * step;
-        for (long j = 0; j < nb; j++) {
-            memcpy(a.q + (j * tl->n + i) * CPU_QBLOCK, from.q + (at + j * step) * CPU_QBLOCK, CPU_QBLOCK);
-            a.meta[j * tl->n + i] = from.meta[at + j * step];
-        }
+    if (g->n == 1 && from.n_tok == 1) { /* one token's blocks follow each other as they lie */
+        a.q = from.q + g->p[0].col / 32 * CPU_QBLOCK;
+        a.meta = from.meta + g->p[0].col / 32;
+    } else {
+        gather(&from, g, &a);
     }
     cpu_mm_fn fn = x->be->mm->fn[x->form][b->pack - cpu_pack_table];
     const float *bias = b->bias ? b->bias + expert * (long)b->w->rows : NULL;
-    for (long r = r0; r < r1; r += 16) {
+    long step = g->n == 1 ? r1 - r0 : result_rows(b->w->cols);
+    for (long r = r0; r < r1; r += step) {
         cpu_panels p = {b->data + (uint64_t)(expert * b->n_group + r / 16) * b->panel, b->panel, x->be->ahead};
-        long n = r1 - r < 16 ? r1 - r : 16;
-        fn(&p, &a, tl->out, 16, n, bias ? bias + r : NULL, scratch);
-        for (int i = 0; i < tl->n; i++)
-            memcpy(tl->p[i].y + r, tl->out + i * 16, (size_t)n * sizeof(float));
+        long n = r1 - r < step ? r1 - r : step;
+        fn(&p, &a, g->n == 1 ? g->p[0].y + r : out, step, n, bias ? bias + r : NULL, scratch);
+        for (int i = 0; i < g->n && g->n > 1; i++)
+            memcpy(g->p[i].y + r, out + i * step, (size_t)n * sizeof(float));
     }
-    tl->n = 0;
+    g->n = 0;
 }
 
-static void add_pair(const bexec *x, const instr *in, long expert, long r0, long r1, tile *tl, pair p)
+static void add_pair(const bexec *x, const instr *in, long expert, long r0, long r1, group *g, pair p)
 {
-    tl->p[tl->n++] = p;
-    if (tl->n == CPU_TILE)
-        flush(x, in, expert, r0, r1, tl, (uint8_t *)(tl + 1) + (-(uintptr_t)(tl + 1) & 63));
+    g->p[g->n++] = p;
+    if (g->n == GROUP)
+        flush(x, in, expert, r0, r1, g);
 }
 
-static void end_expert(const bexec *x, const instr *in, long expert, long r0, long r1, tile *tl)
+static void end_expert(const bexec *x, const instr *in, long expert, long r0, long r1, group *g)
 {
-    if (tl->n)
-        flush(x, in, expert, r0, r1, tl, (uint8_t *)(tl + 1) + (-(uintptr_t)(tl + 1) & 63));
+    if (g->n)
+        flush(x, in, expert, r0, r1, g);
 }
 
 void run_expert_linear(const bexec *x, const instr *in, int ith)
@@ -183,17 +204,17 @@ void run_expert_linear(const bexec *x, const instr *in, int ith)
     const weight *w = in->w[0]->w;
     long k = in->op->attr.expert.k, n_tok = x_rows(x, x->reg[in->out[0]].dim), rows = (long)w->rows, r0, r1;
     pool_share(rows, 32, ith, x->be->n_thread, &r0, &r1);
-    tile *tl = x_scratch(x, ith);
-    tl->n = 0;
+    group *g = x_scratch(x, ith);
+    g->n = 0;
     for (long e = 0; e < (long)w->n_expert && r0 < r1; e++) {
         for (long t = 0; t < n_tok; t++) {
             const int32_t *ids = x_i32(x, in->in[1]) + t * (long)x->reg[in->in[1]].ld;
             for (long c = 0; c < k; c++)
                 if (ids[c] == e)
-                    add_pair(x, in, e, r0, r1, tl, (pair){t, in->op->attr.expert.x_per_choice ? c * (long)w->cols : 0,
+                    add_pair(x, in, e, r0, r1, g, (pair){t, in->op->attr.expert.x_per_choice ? c * (long)w->cols : 0,
                                                           x_f32(x, in->out[0]) + t * (long)x->reg[in->out[0]].ld + c * rows});
         }
-        end_expert(x, in, e, r0, r1, tl);
+        end_expert(x, in, e, r0, r1, g);
     }
 }
 
@@ -202,11 +223,11 @@ void run_head_linear(const bexec *x, const instr *in, int ith)
     const weight *w = in->w[0]->w;
     long n_tok = x_rows(x, x->reg[in->out[0]].dim), rows = (long)w->rows, h0, h1;
     pool_share((long)w->n_expert, 1, ith, x->be->n_thread, &h0, &h1);
-    tile *tl = x_scratch(x, ith);
-    tl->n = 0;
+    group *g = x_scratch(x, ith);
+    g->n = 0;
     for (long h = h0; h < h1; h++) {
         for (long t = 0; t < n_tok; t++)
-            add_pair(x, in, h, 0, rows, tl, (pair){t, h * (long)w->cols, x_f32(x, in->out[0]) + t * (long)x->reg[in->out[0]].ld + h * rows});
-        end_expert(x, in, h, 0, rows, tl);
+            add_pair(x, in, h, 0, rows, g, (pair){t, h * (long)w->cols, x_f32(x, in->out[0]) + t * (long)x->reg[in->out[0]].ld + h * rows});
+        end_expert(x, in, h, 0, rows, g);
     }
 }

@@ -41,6 +41,13 @@ static void run_embed(const bexec *x, const instr *in, int ith)
     }
 }
 
+static void run_hidden(const bexec *x, const instr *in, int ith)
+{
+    part p = share(x, in, ith, in->out[0]);
+    EACH_ROW(p, t)
+        memcpy(out_row(x, in, t), x->b->hidden + t * p.c1, (size_t)p.c1 * sizeof(float));
+}
+
 static void run_gather(const bexec *x, const instr *in, int ith)
 {
     part p = share(x, in, ith, in->out[0]);
@@ -379,4 +386,5 @@ const op_row cpu_op_table[OP_COUNT] = {
     [OP_CONV] = {run_conv, SPLIT_OTHER, false, "recurrence"},
     [OP_GDN] = {run_gdn, SPLIT_OTHER, false, "recurrence"},
     [OP_MAMBA2] = {run_mamba2, SPLIT_OTHER, false, "recurrence"},
+    [OP_HIDDEN] = {run_hidden, SPLIT_TOKEN, false, "copy"},
 };

@@ -70,6 +70,48 @@ typedef struct cpu_attend_task {
     cpu_attend_row row[CPU_ATTEND_ROWS];
 } cpu_attend_task;
 
+/* Recurrences. What makes them fast is that columns of a state know nothing of each other: a task is at most CPU_SCAN_COLS
+ * columns of one head, whose state (n_row x n_col floats, 32 KB for widths of 128) stays in the first cache while all tokens
+ * of a sequence walk over it; heads and column tiles spread over threads. Rows of token t start ld floats after t-1's. */
+enum { CPU_SCAN_COLS = 64, CPU_CONV_TAPS = 64 };
+
+typedef struct cpu_scan_rows {
+    const float *p;
+    long ld;
+} cpu_scan_rows;
+
+/* Gated delta rule: d = beta (v - e^g S^T k); o = e^g S^T q + (q.k) d; S = e^g S + k d^T, which is o = S^T q of the new S. */
+typedef struct cpu_gdn_task {
+    float *state;              /* [d_k][n_col] */
+    cpu_scan_rows q, k;        /* [d_k] */
+    cpu_scan_rows v;           /* [n_col] */
+    cpu_scan_rows g, beta;     /* one value */
+    float *o;                  /* [n_col] a token */
+    long ld_o, n_tok, d_k, n_col;
+} cpu_gdn_task;
+
+/* Mamba-2: S = e^(A dt) S + B (dt x)^T; y = S^T C + D x, dt = softplus(raw + bias). */
+typedef struct cpu_mamba2_task {
+    float *state;              /* [d_state][n_col] */
+    cpu_scan_rows x;           /* [n_col] */
+    cpu_scan_rows b, c;        /* [d_state] */
+    cpu_scan_rows dt;          /* one value, raw */
+    float A, D, dt_bias;
+    float *y;                  /* [n_col] a token */
+    long ld_y, n_tok, d_state, n_col;
+} cpu_mamba2_task;
+
+/* Causal depthwise convolution, then the activation; at most 16 channels. */
+typedef struct cpu_conv_task {
+    float *state;              /* [taps-1] rows of the last inputs, oldest first, ld_state floats apart */
+    const float *w, *bias;     /* [n_col][taps]; [n_col] or NULL */
+    cpu_scan_rows x;
+    float *y;
+    long ld_y, ld_state, n_tok, n_col;
+    uint32_t taps;             /* 2 to CPU_CONV_TAPS */
+    plan_act act;
+} cpu_conv_task;
+
 typedef struct cpu_ops {
     const char *isa;
     /* y = x / sqrt(mean(x^2) + eps) * (w + w_add), groups of `group`; w NULL = 1; w_step: how w advances a group (0 or group) */
@@ -96,6 +138,9 @@ typedef struct cpu_ops {
     /* y[n] (+)= w * x, in order */
     void (*axpy)(float *y, const float *x, float w, long n, bool add);
     long (*argmax)(const float *x, long n); /* largest finite value, lowest index; -1: none */
+    void (*gdn)(const cpu_gdn_task *t);
+    void (*mamba2)(const cpu_mamba2_task *t);
+    void (*conv)(const cpu_conv_task *t);
     uint64_t (*sum_words)(const uint64_t *p, long n); /* reads memory as fast as it can; n a multiple of 64 */
 } cpu_ops;
 

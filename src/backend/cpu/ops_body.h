@@ -288,6 +288,8 @@ static void quantise12(const float *x, long n, long b0, long b1, int8_t *q, cpu_
         quantise_block(x + b * 32, n - b * 32, CPU_Q12, 1896, 16, q + b * step * CPU_QBLOCK, meta + b * step);
 }
 
+#include "backend/cpu/scan_body.h"
+
 static void axpy(float *y, const float *x, float w, long n, bool accumulate)
 {
     for (long i = 0; i < n; i += 16) {
@@ -353,5 +355,6 @@ static uint64_t sum_words(const uint64_t *p, long n)
 const cpu_ops CPU_OPS = {
     .isa = CPU_ISA, .rms_norm = rms_norm, .layer_norm = layer_norm, .l2_norm = l2_norm, .add = add, .mul = mul, .scale = scale,
     .softcap = softcap, .act = act, .glu = glu, .gate = gate, .rope = rope, .quantise = {quantise15, quantise12}, .matmul = matmul,
-    .kv_put = kv_put, .attend = attend, .axpy = axpy, .argmax = argmax, .sum_words = sum_words,
+    .kv_put = kv_put, .attend = attend, .gdn = scan_gdn, .mamba2 = scan_mamba2, .conv = scan_conv,
+    .axpy = axpy, .argmax = argmax, .sum_words = sum_words,
 };

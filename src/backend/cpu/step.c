@@ -130,6 +130,8 @@ static imp_status check(bexec *x, const batch *b, imp_err *e)
     if (b->n_tok < 1 || b->n_tok > x->lim.n_tok || b->n_row < 0 || b->n_row > x->lim.n_row || b->n_seq < 1)
         return err_set(e, IMP_E_INTERNAL, "batch: %d tokens, %d rows, %d sequences; made for %d, %d, %d", b->n_tok, b->n_row, b->n_seq,
                        x->lim.n_tok, x->lim.n_row, x->lim.n_seq);
+    if (x->p->takes_hidden && !b->hidden)
+        return err_set(e, IMP_E_INTERNAL, "batch: plan %s takes hidden rows, and none were given", x->p->family);
     if (b->ancestors)
         return err_set(e, IMP_E_UNSUPPORTED, "batch: draft trees are not supported by the cpu backend");
     imp_status s = IMP_OK;
