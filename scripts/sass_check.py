@@ -17,8 +17,12 @@ HOT = {  # kernel: instructions that its sm_90a code must contain
     "imp_attend_d128": ["HMMA.16816", "UBLKCP"],
     "imp_prefill_1x128": ["HGMMA.64x128x16", "UTMALDG.2D", "UBLKCP"],
     "imp_prefill_1x256": ["HGMMA.64x256x16", "UTMALDG.2D", "UBLKCP"],
-    "imp_prefill_2x128": ["HGMMA.64x128x16", "UTMALDG.2D", "UBLKCP"],
-    "imp_attend_w128": ["HGMMA.64x64x16", "UTMALDG.3D"],
+    "imp_prefill_2x64": ["HGMMA.64x64x16", "UTMALDG.2D", "UBLKCP", "LDGSTS"],
+    "imp_prefill_2x128": ["HGMMA.64x128x16", "UTMALDG.2D", "UBLKCP", "LDGSTS"],
+    "imp_experts_d16": ["HGMMA.64x16x16", "UTMALDG.2D", "UBLKCP", "LDGSTS"],
+    "imp_attend_w64": ["HGMMA.64x128x16", "HGMMA.64x64x16", "UTMALDG.3D"],
+    "imp_attend_w128": ["HGMMA.64x128x16", "UTMALDG.3D"],
+    "imp_attend_w256": ["HGMMA.64x64x16", "HGMMA.64x256x16", "UTMALDG.3D"],
     "imp_sample": ["UCGABAR_ARV", "UCGABAR_WAIT"],
 }
 

@@ -200,15 +200,15 @@ int run_bench(jw *o, const char *only)
         {.name = "qwen3-0.6b Q8_0", .n_layer = 28, .hidden = 1024, .n_head = 16, .n_kv_head = 8, .d = 128, .ff = 3072, .vocab = 151936, .qk_norm = true, .tied = true, .fmt = QUANT_Q8_0, .pool = 64 << 20},
         {.name = "qwen3-30b-a3b Q4_K_M", .n_layer = 48, .hidden = 2048, .n_head = 32, .n_kv_head = 4, .d = 128, .ff = 768, .vocab = 151936, .qk_norm = true, .n_expert = 128, .n_used = 8, .fmt = QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K, .pool = 64 << 20},
     };
-    static const int32_t depths[] = {512, 16384, -1}, shallow[] = {512, -1};
-    static const int32_t batches[] = {8, 32, 64, 128, 0}, none[] = {0}, one_batch[] = {8, 0};
-    static const int32_t prompts[] = {512, 2048, 8192, 0}, small[] = {512, 0};
+    static const int32_t depths[] = {512, 16384, -1}, shallow[] = {512, -1}, no_depth[] = {-1};
+    static const int32_t batches[] = {8, 32, 64, 128, 0}, none[] = {0}, one_batch[] = {8, 64, 0};
+    static const int32_t prompts[] = {512, 2048, 8192, 0};
     rnd_seed(7);
     jw_key(o, "bench");
     jw_array(o);
     for (size_t i = 0; i < sizeof models / sizeof *models; i++)
         if (!only || strstr(models[i].name, only))
-            bench_model(o, &models[i], i < 2 && !opt_decode ? depths : shallow, opt_decode ? one_batch : i < 2 ? batches : none, opt_decode ? none : i < 2 ? prompts : i == 5 ? small : none);
+            bench_model(o, &models[i], opt_prompt ? no_depth : i < 2 && !opt_decode ? depths : shallow, opt_prompt ? none : opt_decode ? one_batch : i < 2 || i == 5 ? batches : none, opt_decode ? none : i < 2 || i == 5 ? prompts : none);
     jw_end_array(o);
     return 0;
 }

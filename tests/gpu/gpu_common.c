@@ -5,7 +5,7 @@
 #include "base/clock.h"
 #include "gpu_test.h"
 
-bool opt_no_pdl, opt_no_graph, opt_decode;
+bool opt_no_pdl, opt_no_graph, opt_decode, opt_prompt;
 static uint64_t rng = 88172645463325252ull;
 void rnd_seed(uint64_t s) { rng = s * 0x9E3779B97F4A7C15ull + 1; }
 uint64_t rnd(void)
@@ -177,14 +177,18 @@ static plan_reg moe(const shape *s, model *m, int32_t i, plan_reg x)
     r.out[1] = plan_add_reg(p, REG_WIDE, DIM_T, s->n_used);
     r.attr.route = (plan_route){.score = ROUTE_SOFTMAX, .n_expert = s->n_expert, .k = s->n_used, .renormalise = true, .scale = 1};
     plan_add_op(p, &r);
-    plan_reg y[3];
+    plan_reg y[3] = {PLAN_NONE, PLAN_NONE, PLAN_NONE};
     static const char *const role[3] = {"gate_e", "up_e", "down_e"};
     for (int k = 0; k < 3; k++) {
-        uint32_t rows = k == 2 ? s->hidden : s->ff, cols = k == 2 ? s->ff : s->hidden;
+        if (s->fused_experts && k == 0)
+            continue;
+        uint32_t rows = k == 2 ? s->hidden : s->fused_experts ? 2 * s->ff : s->ff, cols = k == 2 ? s->ff : s->hidden;
         weight *w = make_weight(role[k], k == 2 && s->fmt_down && (i & 1) ? s->fmt_down : s->fmt, s->n_expert, rows, cols, s->pool);
         m->linear_bytes += (double)w->n_bytes * s->n_used / s->n_expert;
         m->linear_params += (double)rows * cols * s->n_used;
         plan_op o = plan_op_init(OP_EXPERT_LINEAR, i, role[k]);
+        if (s->fused_experts)
+            add_bias(w);
         o.in[0] = k == 2 ? y[1] : x;
         o.in[1] = r.out[0];
         o.weight[0] = plan_add_weight(p, w);
@@ -193,8 +197,9 @@ static plan_reg moe(const shape *s, model *m, int32_t i, plan_reg x)
         y[k] = out1(p, &o, REG_ACT, DIM_T, rows * s->n_used);
         if (k == 1) {
             plan_op g = plan_op_init(OP_GLU, i, "act_e");
-            g.in[0] = y[0];
-            g.in[1] = y[1];
+            g.in[0] = s->fused_experts ? y[1] : y[0];
+            g.in[1] = s->fused_experts ? PLAN_NONE : y[1];
+            g.attr.act.interleaved = s->fused_experts;
             g.attr.act.act = s->act;
             y[1] = out1(p, &g, REG_ACT, DIM_T, s->ff * s->n_used);
         }

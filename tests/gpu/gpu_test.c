@@ -1,5 +1,5 @@
 /* gpu_test: parity and timing of the CUDA backend in one program that needs libc and the driver alone.
- * usage: gpu_test [parity|bench|all] [-o report.json] [--no-pdl] [--no-graph] [--decode] [filter] */
+ * usage: gpu_test [parity|bench|all] [-o report.json] [--no-pdl] [--no-graph] [--decode] [--prompt] [filter] */
 #include <execinfo.h>
 #include <signal.h>
 #include <stdio.h>
@@ -29,6 +29,8 @@ int main(int argc, char **argv)
             opt_no_graph = true;
         else if (!strcmp(argv[i], "--decode"))
             opt_decode = true;
+        else if (!strcmp(argv[i], "--prompt"))
+            opt_prompt = true;
         else if (k++ == 0)
             what = argv[i];
         else

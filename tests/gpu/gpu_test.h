@@ -20,7 +20,7 @@ void add_bias(weight *w);
 typedef struct shape {
     const char *name;
     uint32_t n_layer, hidden, n_head, n_kv_head, d, ff, vocab, n_expert, n_used, window;
-    bool qk_norm, tied, bias, post_norm, sinks;
+    bool qk_norm, tied, bias, post_norm, sinks, fused_experts; /* fused_experts: gate and up in one matrix, with biases */
     float softcap, final_softcap;
     plan_act act;
     quant_id fmt, fmt_v, fmt_down, fmt_head, fmt_embd; /* attn_v and ffn_down of every other layer may differ (Q4_K_M) */
@@ -60,9 +60,9 @@ typedef struct seq_step {
 imp_status run_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, int32_t *sampled, imp_err *e);
 imp_status submit_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, int32_t bank, backend_ticket *t, imp_err *e);
 
-extern bool opt_no_pdl, opt_no_graph, opt_decode;
 int run_sample(jw *out, bool tiny, int *n_tests); /* returns failures */
 int run_errors(int *n_tests);
+extern bool opt_no_pdl, opt_no_graph, opt_decode, opt_prompt;
 int run_parity(jw *out, const char *only);
 int run_bench(jw *out, const char *only);
 

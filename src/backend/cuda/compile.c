@@ -356,6 +356,11 @@ static imp_status make_scratch(bexec *x, imp_err *e)
     x->partial_bytes = part > 256ull << 20 ? 256ull << 20 : part; /* more rows go through in pieces */
     if (s == IMP_OK && part)
         s = scratch(x, x->partial_bytes, &x->partial, "partial sums", e);
+    uint64_t tiles_at, rows_at, moe = exec_moe_bytes(x, x->lim.n_tok, &tiles_at, &rows_at);
+    if (s == IMP_OK && moe)
+        s = scratch(x, moe, &x->moe_pair, "lists of experts", e);
+    x->moe_tile = x->moe_pair + tiles_at;
+    x->moe_x = x->moe_pair + rows_at;
     int64_t most = 0;
     for (int32_t g = 0; g < p->n_group && x->kv; g++) {
         int64_t n = (int64_t)(x->kv->group[g].block_bytes ? x->kv->group[g].reserved / x->kv->group[g].block_bytes : 0);
@@ -492,6 +497,7 @@ static imp_status build_nodes(bexec *x, imp_err *e)
         x->node_of_op[i] = x->n_node++;
     }
     live_ranges(x);
+    exec_group_experts(x);
 done:
     mem_free(c.use);
     mem_free(c.gone);

@@ -13,10 +13,11 @@
     X(gemv) X(rows2) X(rows4) X(rows8) X(rows_sum) X(repack) X(fill_random) X(read) X(embed) X(norm) X(norm_group)   \
     X(add) X(mul) X(unary) X(glu) X(gate) X(slice) X(concat) X(gather) X(combine) X(decay) X(qkv) X(rope)            \
     X(kv_store) X(route) X(greedy) X(sample) X(attend_any) X(attend_d64) X(attend_d128) X(attend_d256)                         \
-    X(conv) X(gdn) X(mamba2) X(attend_p64) X(attend_p128) X(attend_p256)
+    X(conv) X(gdn) X(mamba2) X(attend_p64) X(attend_p128) X(attend_p256) X(moe_sort)
 
 /* kernels that exist for one generation only: absent ones are NULL */
-#define KERNEL_LIST_HOPPER(X) X(prefill_1x64) X(prefill_1x128) X(prefill_1x256) X(prefill_2x128) X(attend_w128)
+#define KERNEL_LIST_HOPPER(X) X(prefill_1x64) X(prefill_1x128) X(prefill_1x256) X(prefill_2x64) X(prefill_2x128) X(experts_d16) \
+    X(attend_w64) X(attend_w128) X(attend_w256)
 
 typedef enum kernel_id {
 #define K_X(n) K_##n,

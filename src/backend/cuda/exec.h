@@ -16,6 +16,7 @@ typedef struct node {
     int32_t norm, glu, add;           /* LINEAR: operations fused in, -1 = none */
     int32_t q_norm, k_norm, v_norm, q_rope, k_rope, attend; /* QKV */
     plan_reg q, k, v;                 /* QKV: sources */
+    enum { GROUP_NONE, GROUP_PAIR, GROUP_ONE } grouped; /* LINEAR of experts: many rows go expert by expert (run_prompt.c) */
 } node;
 
 typedef struct reg {
@@ -101,6 +102,8 @@ struct bexec {
     uint32_t part_tokens, part_splits;
     CUdeviceptr last, out_id, greedy_part, greedy_counter, sampled;
     tables small, large;
+    CUdeviceptr moe_pair, moe_tile, moe_x; /* lists of the grouped products; f16 rows of pairs */
+    uint32_t moe_k, moe_experts, moe_cols; /* the most choices, experts and columns of such rows; 0 = none */
     CUdeviceptr scratch[16];
     uint64_t scratch_bytes[16];
     int n_scratch;
@@ -132,6 +135,19 @@ static inline uint32_t attend_splits(uint32_t n_pos) { return n_pos ? SPLIT_OF(n
 imp_status exec_nodes(bexec *x, imp_err *e); /* launches the whole step on the backend's stream */
 bool exec_can_f16(plan_op_kind k);           /* kinds whose kernel can write f16 in ACT_POS order */
 imp_status exec_node(bexec *x, int32_t node, imp_err *e); /* one of them */
+
+/* Prompts on Hopper (run_prompt.c): rows of class P. xh: f16 rows in ACT_POS order, padded to ldx. */
+bool exec_prompt(const bexec *x); /* rows of class P have their own kernels here */
+imp_status exec_prompt_product(bexec *x, const dweight *w, CUdeviceptr xh, uint32_t ldx, CUdeviceptr out, uint32_t ldo, CUdeviceptr res, uint32_t ldr,
+                               uint32_t n, imp_err *e);
+/* act(gate) * up in one launch, where that is possible; else *done = false and nothing happened. g: m, w, out, ldo, act. */
+imp_status exec_prompt_pair(bexec *x, const gemv_args *g, CUdeviceptr xh, uint32_t ldx, bool *done, imp_err *e);
+/* A grouped node; rows of class D get the bytes of a gemv. */
+imp_status exec_experts(bexec *x, const node *n, int32_t r0, int32_t n_row, bool prompt, CUdeviceptr xh, uint32_t ldx, imp_err *e);
+#define EXPERTS_FROM 4 /* rows of class D from which on a grouped node goes expert by expert */
+void exec_group_experts(bexec *x);
+uint64_t exec_moe_bytes(const bexec *x, int32_t n_tok, uint64_t *tiles_at, uint64_t *rows_at);
+imp_status exec_prompt_attend(bexec *x, const attend_args *base, const run_range *r, uint32_t d, bool *done, imp_err *e);
 
 /* profile.c */
 typedef backend_profile_row exec_profile_row;

@@ -141,61 +141,6 @@ static imp_status product_rows(bexec *x, const dweight *w, CUdeviceptr xh, uint3
     return s;
 }
 
-/* Tiles of the prompt kernel, best first; a fixed table, so that a shape takes the same time on every start. */
-typedef struct prefill_tile {
-    kernel_id k;
-    uint32_t mb, n_tok;
-} prefill_tile;
-static const prefill_tile prefill_tiles[] = {{K_prefill_2x128, 2, 128}, {K_prefill_1x256, 1, 256}, {K_prefill_1x128, 1, 128}, {K_prefill_1x64, 1, 64}};
-
-static uint32_t prefill_smem(const bexec *x, const prefill_tile *t, uint32_t tile_bytes, uint32_t *n_x, uint32_t *n_w)
-{
-    uint32_t xb = t->n_tok * 128, wb = 8 * t->mb * tile_bytes, most = (uint32_t)x->b->smem_max - 1024 - 256;
-    *n_w = 2;
-    if (2 * wb + 2 * xb > most)
-        return 0;
-    *n_x = (most - 2 * wb) / xb;
-    *n_x = *n_x > 8 ? 8 : *n_x;
-    if (*n_x == 8 && 3 * wb + 8 * xb <= most)
-        *n_w = 3;
-    return 1024 + 256 + *n_w * wb + *n_x * xb;
-}
-
-static imp_status product_prompt(bexec *x, const dweight *w, CUdeviceptr xh, uint32_t ldx, CUdeviceptr out, uint32_t ldo, CUdeviceptr res, uint32_t ldr,
-                                 uint32_t n, imp_err *e)
-{
-    const prefill_tile *best = NULL;
-    uint32_t n_x = 0, n_w = 0, smem = 0;
-    double least = 0;
-    for (size_t i = 0; i < sizeof prefill_tiles / sizeof *prefill_tiles; i++) {
-        const prefill_tile *t = &prefill_tiles[i];
-        if (!prefill_smem(x, t, w->tile_bytes, &n_x, &n_w))
-            continue;
-        /* waves of blocks, each as long as its tile is large, small tiles less efficient */
-        uint32_t blocks = div_up(w->row_tiles, 8 * t->mb) * div_up(n, t->n_tok), waves = div_up(blocks, (uint32_t)x->b->n_sm);
-        double cost = (double)waves * t->mb * (t->n_tok + (t->n_tok < 128 ? 40 : 24));
-        if (!best || cost < least) {
-            best = t;
-            least = cost;
-        }
-    }
-    if (!best)
-        return product_rows(x, w, xh, ldx, out, ldo, res, ldr, n, e);
-    smem = prefill_smem(x, best, w->tile_bytes, &n_x, &n_w);
-    struct {
-        CUtensorMap map;
-        prefill_args a;
-    } p = {.a = {.w = *w, .out = out, .residual = res, .m = n, .ldo = ldo, .ldr = ldr, .n_stage_x = n_x, .n_stage_w = n_w}};
-    cuuint64_t dim[2] = {ldx, n}, stride[1] = {(cuuint64_t)ldx * 2};
-    cuuint32_t box[2] = {64, best->n_tok}, step[2] = {1, 1};
-    imp_status s = cu_check(&x->b->cu,
-                            x->b->cu.TensorMapEncodeTiled(&p.map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, (void *)(uintptr_t)xh, dim, stride, box, step,
-                                                          CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                                          CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
-                            e, "describing activations");
-    return s == IMP_OK ? go(x, best->k, div_up(w->row_tiles, 8 * best->mb), div_up(n, best->n_tok), 1, 384, smem, &p, e) : s;
-}
-
 static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
 {
     const plan *p = x->p;
@@ -204,10 +149,16 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
     gemv_args a = {0};
     uint32_t smem = 0;
     gemv_weights(x, n, &a);
+    a.m = (uint32_t)r.n;
+    for (int32_t i = 0; i < n->n_lin; i++) {
+        plan_reg o = n->glu >= 0 || n->add >= 0 ? out : p->op[n->lin[i]].out[0];
+        a.out[i] = at_row(x, o, r.r0);
+        a.ldo[i] = reg_ld(x, o);
+    }
+    a.out_f16 = x->reg[out].f16;
     if (!r.prompt || x->b->deterministic)
         a.n_stage = gemv_fit(x, &a, (uint32_t)r.n, &smem);
     if (a.n_stage) {
-        a.m = (uint32_t)r.n;
         bool norm = n->norm >= 0 && r.n == 1; /* every block normalises for itself: cheap for one row only */
         a.x_kind = norm ? X_NORM : x->reg[in].f16 ? X_F16 : X_F32;
         plan_reg src = norm ? p->op[n->norm].in[0] : in;
@@ -226,12 +177,6 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
             a.eps = o->attr.norm.eps;
             a.plus_one = o->attr.norm.plus_one ? 1.0f : 0.0f;
         }
-        for (int32_t i = 0; i < n->n_lin; i++) {
-            plan_reg o = n->glu >= 0 || n->add >= 0 ? out : p->op[n->lin[i]].out[0];
-            a.out[i] = at_row(x, o, r.r0);
-            a.ldo[i] = reg_ld(x, o);
-        }
-        a.out_f16 = x->reg[out].f16;
         if (res != PLAN_NONE) {
             a.residual = at_row(x, res, r.r0);
             a.ldr = reg_ld(x, res);
@@ -240,11 +185,15 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
     }
     CUdeviceptr xh = 0;
     uint32_t ldx = 0;
+    bool prompt = r.prompt && exec_prompt(x), paired = false;
     imp_status s = f16_input(x, n, r, &xh, &ldx, e);
+    if (s == IMP_OK && prompt && n->glu >= 0)
+        s = exec_prompt_pair(x, &a, xh, ldx, &paired, e);
+    if (paired)
+        return s;
     for (int32_t i = 0; i < n->n_lin && s == IMP_OK; i++) {
         plan_reg o = n->add >= 0 ? out : p->op[n->lin[i]].out[0];
-        bool prompt = r.prompt && !x->b->deterministic && x->b->fn[K_prefill_1x64];
-        s = (prompt ? product_prompt : product_rows)(x, &a.w[i], xh, ldx, at_row(x, o, r.r0), reg_ld(x, o), res == PLAN_NONE ? 0 : at_row(x, res, r.r0),
+        s = (prompt ? exec_prompt_product : product_rows)(x, &a.w[i], xh, ldx, at_row(x, o, r.r0), reg_ld(x, o), res == PLAN_NONE ? 0 : at_row(x, res, r.r0),
                                                      res == PLAN_NONE ? 0 : reg_ld(x, res), (uint32_t)r.n, e);
     }
     if (s == IMP_OK && n->glu >= 0) {
@@ -258,7 +207,7 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
 }
 
 /* A row of weights for each (token, choice) or (token, head). */
-static imp_status run_expert(bexec *x, const node *n, imp_err *e)
+static imp_status run_expert(bexec *x, const node *n, rows r, imp_err *e)
 {
     const plan *p = x->p;
     const plan_op *l = &p->op[n->lin[0]];
@@ -278,12 +227,12 @@ static imp_status run_expert(bexec *x, const node *n, imp_err *e)
     a.ldo[0] = a.w[0].rows;
     imp_status s = IMP_OK;
     uint32_t step = 32768 / per;
-    for (uint32_t t = 0; t < (uint32_t)x->n_tok && s == IMP_OK; t += step) {
-        uint32_t c = (uint32_t)x->n_tok - t < step ? (uint32_t)x->n_tok - t : step;
-        a.x = at_row(x, in, (int32_t)t);
-        a.out[0] = at_row(x, out, (int32_t)t);
+    for (uint32_t t = 0; t < (uint32_t)r.n && s == IMP_OK; t += step) {
+        uint32_t c = (uint32_t)r.n - t < step ? (uint32_t)r.n - t : step;
+        a.x = at_row(x, in, r.r0 + (int32_t)t);
+        a.out[0] = at_row(x, out, r.r0 + (int32_t)t);
         if (!heads)
-            a.ids = at_row(x, l->in[1], (int32_t)t);
+            a.ids = at_row(x, l->in[1], r.r0 + (int32_t)t);
         s = run_gemv(x, &a, c * per, smem, e);
     }
     return s;
@@ -346,39 +295,6 @@ static uint32_t attend_width(const bexec *x, const plan_attend *t)
 /* Barriers, three stages of 16 rows of K and V a warp, the warps' results (attend.cu). */
 static uint32_t attend_smem(uint32_t d, uint32_t heads) { return 128 + 4 * 3 * 16 * 2 * (d * 2 + 16) + 4 * heads * (d + 2) * 4; }
 
-/* The wgmma kernel, a launch for each sequence that has tokens in the range. */
-static imp_status attend_prompt(bexec *x, const attend_args *base, const kv_group *g, const run_range *r, uint32_t d, imp_err *e)
-{
-    struct {
-        CUtensorMap k, v;
-        attend_args a;
-    } p = {.a = *base};
-    cuuint64_t blocks = g->reserved / g->block_bytes;
-    cuuint32_t box[3] = {64, 64, 1}, step[3] = {1, 1, 1};
-    imp_status s = IMP_OK;
-    for (int v = 0; v < 2 && s == IMP_OK; v++) {
-        uint32_t width = v ? g->v_width : g->k_width;
-        cuuint64_t dim[3] = {width, (cuuint64_t)x->kv->block_size, blocks}, stride[2] = {(cuuint64_t)width * 2, g->block_bytes};
-        s = cu_check(&x->b->cu,
-                     x->b->cu.TensorMapEncodeTiled(v ? &p.v : &p.k, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 3, (void *)(uintptr_t)(base->kv + (v ? base->v_off : base->k_off)),
-                                                   dim, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
-                     e, "describing the KV cache");
-    }
-    uint32_t per = 128 / (base->n_head / base->n_kv_head); /* tokens a block */
-    for (int32_t q = 0; q < x->n_seq && s == IMP_OK; q++) {
-        int32_t b = x->host_seq[q].tok_begin, n = x->host_seq[q].tok_end;
-        b = b > r->begin ? b : r->begin;
-        n = (n < r->begin + r->n ? n : r->begin + r->n) - b;
-        if (n <= 0)
-            continue;
-        p.a.tok0 = (uint32_t)b;
-        p.a.n_tok = (uint32_t)n;
-        s = go(x, K_attend_w128, div_up((uint32_t)n, per), base->n_kv_head, 1, 384, 1024 + 8 * 64 * d * 2 + 256, &p, e);
-    }
-    return s;
-}
-
 static imp_status run_attend(bexec *x, const plan_op *o, imp_err *e)
 {
     const plan_attend *t = &o->attr.attend;
@@ -394,13 +310,15 @@ static imp_status run_attend(bexec *x, const plan_op *o, imp_err *e)
     imp_status s = IMP_OK;
     for (int32_t i = 0; i < x->n_tok_run && s == IMP_OK; i++) {
         const run_range *r = &x->tok_run[i];
-        bool prompt = r->prompt && !x->b->deterministic;
+        bool prompt = r->prompt && !x->b->deterministic, done = false;
+        if (prompt)
+            s = exec_prompt_attend(x, &a, r, d, &done, e);
+        if (done)
+            continue;
         if (!d) {
             a.tok0 = (uint32_t)r->begin;
             a.n_tok = (uint32_t)r->n;
             s = go(x, K_attend_any, div_up(t->n_head, 4), (uint32_t)r->n, 1, 128, 4 * t->d_k * 4, &a, e);
-        } else if (prompt && d == 128 && x->b->fn[K_attend_w128] && x->kv->block_size % 64 == 0) {
-            s = attend_prompt(x, &a, g, r, d, e);
         } else if (prompt && x->b->fn[K_attend_p64]) {
             a.tok0 = (uint32_t)r->begin;
             a.n_tok = (uint32_t)r->n;
@@ -542,8 +460,22 @@ imp_status exec_node(bexec *x, int32_t i, imp_err *e)
         return run_op(x, &p->op[n->op], e);
     if (n->kind == NODE_QKV)
         return run_qkv(x, n, e);
-    if (p->op[n->lin[0]].kind != OP_LINEAR)
-        return run_expert(x, n, e);
+    if (p->op[n->lin[0]].kind != OP_LINEAR) {
+        if (!n->grouped)
+            return run_expert(x, n, (rows){0, x->n_tok, false}, e);
+        imp_status s = IMP_OK;
+        for (int32_t j = 0; j < x->n_tok_run && s == IMP_OK; j++) {
+            bool prompt = x->tok_run[j].prompt && exec_prompt(x), many = prompt || x->tok_run[j].n >= EXPERTS_FROM;
+            rows r = {x->tok_run[j].begin, x->tok_run[j].n, prompt};
+            CUdeviceptr xh = 0;
+            uint32_t ldx = 0;
+            if (many && !p->op[n->lin[0]].attr.expert.x_per_choice)
+                s = f16_input(x, n, r, &xh, &ldx, e);
+            if (s == IMP_OK)
+                s = many ? exec_experts(x, n, r.r0, r.n, prompt, xh, ldx, e) : run_expert(x, n, r, e);
+        }
+        return s;
+    }
     bool by_row = x->reg[p->op[n->lin[0]].in[0]].dim == DIM_R;
     int32_t n_run = by_row ? x->n_row_run : x->n_tok_run;
     imp_status s = IMP_OK;

@@ -168,7 +168,7 @@ DEV u32 seg_begin(const dweight &w, u32 s) { return w.k_tiles * s / w.seg; }
 DEV float act_apply(u32 act, float x)
 {
     switch (act) {
-    case 0: return x / (1.0f + __expf(-x));
+    case 0: return __fdividef(x, 1.0f + __expf(-x));
     case 1: { float u = 0.7978845608f * (x + 0.044715f * x * x * x); return x - x / (1.0f + __expf(2.0f * u)); }
     case 2: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
     case 3: return x > 0 ? x * x : 0.0f;

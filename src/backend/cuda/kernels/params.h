@@ -87,11 +87,30 @@ typedef struct sum_args {          /* adds the z partials of a rows kernel in or
     uint32_t m, ldo, ldr;
 } sum_args;
 
+/* A block of tokens of one expert: rows [first, first + n) of the sorted (token, choice) pairs. */
+typedef struct group_tile {
+    uint32_t expert, first, n, pad;
+} group_tile;
+
 typedef struct prefill_args {
-    dweight w;
-    uint64_t out, residual;
-    uint32_t m, row0, ldo, ldr, n_stage_x, n_stage_w;
+    dweight w[2];                  /* pair: gate and up, out = act(gate) * up; else w[0] */
+    uint64_t out, residual;        /* f32 [row][ldo], or f16 in ACT_POS order; f32 [row][ldr] or 0 */
+    uint64_t x;                    /* gather: f16 [row][ldx], ACT_POS; else the tensor map says where x lies */
+    uint64_t tile;                 /* grouped: u32 count, 3 words of padding, then group_tile[]; 0 = one matrix */
+    uint64_t pair_of;              /* grouped: i32 [pairs] number of the (token, choice) that stands at a sorted place */
+    uint32_t m, ldo, ldr, ldx, n_stage_x, n_stage_w;
+    uint32_t n_rb, n_tb;           /* blocks of rows; of tokens (one matrix) */
+    uint32_t pair, act, out_f16, gather, scatter; /* scatter: a row goes to the place of its pair; gather: comes from pair / n_choice */
+    uint32_t n_choice;
+    float limit, alpha;
 } prefill_args;
+
+typedef struct sort_args {         /* counting sort of (token, choice) by expert */
+    uint64_t ids;                  /* i32 [n_pair] */
+    uint64_t pair_of;              /* i32 [n_pair] out */
+    uint64_t tile;                 /* out, as in prefill_args */
+    uint32_t n_pair, n_expert, n_tok; /* n_tok: pairs a tile */
+} sort_args;
 
 typedef struct repack_args {
     uint64_t src;                  /* raw rows */

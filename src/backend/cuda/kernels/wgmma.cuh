@@ -8,6 +8,40 @@
 #ifdef HOPPER
 template <int N> struct wgmma;
 
+template <> struct wgmma<8> {
+    static __device__ __forceinline__ void run(float *d, const u32 *a, u64 b)
+    {
+        asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {"
+                     "%0,%1,%2,%3}, "
+                     "{%4,%5,%6,%7}, %8, 1, 1, 1, 0;"
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+    }
+};
+
+template <> struct wgmma<16> {
+    static __device__ __forceinline__ void run(float *d, const u32 *a, u64 b)
+    {
+        asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {"
+                     "%0,%1,%2,%3,%4,%5,%6,%7}, "
+                     "{%8,%9,%10,%11}, %12, 1, 1, 1, 0;"
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+    }
+};
+
+template <> struct wgmma<32> {
+    static __device__ __forceinline__ void run(float *d, const u32 *a, u64 b)
+    {
+        asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
+                     "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, "
+                     "{%16,%17,%18,%19}, %20, 1, 1, 1, 0;"
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+                       "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+    }
+};
+
 template <> struct wgmma<64> {
     static __device__ __forceinline__ void run(float *d, const u32 *a, u64 b)
     {
@@ -91,6 +125,15 @@ DEV void wgmma_t64(float *d, const u32 *a, u64 b)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
+/* Bounded: a barrier that nobody completes within four seconds ends the kernel with an error instead of a hang. */
+DEV void mbar_wait_bounded(u32 m, u32 parity)
+{
+    asm volatile("{.reg .pred p; .reg .u64 t, u; mbarrier.try_wait.parity.shared::cta.b64 p,[%0],%1; @p bra D_%=; mov.u64 t,%%globaltimer;"
+                 " W_%=: mbarrier.try_wait.parity.shared::cta.b64 p,[%0],%1; @p bra D_%=; mov.u64 u,%%globaltimer; sub.u64 u,u,t;"
+                 " setp.lt.u64 p,u,4000000000; @p bra W_%=; trap; D_%=: }" ::"r"(m), "r"(parity) : "memory");
+}
+/* What ordinary stores (and cp.async) put into shared memory, the tensor cores read only after this. */
+DEV void proxy_fence(void) { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 DEV void wgmma_fence(void) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEV void wgmma_commit(void) { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int N> DEV void wgmma_wait(void) { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
