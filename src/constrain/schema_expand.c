@@ -4,7 +4,7 @@
 
 #include "constrain/schema_impl.h"
 
-#define BRANCH_MAX 600   /* branches of one node and type */
+#define BRANCH_MAX 2000   /* branches of one node and type */
 #define CHOICE_DEPTH 300 /* nested choices: the solver recurses */
 
 _Noreturn void schema_fail(sx *x, const jv *v, imp_status s, const char *why)
@@ -89,6 +89,52 @@ bool name_matches(sx *x, const jv *p, const char *s, size_t n)
     return d && dfa_accepts(d, s, n);
 }
 
+static bool says_nothing(sx *x, const jv *s)
+{
+    if (s->type != JV_OBJECT)
+        return s->type == JV_TRUE;
+    for (const jv *m = s->child; m; m = m->next)
+        if (kw_asserts(x, s, m))
+            return false;
+    return true;
+}
+
+static bool in_list(const jv *list, const char *s, size_t n)
+{
+    for (const jv *m = list->child; m; m = m->next)
+        if (m->type == JV_STRING && m->n == n && !memcmp(m->s, s, n))
+            return true;
+    return false;
+}
+
+/* How an object fails `properties` or `required`: a required member that is not there or has another value is one way, not
+ * two, so that a conjunction of negated schemas does not multiply ways that say the same. */
+static const alt *members_fail(sx *x, const jv *props, const jv *req, const alt *alts, uint32_t *n)
+{
+    for (const jv *m = props->child; m; m = m->next) {
+        bool must = in_list(req, m->key, m->key_n), any = says_nothing(x, m);
+        if (any && !must)
+            continue;
+        atom_kind kind = any ? A_ABSENT : must ? A_MAYBE : A_PROP;
+        alts = alt_new(x, alts, atom_new(x, (atom){.kind = kind, .v = m, .neg = !any}, NULL));
+        ++*n;
+    }
+    for (const jv *m = req->child; m; m = m->next)
+        if (!jv_getn(props, m->s, m->n)) {
+            alts = alt_new(x, alts, atom_new(x, (atom){.kind = A_ABSENT, .v = m, .b = 1}, NULL));
+            ++*n;
+        }
+    return alts;
+}
+
+static bool are_names(const jv *list)
+{
+    const jv *m = list && list->type == JV_ARRAY ? list->child : NULL;
+    while (m && m->type == JV_STRING)
+        m = m->next;
+    return list && list->type == JV_ARRAY && !m;
+}
+
 static bool apply_schema(sx *x, work *w, const jv *s, bool neg)
 {
     item it = item_of(s, false, neg);
@@ -111,8 +157,12 @@ static bool apply_schema(sx *x, work *w, const jv *s, bool neg)
         only = NULL;
     const alt *alts = NULL;
     uint32_t n = 0;
+    const jv *props = jv_get(s, "properties"), *req = jv_get(s, "required");
+    bool both = neg && !only && props && props->type == JV_OBJECT && are_names(req);
+    if (both && w->b.t == T_OBJ)
+        alts = members_fail(x, props, req, alts, &n);
     for (const jv *m = s->child; m; m = m->next) {
-        if ((only && m != only) || !kw_asserts(x, s, m))
+        if ((only && m != only) || !kw_asserts(x, s, m) || (both && (m == props || m == req)))
             continue;
         if (!neg) {
             if (!kw_apply(x, w, s, m, false))
@@ -153,6 +203,11 @@ static bool apply_atom(sx *x, work *w, const atom *a)
             return false;
         add_name(x, &b->req, name, name_n, 0);
         add_name(x, &b->extra, name, name_n, item_of(a->v, a->constant, a->neg));
+        return true;
+    case A_MAYBE: /* the member is not there, or with this value */
+        if (!obj)
+            return false;
+        add_name(x, &b->extra, name, name_n, item_of(a->v, false, a->neg));
         return true;
     case A_ABSENT:
         if (!obj)
@@ -470,7 +525,7 @@ static bool emit_node(sx *x, void *arg, const branch *b)
     }
     n.idx = DEAD;
     if (v->n_br >= BRANCH_MAX)
-        schema_fail(x, x->doc.by_id[v->it[0] >> 2], IMP_E_LIMIT, "too complex: its alternatives multiply to more than 600");
+        schema_fail(x, x->doc.by_id[v->it[0] >> 2], IMP_E_LIMIT, "too complex: its alternatives multiply to more than 2000");
     CC_PUSH(x->c, v->br, v->n_br, v->cap_br, n);
     return true;
 }

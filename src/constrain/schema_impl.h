@@ -45,7 +45,7 @@ typedef struct branch {
 } branch;
 
 typedef enum atom_kind {
-    A_SCHEMA, A_CONST, A_KW, A_NAMES, A_PROP, A_ABSENT, A_REQ, A_MINP, A_MAXP, A_INDEX, A_MINI, A_MAXI, A_EXISTS, A_CONTAINS, A_NUM_BELOW,
+    A_SCHEMA, A_CONST, A_KW, A_NAMES, A_PROP, A_MAYBE, A_ABSENT, A_REQ, A_MINP, A_MAXP, A_INDEX, A_MINI, A_MAXI, A_EXISTS, A_CONTAINS, A_NUM_BELOW,
     A_NUM_ABOVE
 } atom_kind;
 typedef struct atom {

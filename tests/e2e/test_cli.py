@@ -58,6 +58,18 @@ def test_a_constraint_is_never_ignored(imp, tiny, option):
     assert r.returncode in (1, 2) and r.stdout == b"" and r.stderr.startswith(b"imp: "), r
 
 
+def test_constrained_answers(imp, tiny, tmp_path):
+    fixed = "(red|blue) is the colour of the [a-c]{2} house\\."
+    run = lambda *a: imp.ok("run", "--raw", "-q", "-m", tiny, "-p", "The thing", "-n", 200, "--temperature", 1.2, "--seed", 7, "-c", 512, *a).decode()
+    text = run("--regex", fixed).rstrip("\n")
+    assert re.fullmatch(fixed, text), text
+    assert run("--regex", fixed, "--stop", " house").rstrip("\n") == text.split(" house")[0]
+    (tmp_path / "s.json").write_text(json.dumps({"type": "object", "properties": {"k": {"const": "a fixed text"}}, "required": ["k"], "additionalProperties": False}))
+    assert json.loads(run("--schema", tmp_path / "s.json")) == {"k": "a fixed text"}
+    (tmp_path / "g.gbnf").write_text('root ::= "one" (" and " [0-9])+ " end"\n')
+    assert re.fullmatch("one( and [0-9])+ end", run("--grammar", tmp_path / "g.gbnf").rstrip("\n"))
+
+
 def test_links_behave_as_subcommands(imp):
     folder = os.path.dirname(imp.path)
     for link, command in (("imp-cli", "run"), ("imp-bench", "bench")):

@@ -10,6 +10,7 @@ import re
 import shlex
 import struct
 import subprocess
+import sys
 
 import jsonschema
 import pytest
@@ -289,3 +290,15 @@ def test_hostile_input_is_refused_quickly(driver):
         a = driver(**b)
         assert a["compile_us"] < 5e6, (str(b)[:80], a["compile_us"])
         assert a["ok"] or a["error"]
+
+
+# ---- a real model --------------------------------------------------------------------------------------------------------
+def test_answers_of_a_real_model_are_valid(gemma, tmp_path):
+    """A part of what bench/constrained.py does: temperature 1.5, half of its schemas, one answer each."""
+    exe = tmp_path / "generate"
+    cc = shlex.split(os.environ.get("CC", "gcc"))
+    subprocess.run([*cc, "-O1", "-std=c17", "-D_GNU_SOURCE", f"-I{ROOT}/include", str(ROOT / "tests/tools/generate_driver.c"), "-o", str(exe), str(BUILD / "libimp.a"),
+                    *LIBS, "-lmicrohttpd", "-ledit"], check=True, timeout=120)
+    r = subprocess.run([sys.executable, str(ROOT / "bench" / "constrained.py"), gemma, str(exe), "--answers", "25", "--schemas", "25", "--seed", str(SEED)],
+                       capture_output=True, text=True, timeout=600)
+    assert r.returncode == 0 and " 0 invalid" in r.stdout, r.stdout + r.stderr

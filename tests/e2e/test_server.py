@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -167,6 +168,51 @@ def test_constraints(server):
     assert text(server, guided_grammar='root ::= "yes" | "no"', ignore_eos=False) in ("yes", "no")
     for bad in ({"guided_regex": "("}, {"guided_json": {"type": "nonsense"}}, {"grammar": "root ::= ("}, {"guided_json": schema, "guided_regex": "a"}):
         server.post(COMPLETIONS, {**P, **bad}, 400)
+
+
+FIXED = "(red|blue) is the colour of the [a-c]{2} house, and the number is [0-9]{3}\\."
+
+
+def test_constraints_with_choices_logprobs_and_stops(server):
+    body = {**P, "guided_regex": FIXED, "ignore_eos": False, "max_tokens": 200, "temperature": 1.3, "seed": 5, "n": 3}
+    plain = server.post(COMPLETIONS, body)
+    texts = [c["text"] for c in plain["choices"]]
+    assert all(re.fullmatch(FIXED, t) for t in texts) and [c["finish_reason"] for c in plain["choices"]] == ["stop"] * 3, texts
+    # log-probabilities: the same answers and counts, one entry a token, forced tokens included
+    told = server.post(COMPLETIONS, {**body, "logprobs": 2})
+    assert [c["text"] for c in told["choices"]] == texts and told["usage"] == plain["usage"]
+    for c in told["choices"]:
+        lp = c["logprobs"]
+        assert "".join(lp["tokens"]) == c["text"] and len(lp["tokens"]) == len(lp["token_logprobs"]) == len(lp["top_logprobs"])
+        assert all(x < 0 for x in lp["token_logprobs"])
+    assert sum(len(c["logprobs"]["tokens"]) for c in told["choices"]) == told["usage"]["completion_tokens"]
+    # a stop string inside forced text, and a limit inside it
+    cut = server.post(COMPLETIONS, {**body, "stop": [" house"]})
+    assert [c["text"] for c in cut["choices"]] == [t.split(" house")[0] for t in texts] and cut["choices"][0]["finish_reason"] == "stop"
+    short = server.post(COMPLETIONS, {**body, "max_tokens": 9})
+    assert all(t.startswith(c["text"]) and c["finish_reason"] == "length" for t, c in zip(texts, short["choices"]))
+    assert short["usage"]["completion_tokens"] == 27
+    # streamed
+    seen = ["", "", ""]
+    for e in server.events(COMPLETIONS, body)[:-1]:
+        for c in json.loads(e["data"])["choices"]:
+            seen[c["index"]] += c["text"]
+    assert seen == texts
+
+
+def test_response_format_with_choices_and_logprobs(server):
+    schema = {"type": "object", "properties": {"identifier": {"enum": ["first", "second"]}, "done": {"type": "boolean"}}, "required": ["identifier", "done"],
+              "additionalProperties": False}
+    body = {**C, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}, "ignore_eos": False, "max_tokens": 200,
+            "temperature": 1.0, "seed": 3, "n": 2, "logprobs": True, "top_logprobs": 1}
+    r = server.post(CHAT, body)
+    for c in r["choices"]:
+        v = json.loads(c["message"]["content"])
+        assert set(v) == {"identifier", "done"} and v["identifier"] in ("first", "second") and v["done"] in (True, False)
+        assert "".join(t["token"] for t in c["logprobs"]["content"]) == c["message"]["content"]
+        assert all(len(t["top_logprobs"]) == 1 for t in c["logprobs"]["content"])
+    del body["logprobs"], body["top_logprobs"]
+    assert [c["message"]["content"] for c in server.post(CHAT, body)["choices"]] == [c["message"]["content"] for c in r["choices"]]
 
 
 def test_template_fields(server):
