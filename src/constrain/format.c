@@ -42,9 +42,9 @@
 /* IRIs: the same with the characters beyond ASCII that RFC 3987 allows. */
 #define UCS "\\u00A0-\\uD7FF\\uF900-\\uFDCF\\uFDF0-\\uFFEF\\u{10000}-\\u{1FFFD}\\u{20000}-\\u{2FFFD}\\u{30000}-\\u{3FFFD}"
 #define IPCHAR "([" UNRES UCS SUB ":@]|" PCT ")"
-#define IAUTH "(([" UNRES UCS SUB ":]|" PCT ")*@)?(\\[(" IPV6 ")\\]|([" UNRES UCS SUB "]|" PCT ")*)(:[0-9]*)?"
+#define IAUTH "(([" UNRES UCS SUB ":]|" PCT ")*@)?(\\[(" IPV6 "|[vV][0-9A-Fa-f]+\\.[" UNRES SUB ":]+)\\]|([" UNRES UCS SUB "]|" PCT ")*)(:[0-9]*)?"
 #define IABEMPTY "(/" IPCHAR "*)*"
-#define IQF "(\\?(" IPCHAR "|[/?\\uE000-\\uF8FF])*)?(#(" IPCHAR "|[/?])*)?"
+#define IQF "(\\?(" IPCHAR "|[/?\\uE000-\\uF8FF\\u{F0000}-\\u{FFFFD}\\u{100000}-\\u{10FFFD}])*)?(#(" IPCHAR "|[/?])*)?"
 #define IHIER "(//" IAUTH IABEMPTY "|/(" IPCHAR "+" IABEMPTY ")?|" IPCHAR "+" IABEMPTY "|)"
 #define ISEGNC "([" UNRES UCS SUB "@]|" PCT ")+"
 #define TPLVAR "([A-Za-z0-9_]|" PCT ")(\\.?([A-Za-z0-9_]|" PCT "))*(:[1-9][0-9]{0,3}|\\*)?"
@@ -62,7 +62,7 @@ static const struct { const char *name, *re; } formats[] = {
     {"uri-reference", URIREF},
     {"iri", SCHEME ":" IHIER IQF},
     {"iri-reference", "(" SCHEME ":" IHIER "|//" IAUTH IABEMPTY "|/(" IPCHAR "+" IABEMPTY ")?|" ISEGNC IABEMPTY "|)" IQF},
-    {"uri-template", "([!#$&(-;=?-\\[\\]_a-z~" UCS "]|" PCT "|\\{[+#./;?&]?" TPLVAR "(," TPLVAR ")*\\})*"},
+    {"uri-template", "([!#$&-;=?-\\[\\]_a-z~" UCS "]|" PCT "|\\{[+#./;?&]?" TPLVAR "(," TPLVAR ")*\\})*"},
     {"uuid", "[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}"},
     {"json-pointer", "(/([^/~]|~[01])*)*"},
     {"relative-json-pointer", "(0|[1-9][0-9]*)(#|(/([^/~]|~[01])*)*)"},
