@@ -306,32 +306,30 @@ static bool can_key(const machine *m, const pobj *o, const frame *f)
     return !only && extras_left(m, o, o->kd ? o->kd->start : 0, f->y, 0, o->n_names, 0);
 }
 
-/* Can every open obligation still be fulfilled, each by a key of its own or one by several? */
-static bool ex_viable(machine *m, const pobj *o, const frame *f, uint32_t open)
+/* The sets of obligations that one more key can make of those in reach (bit m: set m), given its node for each set. */
+static uint64_t ex_reach(const uint32_t *node, uint32_t n_ex, uint32_t open, uint64_t reach)
 {
-    if (!open)
-        return true;
-    for (uint32_t c = 0; c < o->n_cls && o->extras && (!o->kd || o->kd->count[o->kd->start] == INF); c++)
-        for (uint32_t s = 1; s < 1u << o->n_ex; s++)
-            if (o->cls[c].node[s] != DEAD && (s & open) && ex_viable(m, o, f, open & ~s))
-                return true;
-    for (uint32_t i = 0; i < o->n_names; i++) {
-        if (name_used(m, o, f, i))
-            continue;
-        for (uint32_t s = 1; s < 1u << o->n_ex; s++) {
-            if (o->name_node[((size_t)i << o->n_ex) + s] == DEAD || !(s & open))
-                continue;
-            if (!(open & ~s))
-                return true;
-            frame g = *f;
-            if (o->words <= 1) {
-                g.x |= 1u << i;
-                if (ex_viable(m, o, &g, open & ~s))
-                    return true;
-            }
-        }
+    uint64_t out = reach;
+    for (uint32_t s = 1; s < 1u << n_ex; s++)
+        for (uint64_t r = node[s] != DEAD && (s & open) ? reach : 0; r; r &= r - 1)
+            out |= 1ull << (((uint32_t)__builtin_ctzll(r) | s) & open);
+    return out;
+}
+
+/* Can every open obligation still be fulfilled, each by a key of its own or one by several? */
+static bool ex_viable(const machine *m, const pobj *o, const frame *f, uint32_t open)
+{
+    uint64_t reach = 1;
+    for (uint32_t i = 0; i < o->n_names && !(reach >> open & 1); i++)
+        if (!name_used(m, o, f, i))
+            reach = ex_reach(o->name_node + ((size_t)i << o->n_ex), o->n_ex, open, reach);
+    bool many = o->extras && (!o->kd || o->kd->count[o->kd->start] == INF);
+    for (uint64_t before = 0; many && before != reach;) {
+        before = reach;
+        for (uint32_t c = 0; c < o->n_cls; c++)
+            reach = ex_reach(o->cls[c].node, o->n_ex, open, reach);
     }
-    return false;
+    return reach >> open & 1;
 }
 
 /* A key is complete: the object waits for its colon. */

@@ -261,7 +261,16 @@ static bool apply_atom(sx *x, work *w, const atom *a)
         if (!obj)
             return false;
         elist *l = CC_NEW(x->c, elist);
-        *l = (elist){a->owner, a->a ? a->v : NULL, item_of(a->v, false, a->neg), b->exists};
+        *l = (elist){a->owner, a->a ? a->v : NULL, NULL, item_of(a->v, false, a->neg), b->exists};
+        b->exists = l;
+        b->minp = b->minp ? b->minp : 1;
+        return b->minp <= b->maxp;
+    }
+    case A_BADNAME: { /* some key's name fails the schema; its value may be anything */
+        if (!obj)
+            return false;
+        elist *l = CC_NEW(x->c, elist);
+        *l = (elist){a->owner, NULL, a->v, ITEM_ANY, b->exists};
         b->exists = l;
         b->minp = b->minp ? b->minp : 1;
         return b->minp <= b->maxp;
@@ -477,7 +486,7 @@ static bool says_more(const branch *a, const branch *b)
     if (a->t == T_OBJ) {
         for (const elist *e = b->exists; e; e = e->next) {
             const elist *p = a->exists;
-            while (p && (p->owner != e->owner || p->pattern != e->pattern || p->it != e->it))
+            while (p && (p->owner != e->owner || p->pattern != e->pattern || p->names != e->names || p->it != e->it))
                 p = p->next;
             if (!p)
                 return false;

@@ -15,6 +15,7 @@ typedef enum jtype { T_NULL, T_BOOL, T_NUM, T_STR, T_ARR, T_OBJ, T_COUNT } jtype
 /* item: jv id << 2 | constant << 1 | negated; ITEM_FALSE satisfies nothing. */
 typedef uint32_t item;
 #define ITEM_FALSE 0xFFFFFFFEu
+#define ITEM_ANY 0xFFFFFFFDu /* in an elist only: no condition */
 static inline item item_of(const jv *v, bool constant, bool neg) { return v->id << 2 | (uint32_t)constant << 1 | neg; }
 
 typedef struct ilist { item it; const struct ilist *next; } ilist;
@@ -22,7 +23,8 @@ typedef struct nlist { const char *s; size_t n; item it; const struct nlist *nex
 typedef struct llist { const jv *owner; const struct llist *next; } llist;
 typedef struct xlist { uint32_t index; item it; const struct xlist *next; } xlist; /* item at an index */
 typedef struct clist { item it; uint32_t min, max, from; const struct clist *next; } clist; /* contains, from an index on */
-typedef struct elist { const jv *owner, *pattern; item it; const struct elist *next; } elist; /* some key has such a value */
+/* Some key has such a value: one that matches pattern, or that fails the schema `names`, or else one beyond owner's names and patterns. */
+typedef struct elist { const jv *owner, *pattern, *names; item it; const struct elist *next; } elist;
 
 typedef struct branch {
     jtype t;
@@ -45,7 +47,7 @@ typedef struct branch {
 } branch;
 
 typedef enum atom_kind {
-    A_SCHEMA, A_CONST, A_KW, A_NAMES, A_PROP, A_MAYBE, A_ABSENT, A_REQ, A_MINP, A_MAXP, A_INDEX, A_MINI, A_MAXI, A_EXISTS, A_CONTAINS, A_NUM_BELOW,
+    A_SCHEMA, A_CONST, A_KW, A_NAMES, A_PROP, A_MAYBE, A_ABSENT, A_REQ, A_MINP, A_MAXP, A_INDEX, A_MINI, A_MAXI, A_EXISTS, A_BADNAME, A_CONTAINS, A_NUM_BELOW,
     A_NUM_ABOVE
 } atom_kind;
 typedef struct atom {

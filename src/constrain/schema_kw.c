@@ -515,7 +515,6 @@ static bool kw_maxprops(sx *x, work *w, const jv *owner, const jv *v, bool neg)
 
 static bool kw_propnames(sx *x, work *w, const jv *owner, const jv *v, bool neg)
 {
-    (void)owner;
     if (!neg) {
         ilist *l = CC_NEW(x->c, ilist);
         *l = (ilist){item_of(v, false, false), w->b.pnames};
@@ -525,8 +524,7 @@ static bool kw_propnames(sx *x, work *w, const jv *owner, const jv *v, bool neg)
     } else if (v->type == JV_TRUE) {
         return false;
     } else {
-        w->b.unsup = v;
-        w->b.unsup_why = "cannot be enforced under a negation";
+        push_atom(x, w, (atom){.kind = A_BADNAME, .v = v, .owner = owner});
     }
     return true;
 }

@@ -4,7 +4,7 @@
 
 #include "constrain/schema_impl.h"
 
-#define EX_MAX 3
+#define EX_MAX 5 /* obligations of one object: their sets are bits of a word (ex_viable) */
 #define CON_MAX 3
 
 typedef struct strs {
@@ -100,7 +100,7 @@ static void nodes_for(sx *x, const branch *b, const items *base, uint32_t n_ex, 
             add(x, &l, base->it[i]);
         uint32_t k = 0;
         for (const elist *e = b->exists; e; e = e->next, k++)
-            if (set >> k & 1)
+            if (set >> k & 1 && e->it != ITEM_ANY)
                 add(x, &l, e->it);
         if (!l.n)
             add(x, &l, 0), l.n = 0;
@@ -157,16 +157,10 @@ static void collect_names(sx *x, bnode *b, name_at **out, size_t *n_out)
     *n_out = k;
 }
 
-/* The automaton of the names that propertyNames allows; NULL with *any = true when it allows all. */
-static const cdfa *allowed_names(sx *x, bnode *b, bool *any)
+/* The automaton of the names that satisfy a conjunction; NULL: none does; *any: all do. */
+static const cdfa *names_of(sx *x, items l, bool *any)
 {
-    items l = {0};
     const cdfa *d = NULL;
-    *any = !b->b.pnames;
-    if (*any)
-        return NULL;
-    for (const ilist *p = b->b.pnames; p; p = p->next)
-        add(x, &l, p->it);
     uint32_t id = node_get(x, l.it, l.n);
     if (!x->node[id].expanded)
         node_expand(x, id);
@@ -177,9 +171,27 @@ static const cdfa *allowed_names(sx *x, bnode *b, bool *any)
         const cdfa *one = with_length(x, s->sd, s->smin, s->smax);
         d = d && one ? dfa_product(x->c, d, one, DFA_OR) : one ? one : d;
     }
-    if (d && d->universal)
-        *any = true;
+    *any = d && d->universal;
     return d;
+}
+
+/* The names that propertyNames allows. */
+static const cdfa *allowed_names(sx *x, bnode *b, bool *any)
+{
+    items l = {0};
+    *any = !b->b.pnames;
+    for (const ilist *p = b->b.pnames; p; p = p->next)
+        add(x, &l, p->it);
+    return *any ? NULL : names_of(x, l, any);
+}
+
+/* The names that an obligation's schema forbids: such a key fulfils it. */
+static const cdfa *failing_names(sx *x, const elist *e)
+{
+    items l = {0};
+    bool any;
+    add(x, &l, item_of(e->names, false, true));
+    return names_of(x, l, &any);
 }
 
 void object_children(sx *x, bnode *bn)
@@ -195,7 +207,11 @@ void object_children(sx *x, bnode *bn)
     if (o->n_ex && b->maxp != INF)
         schema_fail(x, b->exists->owner, IMP_E_UNSUPPORTED, "a negated condition on keys together with a largest number of properties cannot be enforced");
     collect_names(x, bn, &names, &n);
-    const cdfa *pnd = allowed_names(x, bn, &any_name);
+    const cdfa *pnd = allowed_names(x, bn, &any_name), *bad[EX_MAX];
+    size_t n_bad = 0;
+    for (const elist *e = b->exists; e; e = e->next)
+        if (e->names)
+            bad[n_bad++] = failing_names(x, e);
     o->n_names = (uint32_t)n;
     o->name = CC_ARRAY(x->c, const char *, n + 1);
     o->name_n = CC_ARRAY(x->c, size_t, n + 1);
@@ -221,9 +237,11 @@ void object_children(sx *x, bnode *bn)
                 add(x, &l, e->it);
         if (!any_name && (!pnd || !dfa_accepts(pnd, arg.s, arg.n)))
             add(x, &l, ITEM_FALSE);
+        size_t at_bad = 0;
         for (const elist *e = b->exists; e; e = e->next, k++) {
             const jv *props = jv_get(e->owner, "properties");
-            if (ex_applies(e, props && jv_getn(props, arg.s, arg.n), matched_by_name, &arg))
+            const cdfa *fails = e->names ? bad[at_bad++] : NULL;
+            if (e->names ? fails && dfa_accepts(fails, arg.s, arg.n) : ex_applies(e, props && jv_getn(props, arg.s, arg.n), matched_by_name, &arg))
                 can |= 1u << k;
         }
         nodes_for(x, b, &l, o->n_ex, can, o->node + (i << o->n_ex));
@@ -252,17 +270,21 @@ void object_children(sx *x, bnode *bn)
                 l = l->next;
         }
     }
-    bool plain = !n_pat && any_name;
+    bool plain = !n_pat && any_name && !n_bad;
+    size_t first_bad = n_pat + !any_name;
     uint32_t *labels = NULL;
     size_t n_lab = 0, cap_lab = 0;
     if (plain) {
         CC_PUSH(x->c, labels, n_lab, cap_lab, 1);
     } else {
-        cdfa **d = CC_ARRAY(x->c, cdfa *, n_pat + 1);
+        cdfa **d = CC_ARRAY(x->c, cdfa *, first_bad + n_bad + 1);
         for (size_t i = 0; i < n_pat; i++)
             d[i] = (cdfa *)(void *)pattern_dfa(x, pat[i], pat[i]->key, pat[i]->key_n, NULL, NULL);
-        d[n_pat] = (cdfa *)(void *)pnd;
-        o->kd = dfa_tag_product(x->c, d, n_pat + !any_name);
+        if (!any_name)
+            d[n_pat] = (cdfa *)(void *)pnd;
+        for (size_t i = 0; i < n_bad; i++)
+            d[first_bad + i] = (cdfa *)(void *)bad[i];
+        o->kd = dfa_tag_product(x->c, d, first_bad + n_bad);
         for (uint32_t q = 0; q < o->kd->n; q++) {
             size_t k = 0;
             while (k < n_lab && labels[k] != o->kd->label[q])
@@ -282,8 +304,9 @@ void object_children(sx *x, bnode *bn)
             layer_items(x, p->owner, NULL, matched_by_label, &arg, &l);
         if (!any_name && !(labels[i] >> n_pat & 1))
             add(x, &l, ITEM_FALSE);
+        size_t at_bad = first_bad;
         for (const elist *e = b->exists; e; e = e->next, k++)
-            if (ex_applies(e, false, matched_by_label, &arg))
+            if (e->names ? labels[i] >> at_bad++ & 1 : ex_applies(e, false, matched_by_label, &arg))
                 can |= 1u << k;
         nodes_for(x, b, &l, o->n_ex, can, o->cls_node + (i << o->n_ex));
     }
