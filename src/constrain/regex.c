@@ -468,10 +468,89 @@ static re_node *counted_class(re_node *r, bool search)
     return bol && eol && r->op == RE_REP && r->a->op == RE_SET && r->max != 1 && (r->min > 1 || (r->max != INF && r->max > 8)) ? r : NULL;
 }
 
+/* The ')' of the group that begins at s[at], or n. */
+static size_t group_end(const char *s, size_t n, size_t at)
+{
+    unsigned depth = 0;
+    bool cls = false;
+    for (size_t i = at; i < n; i++) {
+        if (s[i] == '\\')
+            i++;
+        else if (cls)
+            cls = s[i] != ']';
+        else if (s[i] == '[')
+            cls = true;
+        else if (s[i] == '(')
+            depth++;
+        else if (s[i] == ')' && --depth == 0)
+            return i;
+    }
+    return n;
+}
+
+/* Is there a '|' outside of groups and classes? */
+static bool top_choice(const char *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (s[i] == '|')
+            return true;
+        if (s[i] == '\\') {
+            i++;
+        } else if (s[i] == '(') {
+            i = group_end(s, n, i);
+        } else if (s[i] == '[') {
+            while (++i < n && s[i] != ']')
+                i += s[i] == '\\';
+        }
+    }
+    return false;
+}
+
+static bool looks_ahead(const char *s, size_t n) { return n > 3 && s[0] == '(' && s[1] == '?' && (s[2] == '!' || s[2] == '='); }
+
+/* ^(?!A)(?=B)Y, the one place where look-ahead is an intersection of regular languages: Y, without what begins with A, and
+ * only what begins with B. False: another shape (the parser then names what it does not support). */
+static bool leading_looks(cc *c, const char *s, size_t n, bool search, const char *where, cdfa **out)
+{
+    size_t at = 1, end;
+    if (!n || s[0] != '^' || !looks_ahead(s + 1, n - 1))
+        return false;
+    for (; looks_ahead(s + at, n - at); at = end + 1)
+        if ((end = group_end(s, n, at)) == n)
+            return false;
+    if (top_choice(s + at, n - at) || (at < n && strchr("*+?{", s[at])))
+        return false;
+    re_sets sets = {0};
+    const char *rest = arena_printf(c->a, "^%.*s", (int)(n - at), s + at);
+    if (!rest)
+        cc_fail(c, IMP_E_NOMEM, "%s: out of memory", where);
+    cdfa *d = re_compile(c, &sets, re_parse(c, &sets, rest, strlen(rest), where), search, where);
+    for (size_t i = 1; i < at && d; i = end + 1) {
+        end = group_end(s, n, i);
+        re_sets own = {0};
+        const char *look = arena_printf(c->a, "^(?:%.*s)", (int)(end - i - 3), s + i + 3);
+        if (!look)
+            cc_fail(c, IMP_E_NOMEM, "%s: out of memory", where);
+        cdfa *a = re_compile(c, &own, re_parse(c, &own, look, strlen(look), where), true, where);
+        if (s[i + 2] == '=')
+            d = a ? dfa_product(c, d, a, DFA_AND) : NULL;
+        else if (a)
+            d = dfa_product(c, d, a, DFA_SUB);
+    }
+    *out = d;
+    return true;
+}
+
 cdfa *re_pattern(cc *c, const char *s, size_t n, bool search, const char *where, uint32_t *min_len, uint32_t *max_len,
                  bool counted)
 {
     re_sets sets = {0};
+    cdfa *looked;
+    if (n && !memchr(s, 0, n) && leading_looks(c, s, n, search, where, &looked)) {
+        *min_len = 0;
+        *max_len = INF;
+        return looked;
+    }
     re_node *r = re_parse(c, &sets, s, n, where);
     *min_len = 0;
     *max_len = INF;
