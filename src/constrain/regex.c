@@ -565,6 +565,8 @@ cdfa *re_pattern(cc *c, const char *s, size_t n, bool search, const char *where,
 
 cdfa *re_counted_class(cc *c, const char *s, size_t n, const char *where, uint32_t *min, uint32_t *max)
 {
+    if (n && s[0] == '^' && looks_ahead(s + 1, n - 1))
+        return NULL;
     re_sets sets = {0};
     re_node *k = counted_class(re_parse(c, &sets, s, n, where), false);
     if (!k)
