@@ -263,7 +263,7 @@ static void test_quantise(void **s)
         x[round % 32] = round % 2 ? 3 : -30;
         const cpu_ops *all[] = {&cpu_ops_base, available("avx2") ? &cpu_ops_avx2 : NULL, available("vnni") ? &cpu_ops_avx512 : NULL};
         for (int form = 0; form < CPU_QFORMS; form++) {
-            int8_t q[3][3 * CPU_QBLOCK];
+            int8_t q[3][3 * CPU_QBLOCK] = {{0}};
             cpu_qmeta m[3][3];
             for (int k = 0; k < 3; k++) {
                 if (!all[k])

@@ -26,7 +26,7 @@ typedef struct cpu_qmeta {
     int32_t pad;
 } cpu_qmeta;
 
-enum { CPU_QBLOCK = 64 /* bytes kept for one block in either form */ };
+enum { CPU_QBLOCK = 64 /* bytes kept for one block in either form; Q12 leaves the last 16 as they are */ };
 
 /* Quantised activations of n tokens. Tokens come in tiles of 16 (the last one smaller): tile i starts at
  * q + i*16*64*nb, meta + i*16*nb; inside a tile of h tokens, block b of token t is at 64*(b*h + t), meta (b*h + t). A

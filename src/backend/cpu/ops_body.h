@@ -261,8 +261,8 @@ VEC_INLINE void quantise_block(const float *p, long left, cpu_qform form, float 
     v16 a = v_load_n(p, left > 0 ? left : 0), c = v_load_n(p + 16, left > 16 ? left - 16 : 0);
     float max = largest(a, c), d = max / (most * unit), inv = max > 0 ? most / max : 0;
     int32_t z0, z1;
-    memset(o, 0, CPU_QBLOCK);
     if (!(d < INFINITY && inv < INFINITY)) { /* infinity or NaN: the factor carries it, integers must only be defined. Or next to nothing */
+        memset(o, 0, CPU_QBLOCK);
         o[0] = !(d < INFINITY);
         z0 = (form == CPU_Q15 ? 128 : 256) * o[0];
         z1 = 0;
