@@ -77,7 +77,9 @@ static imp_status sample_rows(rig_s *r, int32_t n, imp_err *e)
     for (int32_t i = 0; i < n; i++)
         if (exec_row_sampler(&r->x, &r->slot, &r->bt, i, &n_data) == ROW_HOST)
             return err_set(e, IMP_E_INTERNAL, "row %d of the sampler test went to the host", (int)i);
-    imp_status s = exec_sample_rows(&r->x, &r->slot, n_data, e);
+    imp_status s = exec_sample_send(&r->x, &r->slot, n_data, e);
+    if (s == IMP_OK)
+        s = exec_sample_rows(&r->x, &r->slot, e);
     if (s == IMP_OK)
         s = cu_check(&r->b->cu, r->b->cu.MemcpyDtoHAsync(r->out_id, r->x.out_id, sizeof r->out_id, r->b->stream), e,
                      "fetching tokens");
@@ -281,7 +283,7 @@ static void times(backend *b, uint32_t v, jw *o, imp_err *e)
             s = sample_rows(r, n, e);
             b->cu.EventRecord(t0, b->stream);
             for (int k = 0; k < 20 && s == IMP_OK; k++)
-                s = exec_sample_rows(&r->x, &r->slot, 0, e);
+                s = exec_sample_rows(&r->x, &r->slot, e);
             b->cu.EventRecord(t1, b->stream);
             if (s == IMP_OK && b->cu.EventSynchronize(t1) == CUDA_SUCCESS)
                 b->cu.EventElapsedTime(&ms, t0, t1);

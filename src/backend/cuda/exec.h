@@ -161,7 +161,9 @@ void exec_drop_graphs(bexec *x);
 typedef enum row_sampler { ROW_NOBODY, ROW_GREEDY, ROW_DEVICE, ROW_HOST } row_sampler;
 /* Describes row i of the batch in the ticket's tables when the sampling kernel takes it. */
 row_sampler exec_row_sampler(const bexec *x, ticket_slot *t, const batch *b, int32_t i, uint64_t *n_data);
-imp_status exec_sample_rows(bexec *x, ticket_slot *t, uint64_t n_data, imp_err *e); /* queues it, results included */
+/* Sends the descriptions, before the step's work so that nothing lies between it and the kernel; n_data: words of lists. */
+imp_status exec_sample_send(bexec *x, const ticket_slot *t, uint64_t n_data, imp_err *e);
+imp_status exec_sample_rows(bexec *x, ticket_slot *t, imp_err *e); /* queues the kernel, results included */
 void exec_sampled(const ticket_slot *t, int32_t k, const sample_row_in *in, sample_row_out *out);
 uint64_t exec_sample_bytes(const bexec *x, int32_t n_row); /* room for their descriptions */
 

@@ -87,35 +87,43 @@ row_sampler exec_row_sampler(const bexec *x, ticket_slot *t, const batch *b, int
     return ROW_DEVICE;
 }
 
-imp_status exec_sample_rows(bexec *x, ticket_slot *t, uint64_t n_data, imp_err *e)
+imp_status exec_sample_send(bexec *x, const ticket_slot *t, uint64_t n_data, imp_err *e)
+{
+    cu_api *cu = &x->b->cu;
+    const tables *tb = x->t;
+    uint64_t off = tb->off_sample, desc = (uint64_t)tb->max_row * sizeof(sample_desc);
+    if (t->n_dev == 0)
+        return IMP_OK;
+    imp_status s = cu_check(
+        cu, cu->MemcpyHtoDAsync(tb->dev + off, t->host + off, (uint64_t)t->n_dev * sizeof(sample_desc), x->b->stream),
+        e, "sending sampling parameters");
+    if (s == IMP_OK && n_data)
+        s = cu_check(cu, cu->MemcpyHtoDAsync(tb->dev + off + desc, t->host + off + desc, n_data * 4, x->b->stream), e,
+                     "sending bias and masks");
+    return s;
+}
+
+imp_status exec_sample_rows(bexec *x, ticket_slot *t, imp_err *e)
 {
     if (t->n_dev == 0)
         return IMP_OK;
     cu_api *cu = &x->b->cu;
-    CUstream st = x->b->stream;
     const tables *tb = x->t;
-    uint64_t off = tb->off_sample, desc = (uint64_t)tb->max_row * sizeof(sample_desc);
-    imp_status s =
-        cu_check(cu, cu->MemcpyHtoDAsync(tb->dev + off, t->host + off, (uint64_t)t->n_dev * sizeof(sample_desc), st), e,
-                 "sending sampling parameters");
-    if (s == IMP_OK && n_data)
-        s = cu_check(cu, cu->MemcpyHtoDAsync(tb->dev + off + desc, t->host + off + desc, n_data * 4, st), e,
-                     "sending bias and masks");
     sample_args a = {.logits = reg_ptr(x, x->p->logits),
-                     .desc = tb->dev + off,
-                     .data = tb->dev + off + desc,
+                     .desc = tb->dev + tb->off_sample,
+                     .data = tb->dev + tb->off_sample + (uint64_t)tb->max_row * sizeof(sample_desc),
                      .out = x->sampled,
                      .out_id = x->out_id,
                      .last = x->last,
                      .ldl = (uint32_t)(reg_row_bytes(x, x->p->logits) / 4),
                      .n_vocab = x->p->n_vocab,
                      .slice = slice_of(x)};
-    if (s == IMP_OK)
-        s = cuda_launch(x->b, st, K_sample, SAMPLE_CLUSTER, (uint32_t)t->n_dev, 1, SAMPLE_THREADS, slice_of(x) * 4,
-                        false, &a, e);
+    imp_status s = cuda_launch(x->b, x->b->stream, K_sample, SAMPLE_CLUSTER, (uint32_t)t->n_dev, 1, SAMPLE_THREADS,
+                               slice_of(x) * 4, false, &a, e);
     if (s == IMP_OK && t->dev_stats)
-        s = cu_check(cu, cu->MemcpyDtoHAsync(t->sampled, x->sampled, (uint64_t)t->n_dev * sizeof(sample_result), st), e,
-                     "fetching log-probabilities");
+        s = cu_check(
+            cu, cu->MemcpyDtoHAsync(t->sampled, x->sampled, (uint64_t)t->n_dev * sizeof(sample_result), x->b->stream),
+            e, "fetching log-probabilities");
     return s;
 }
 

@@ -233,13 +233,15 @@ imp_status cuda_submit(bexec *x, const batch *b, backend_ticket *ticket, imp_err
     if (t->begin)
         cu->EventRecord(t->begin, x->b->stream);
     s = cu_check(cu, cu->MemcpyHtoDAsync(x->t->dev, t->host, n_bytes, x->b->stream), e, "sending a step's tables");
+    if (s == IMP_OK)
+        s = exec_sample_send(x, t, n_data, e);
     if (s == IMP_OK && n_ext)
         s = cu_check(cu, cu->MemcpyHtoDAsync(x->t->ext, b->ext_row, (uint64_t)n_ext * x->p->n_hidden * 4, x->b->stream), e, "sending external rows");
     bool decode = x->t == &x->small && x->n_tok_run == 1 && !x->tok_run[0].prompt && !x->b->no_graph;
     if (s == IMP_OK)
         s = decode ? run_graph(x, e) : exec_nodes(x, e);
     if (s == IMP_OK)
-        s = exec_sample_rows(x, t, n_data, e);
+        s = exec_sample_rows(x, t, e);
     if (s == IMP_OK)
         s = fetch(x, t, b, e);
     if (s == IMP_OK)
