@@ -249,6 +249,7 @@ typedef struct pobj {
     const pclass *cls;
     uint32_t n_cls;
     uint32_t n_ex;
+    const uint32_t *reach;     /* with obligations and maxp: [kd->n] classes (bits) that keys from a state can still end in */
 } pobj;
 
 typedef struct pcontains {

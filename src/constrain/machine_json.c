@@ -263,25 +263,85 @@ static bool node_any(const pobj *o, const uint32_t *node)
     return false;
 }
 
-/* Only required names may still come: the places left are theirs. */
-bool key_only_required(const machine *m, const pobj *o, const frame *f)
+/* Fewest keys beyond the required ones that fulfil the obligations `open`, using name `skip` for none of them; INF: no way.
+ * A required name that is still to come can fulfil some for nothing. */
+static uint32_t ex_cost(const machine *m, const pobj *o, const frame *f, uint32_t open, uint32_t skip)
 {
-    return o->maxp != INF && o->maxp - f->cnt <= required_left(m, o, f);
+    uint32_t sets = 1u << o->n_ex, cost[32], next[32];
+    for (uint32_t t = 0; t < sets; t++)
+        cost[t] = t ? INF : 0;
+    for (uint32_t i = 0; i < o->n_names; i++) {
+        const uint32_t *node = o->name_node + ((size_t)i << o->n_ex);
+        uint32_t one = !(o->required[i / 32] >> i % 32 & 1);
+        if (i == skip || name_used(m, o, f, i))
+            continue;
+        for (uint32_t t = 0; t < sets; t++)
+            next[t] = one ? cost[t] : INF;
+        for (uint32_t t = 0; t < sets; t++)
+            for (uint32_t s = 0; s < sets && cost[t] != INF; s++)
+                if (node[s] != DEAD && cost[t] + one < next[(t | s) & open])
+                    next[(t | s) & open] = cost[t] + one;
+        memcpy(cost, next, sizeof cost);
+    }
+    for (bool change = o->extras; change;) {
+        change = false;
+        for (uint32_t c = 0; c < o->n_cls; c++)
+            for (uint32_t t = 0; t < sets; t++)
+                for (uint32_t s = 1; s < sets && cost[t] != INF; s++)
+                    if (o->cls[c].node[s] != DEAD && cost[t] + 1 < cost[(t | s) & open])
+                        cost[(t | s) & open] = cost[t] + 1, change = true;
+    }
+    return cost[open];
 }
 
-static bool name_usable(const machine *m, const pobj *o, const frame *f, uint32_t i, bool only_req)
+/* Which keys may come next in object f, so that what must come still has its place. */
+typedef struct room {
+    bool only;     /* required names, and what `cost` says */
+    uint32_t cost; /* keys that open obligations need, when each place left is spoken for; else 0 */
+    uint32_t cls;  /* classes of other keys (bits; all, when not only) */
+} room;
+
+static room room_of(const machine *m, const pobj *o, const frame *f)
 {
-    return !name_used(m, o, f, i) && (!only_req || (o->required[i / 32] >> i % 32 & 1)) && node_any(o, o->name_node + ((size_t)i << o->n_ex));
+    room r = {.cls = 0xFFFFFFFF};
+    if (o->maxp == INF)
+        return r;
+    uint32_t left = required_left(m, o, f), places = o->maxp - f->cnt, cost = f->aux ? ex_cost(m, o, f, f->aux, INF) : 0;
+    r.only = cost == INF || places <= left + cost;
+    if (!r.only)
+        return r;
+    r.cls = 0;
+    r.cost = cost == INF ? 0 : cost;
+    for (uint32_t c = 0; c < o->n_cls && c < 32 && r.cost; c++)
+        for (uint32_t s = 1; s < 1u << o->n_ex; s++)
+            if (o->cls[c].node[s] != DEAD && (s & f->aux) && ex_cost(m, o, f, f->aux & ~s, INF) < r.cost)
+                r.cls |= 1u << c;
+    return r;
+}
+
+bool key_only_required(const machine *m, const pobj *o, const frame *f) { return room_of(m, o, f).only; }
+
+static bool name_usable(const machine *m, const pobj *o, const frame *f, uint32_t i, const room *r)
+{
+    const uint32_t *node = o->name_node + ((size_t)i << o->n_ex);
+    if (name_used(m, o, f, i) || !node_any(o, node))
+        return false;
+    if (!r->only || (o->required[i / 32] >> i % 32 & 1))
+        return true;
+    for (uint32_t s = 1; s < 1u << o->n_ex && r->cost; s++)
+        if (node[s] != DEAD && (s & f->aux) && ex_cost(m, o, f, f->aux & ~s, i) < r->cost)
+            return true;
+    return false;
 }
 
 /* Other keys that can still be completed from state q of kd, when `used` of them and names [lo, hi) agree so far. */
-static bool extras_left(const machine *m, const pobj *o, uint32_t q, uint32_t used, uint32_t lo, uint32_t hi, uint32_t depth)
+static bool extras_left(const machine *m, const pobj *o, uint32_t q, uint32_t used, uint32_t lo, uint32_t hi, uint32_t depth, const room *r)
 {
-    if (!o->extras)
+    if (!o->extras || !r->cls)
         return false;
     if (!o->kd)
-        return true;
-    if (q == DEAD)
+        return r->cls & 1;
+    if (q == DEAD || (r->only && !(o->reach && (o->reach[q] & r->cls))))
         return false;
     if (o->kd->count[q] == INF)
         return true;
@@ -299,11 +359,11 @@ static bool can_key(const machine *m, const pobj *o, const frame *f)
 {
     if (o->maxp != INF && f->cnt >= o->maxp)
         return false;
-    bool only = key_only_required(m, o, f);
+    room r = room_of(m, o, f);
     for (uint32_t i = 0; i < o->n_names; i++)
-        if (name_usable(m, o, f, i, only))
+        if (name_usable(m, o, f, i, &r))
             return true;
-    return !only && extras_left(m, o, o->kd ? o->kd->start : 0, f->y, 0, o->n_names, 0);
+    return extras_left(m, o, o->kd ? o->kd->start : 0, f->y, 0, o->n_names, 0, &r);
 }
 
 /* The sets of obligations that one more key can make of those in reach (bit m: set m), given its node for each set. */
@@ -330,6 +390,15 @@ static bool ex_viable(const machine *m, const pobj *o, const frame *f, uint32_t 
             reach = ex_reach(o->cls[c].node, o->n_ex, open, reach);
     }
     return reach >> open & 1;
+}
+
+/* With the key that was just taken: can the object still become complete? */
+static bool obj_viable(const machine *m, const pobj *o, const frame *f)
+{
+    if (o->maxp == INF || !o->n_ex)
+        return ex_viable(m, o, f, f->aux);
+    uint32_t cost = ex_cost(m, o, f, f->aux, INF);
+    return cost != INF && (uint64_t)required_left(m, o, f) + cost <= o->maxp - f->cnt;
 }
 
 /* A key is complete: the object waits for its colon. */
@@ -364,7 +433,7 @@ static void key_done(machine *m, const pobj *o, const frame *of, uint32_t name, 
         }
         if (o->maxp != INF || f.cnt < o->minp)
             f.cnt++;
-        if (ex_viable(m, o, &f, f.aux))
+        if (obj_viable(m, o, &f))
             add_frame(m, &f);
     }
 }
@@ -383,7 +452,7 @@ static uint32_t name_bound(const pobj *o, uint32_t lo, uint32_t hi, uint32_t dep
     return lo;
 }
 
-static bool key_take(machine *m, const pobj *o, const frame *of, frame *f, uint32_t cp, bool only)
+static bool key_take(machine *m, const pobj *o, const frame *of, frame *f, uint32_t cp, const room *r)
 {
     uint32_t lo = f->y & 0xFFFF, hi = f->y >> 16;
     if (lo < hi) {
@@ -403,23 +472,23 @@ static bool key_take(machine *m, const pobj *o, const frame *of, frame *f, uint3
         f->cnt = 0;
     f->x = 0;
     for (uint32_t i = lo; i < hi; i++)
-        if (name_usable(m, o, of, i, only))
+        if (name_usable(m, o, of, i, r))
             return true;
-    return !only && extras_left(m, o, f->q, f->z, lo, hi, f->cnt);
+    return extras_left(m, o, f->q, f->z, lo, hi, f->cnt, r);
 }
 
 /* Could some code point of [lo, hi] be taken? Those that names or used keys go on with are special; of the others, one of
  * each class of kd speaks for all. */
-static bool key_range(machine *m, const pobj *o, const frame *of, const frame *f, cprange r, bool only)
+static bool key_range(machine *m, const pobj *o, const frame *of, const frame *f, cprange r, const room *rm)
 {
     uint32_t lo = f->y & 0xFFFF, hi = f->y >> 16;
     for (uint32_t i = lo; i < hi; i++) {
         uint32_t cp = o->name_len[i] > f->cnt ? o->name[i][f->cnt] : INF;
         frame g = *f;
-        if (cp >= r.lo && cp <= r.hi && key_take(m, o, of, &g, cp, only))
+        if (cp >= r.lo && cp <= r.hi && key_take(m, o, of, &g, cp, rm))
             return true;
     }
-    if (only || !o->extras)
+    if (!rm->cls || !o->extras)
         return false;
     size_t tries = 1 + (hi - lo) + list_len(m, f->z);
     for (uint32_t at = r.lo; at <= r.hi;) {
@@ -435,7 +504,7 @@ static bool key_range(machine *m, const pobj *o, const frame *of, const frame *f
         }
         for (size_t t = 0; t < tries && at + t <= end; t++) {
             frame g = *f;
-            if (key_take(m, o, of, &g, at + (uint32_t)t, only))
+            if (key_take(m, o, of, &g, at + (uint32_t)t, rm))
                 return true;
         }
         at = end + 1;
@@ -462,33 +531,33 @@ static void key_step(machine *m, uint32_t id, unsigned char b)
     codec_result r = codec_step(m->p->codec, f.x, b, &next, &cp);
     if (r == CODEC_DEAD)
         return;
-    bool only = key_only_required(m, o, &of);
+    room rm = room_of(m, o, &of);
     uint32_t lo = f.y & 0xFFFF, hi = f.y >> 16;
     if (r == CODEC_QUOTE) {
         if (lo < hi && o->name_len[lo] == f.cnt) {
-            if (name_usable(m, o, &of, lo, only))
+            if (name_usable(m, o, &of, lo, &rm))
                 key_done(m, o, &of, lo, 0, o->name_node + ((size_t)lo << o->n_ex));
             return;
         }
-        if (only || !o->extras || (o->kd && (f.q == DEAD || !o->kd->label[f.q])) || (f.z && list_ends(m, f.z, 's', f.cnt)))
+        if (!rm.cls || !o->extras || (o->kd && (f.q == DEAD || !o->kd->label[f.q])) || (f.z && list_ends(m, f.z, 's', f.cnt)))
             return;
         uint32_t label = o->kd ? o->kd->label[f.q] : 1;
         for (uint32_t c = 0; c < o->n_cls; c++)
-            if (o->cls[c].label == label) {
+            if (o->cls[c].label == label && (!rm.only || (c < 32 && rm.cls >> c & 1))) {
                 key_done(m, o, &of, DEAD, text_key(m), o->cls[c].node);
                 break;
             }
         return;
     }
     if (r == CODEC_CP) {
-        if (key_take(m, o, &of, &f, cp, only))
+        if (key_take(m, o, &of, &f, cp, &rm))
             add_frame(m, &f);
         return;
     }
     cprange rg[CODEC_RANGES];
     unsigned n = codec_ranges(m->p->codec, next, rg);
     for (unsigned i = 0; i < n; i++)
-        if (key_range(m, o, &of, &f, rg[i], only)) {
+        if (key_range(m, o, &of, &f, rg[i], &rm)) {
             if (!o->kd && !key_specials(m, o, &f, rg, n))
                 f.y = f.z = f.cnt = 0; /* whatever it becomes, it leaves the names: the state that most keys share */
             f.x = next;

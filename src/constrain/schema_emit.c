@@ -18,6 +18,33 @@ static bool any_sat(sx *x, const uint32_t *v, uint32_t n)
 
 static uint64_t add_sat(uint64_t a, uint64_t b) { return a + b > INF ? INF : a + b; }
 
+/* Fewest keys beyond the required ones that fulfil every obligation of an object; see ex_cost in machine_json.c. */
+static uint64_t obligations_cost(sx *x, const obr *o)
+{
+    uint32_t sets = 1u << o->n_ex;
+    uint64_t cost[32], next[32];
+    for (uint32_t m = 0; m < sets; m++)
+        cost[m] = m ? INF : 0;
+    for (uint32_t i = 0; i < o->n_names; i++) {
+        for (uint32_t m = 0; m < sets; m++)
+            next[m] = o->required[i] ? INF : cost[m];
+        for (uint32_t m = 0; m < sets; m++)
+            for (uint32_t s = 0; s < sets; s++)
+                if (sat(x, o->node[((size_t)i << o->n_ex) + s]) && cost[m] + !o->required[i] < next[m | s])
+                    next[m | s] = cost[m] + !o->required[i];
+        memcpy(cost, next, sizeof cost);
+    }
+    for (bool change = true; change;) {
+        change = false;
+        for (uint32_t c = 0; c < o->n_cls; c++)
+            for (uint32_t m = 0; m < sets; m++)
+                for (uint32_t s = 1; s < sets; s++)
+                    if (sat(x, o->cls_node[((size_t)c << o->n_ex) + s]) && cost[m] + 1 < cost[m | s])
+                        cost[m | s] = cost[m] + 1, change = true;
+    }
+    return cost[sets - 1];
+}
+
 static bool object_sat(sx *x, bnode *bn)
 {
     const branch *b = &bn->b;
@@ -36,6 +63,8 @@ static bool object_sat(sx *x, bnode *bn)
             can = add_sat(can, INF); /* refined by kcount when the object is made */
     if (need > b->maxp || can < b->minp)
         return false;
+    if (o->n_ex && b->maxp != INF)
+        return need + obligations_cost(x, o) <= b->maxp;
     for (uint32_t e = 0; e < o->n_ex; e++) {
         bool ok = false;
         for (uint32_t set = 0; set < sets; set++) {
@@ -423,6 +452,25 @@ static bool keep_label(void *arg, uint32_t label)
     return false;
 }
 
+static const uint32_t *reachable_classes(sx *x, const cdfa *d, const pclass *cls, uint32_t n)
+{
+    uint32_t *r = CC_KEEP(x->c, uint32_t, d->n);
+    for (uint32_t q = 0; q < d->n; q++)
+        for (uint32_t c = 0; c < n && c < 32; c++)
+            r[q] |= (uint32_t)(cls[c].label == d->label[q]) << c;
+    for (bool change = true; change;) {
+        change = false;
+        cc_work(x->c, (uint64_t)d->n * d->ncls);
+        for (uint32_t q = 0; q < d->n; q++)
+            for (uint32_t k = 0; k < d->ncls; k++) {
+                uint32_t t = d->trans[(size_t)q * d->ncls + k];
+                if (t != DEAD && (r[t] & ~r[q]))
+                    r[q] |= r[t], change = true;
+            }
+    }
+    return r;
+}
+
 static uint32_t emit_object(sx *x, const bnode *bn)
 {
     const obr *o = &bn->o;
@@ -469,6 +517,8 @@ static uint32_t emit_object(sx *x, const bnode *bn)
     }
     p.cls = cls;
     p.n_cls = o->n_cls;
+    if (p.kd && o->n_ex && p.maxp != INF)
+        p.reach = reachable_classes(x, p.kd, cls, o->n_cls);
     p.name = name;
     p.name_len = len;
     p.name_node = node;

@@ -204,8 +204,6 @@ void object_children(sx *x, bnode *bn)
     for (const elist *e = b->exists; e; e = e->next)
         if (++o->n_ex > EX_MAX)
             schema_fail(x, e->owner, IMP_E_UNSUPPORTED, "too many negated conditions on keys at once");
-    if (o->n_ex && b->maxp != INF)
-        schema_fail(x, b->exists->owner, IMP_E_UNSUPPORTED, "a negated condition on keys together with a largest number of properties cannot be enforced");
     collect_names(x, bn, &names, &n);
     const cdfa *pnd = allowed_names(x, bn, &any_name), *bad[EX_MAX];
     size_t n_bad = 0;

@@ -259,6 +259,43 @@ def test_random_schemas(driver):
     assert compiled > 450 and checked > 12000 and walked > 300, (compiled, checked, walked)
 
 
+# ---- some key must break a rule, and there is not much room ----------------------------------------------------------------
+def broken_rule(r):
+    small = [{"type": "integer"}, {"const": 1}, {"type": "string"}, {"enum": ["s", None]}]
+    return r.choice([
+        lambda: {"propertyNames": r.choice([{"pattern": "^a"}, {"minLength": 2}, {"enum": ["a", "b"]}, {"pattern": "^[a-z]*$"}])},
+        lambda: {"additionalProperties": r.choice(small), "properties": {k: r.choice([*small, {}]) for k in r.sample(NAMES, r.randrange(3))}},
+        lambda: {"patternProperties": {r.choice(["^a", "b$", "^[a-z]+$", "x"]): r.choice(small)}},
+        lambda: {"properties": {k: r.choice(small) for k in r.sample(NAMES, 2)}}])()
+
+
+def test_negated_conditions_on_keys(driver):
+    r = random.Random(SEED + 7)
+    compiled = checked = 0
+    for n in range(120):
+        s = {"type": "object", "maxProperties": r.randrange(1, 5), "allOf": [{"not": broken_rule(r)} for _ in range(r.randrange(1, 4))]}
+        if r.random() < 0.5:
+            s["required"] = r.sample(NAMES, r.randrange(1, 3))
+        if r.random() < 0.4:
+            s["properties"] = {k: r.choice([{"type": "integer"}, {"type": "string"}, True, False]) for k in r.sample(NAMES, 2)}
+        if r.random() < 0.3:
+            s["additionalProperties"] = r.choice([{"type": "integer"}, False])
+        values = [{k: r.choice([1, 2, "s", "t", None]) for k in r.sample(NAMES, r.randrange(6))} for _ in range(30)]
+        judge = jsonschema.Draft202012Validator(s)
+        a = driver(schema=json.dumps(s), texts=[json.dumps(v) for v in values], walks=2, max_steps=10, seed=n)
+        if not a["ok"]:
+            assert "no value satisfies" not in a["error"] or not any(judge.is_valid(v) for v in values), (s, a)
+            continue
+        compiled += 1
+        for v, got in zip(values, a["accept"]):
+            assert got == judge.is_valid(v), (s, v, got)
+            checked += 1
+        for w in a["walks"]:
+            assert not isinstance(w, dict), (s, w)
+            assert w is None or judge.is_valid(json.loads(w)), (s, w)
+    assert compiled > 60 and checked > 1500, (compiled, checked)
+
+
 # ---- random regular expressions, judged by re -----------------------------------------------------------------------------
 def regex(r, depth=0):
     k = r.randrange(9 if depth < 3 else 4)
