@@ -191,8 +191,10 @@ imp_status prequant_parts(modelfile *mf, const char *name, uint32_t n_expert, ui
         if ((t = sibling(mf, name, silent[i])) != NULL)
             t->used = true;
     imp_status s = add_scales(mf, name, n_expert, rows, cols, out, n, e);
-    bool sub_byte = read == QUANT_E2M1 || read == QUANT_I4;
-    if (s == IMP_OK && sub_byte && *n == 1)
+    bool sub_byte = read == QUANT_E2M1 || read == QUANT_I4, scaled = false;
+    for (uint32_t i = 0; i < *n; i++)
+        scaled |= out[i].role == PART_SCALE;
+    if (s == IMP_OK && sub_byte && !scaled)
         return err_set(e, IMP_E_MODEL, "tensor %s: its scales are missing", out[0].t->name);
     return s;
 }

@@ -451,8 +451,10 @@ main.main()
 
 
 def gguf_cannot(family, args):
-    """What the format has no key for: Qwen's and SmolLM3's windows, Gemma's scales of scores, lists of layers that its readers know by heart."""
-    return (args.get("use_sliding_window") or args.get("no_rope_layer_interval", 4) != 4 or family == "qwen3_next" and not args["norm_topk_prob"] or family in ("gemma2", "gemma3") and args["query_pre_attn_scalar"] != args["head_dim"]
+    """What the format has no key for: windows of all but Gemma, Phi and gpt-oss, Qwen's way of weighting experts, Gemma's scales of scores,
+    lists of layers that its readers know by heart."""
+    return (args.get("use_sliding_window") or family in ("mistral", "mixtral") and args["sliding_window"] or args.get("no_rope_layer_interval", 4) != 4
+            or family in ("qwen3_next", "qwen3_moe") and not args["norm_topk_prob"] or family in ("gemma2", "gemma3") and args["query_pre_attn_scalar"] != args["head_dim"]
             or family == "gemma3" and "layer_types" in args or family == "nemotron_h" and "mlp" in args["layers_block_type"])
 
 
