@@ -4,7 +4,7 @@
 
 #include "constrain/schema_impl.h"
 
-#define BRANCH_MAX 2000   /* branches of one node and type */
+#define BRANCH_MAX 600   /* branches of one node and type */
 #define CHOICE_DEPTH 300 /* nested choices: the solver recurses */
 
 _Noreturn void schema_fail(sx *x, const jv *v, imp_status s, const char *why)
@@ -534,7 +534,7 @@ static bool emit_node(sx *x, void *arg, const branch *b)
     }
     n.idx = DEAD;
     if (v->n_br >= BRANCH_MAX)
-        schema_fail(x, x->doc.by_id[v->it[0] >> 2], IMP_E_LIMIT, "too complex: its alternatives multiply to more than 2000");
+        schema_fail(x, x->doc.by_id[v->it[0] >> 2], IMP_E_LIMIT, "too complex: its alternatives multiply to more than 600");
     CC_PUSH(x->c, v->br, v->n_br, v->cap_br, n);
     return true;
 }
