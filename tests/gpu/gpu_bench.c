@@ -136,7 +136,7 @@ static void bench_model(jw *o, const shape *s, const int32_t *depths, const int3
             break;
         snprintf(test, sizeof test, "decode x%d @512", batches[i]);
         row(o, s->name, test, batches[i] / s_step, "tok/s", floor_s, s_step);
-        if (!batches[i + 1])
+        if (!batches[i + 1] || opt_batches)
             profile(&r, o);
         jw_end_object(o);
     }
@@ -208,7 +208,9 @@ int run_bench(jw *o, const char *only)
     jw_array(o);
     for (size_t i = 0; i < sizeof models / sizeof *models; i++)
         if (!only || strstr(models[i].name, only))
-            bench_model(o, &models[i], opt_prompt ? no_depth : i < 2 && !opt_decode ? depths : shallow, opt_prompt ? none : opt_decode ? one_batch : i < 2 || i == 5 ? batches : none, opt_decode ? none : i < 2 || i == 5 ? prompts : none);
+            bench_model(o, &models[i], opt_prompt ? no_depth : i < 2 && !opt_decode && !opt_batches ? depths : shallow,
+                        opt_prompt ? none : opt_decode ? one_batch : i < 2 || i == 5 || opt_batches ? batches : none,
+                        opt_decode || opt_batches ? none : i < 2 || i == 5 ? prompts : none);
     jw_end_array(o);
     return 0;
 }

@@ -5,7 +5,7 @@
 #include "base/clock.h"
 #include "gpu_test.h"
 
-bool opt_no_pdl, opt_no_graph, opt_decode, opt_prompt;
+bool opt_no_pdl, opt_no_graph, opt_decode, opt_prompt, opt_batches;
 static uint64_t rng = 88172645463325252ull;
 void rnd_seed(uint64_t s) { rng = s * 0x9E3779B97F4A7C15ull + 1; }
 uint64_t rnd(void)

@@ -107,6 +107,15 @@ static void test_linear(jw *o, quant_id f, uint32_t rows, uint32_t cols, bool bi
                 memcpy(y1, y, (size_t)n * rows * 4);
             have = true;
         }
+        static const int32_t alone[] = {1, 7, 8, 31, 69, 127, 139}; /* y has all of them */
+        for (size_t k = 0; k < sizeof alone / sizeof *alone && s == IMP_OK && cls; k++) {
+            seq_step st = {.n = 1, .ids = ids + alone[k], .cls = 1, .all_rows = true};
+            memset(y1, 0xFF, (size_t)rows * 4);
+            s = run_step(&r, &st, 1, y1, NULL, &e);
+            bool same = s == IMP_OK && memcmp(y1, y + (size_t)alone[k] * rows, (size_t)rows * 4) == 0;
+            snprintf(what, sizeof what, "same bytes: %s %ux%u row %d alone and among 140", q->name, rows, cols, alone[k]);
+            verdict(o, same, what, same ? 0 : 1, 0);
+        }
     }
     if (s != IMP_OK) {
         snprintf(what, sizeof what, "linear %s %ux%u: %s", q->name, rows, cols, e.message);
@@ -183,8 +192,8 @@ static void test_model(jw *o, const shape *sh, int32_t block, int32_t prompt)
         ids[i] = (int32_t)(rnd() % sh->vocab);
     rig c = {0}, g = {0};
     uint64_t v = sh->vocab;
-    float *lc = malloc((uint64_t)n * v * 4), *lg = malloc((uint64_t)n * v * 4), *l2 = malloc((uint64_t)n * v * 4), *l8 = malloc(16 * v * 4);
-    plan_limits lim = {prompt > 256 ? prompt : 256, prompt > 256 ? prompt : 256, 16};
+    float *lc = malloc((uint64_t)n * v * 4), *lg = malloc((uint64_t)n * v * 4), *l2 = malloc((uint64_t)n * v * 4), *l8 = malloc(128 * v * 4);
+    plan_limits lim = {prompt > 256 ? prompt : 256, prompt > 256 ? prompt : 256, 128};
     int64_t blocks = 16 * (room / block + 2);
     imp_status s = build_model(sh, &m, &e);
     if (s == IMP_OK)
@@ -223,11 +232,14 @@ static void test_model(jw *o, const shape *sh, int32_t block, int32_t prompt)
         verdict(o, same, what, same ? 0 : 1, 0);
     }
     /* the last generated token again, among n_other sequences (each re-runs the same position) */
-    for (int32_t others = 3; others <= 11 && s == IMP_OK; others += 8) {
-        seq_step st[12];
+    static const int32_t crowd[] = {1, 3, 7, 8, 11, 31, 63, 127};
+    for (size_t q = 0; q < sizeof crowd / sizeof *crowd && s == IMP_OK; q++) {
+        seq_step st[128];
+        int32_t others = crowd[q];
         for (int32_t i = 0; i <= others; i++) {
             int32_t k = i == others ? 0 : 1; /* neighbours replay the second copy at various places */
-            st[i] = (seq_step){.n_past = k ? 4 + 3 * i : n - 1, .n = 1, .first_block = k ? per : 0, .slot = i, .ids = k ? ids + 4 + 3 * i : ids + n - 1, .cls = 1};
+            int32_t at = 4 + 3 * i % (n - 5);
+            st[i] = (seq_step){.n_past = k ? at : n - 1, .n = 1, .first_block = k ? per : 0, .slot = i, .ids = k ? ids + at : ids + n - 1, .cls = 1};
         }
         s = run_step(&g, st, others + 1, l8, NULL, &e);
         bool same = s == IMP_OK && memcmp(l8 + (uint64_t)others * v, lg + (uint64_t)(n - 1) * v, v * 4) == 0;

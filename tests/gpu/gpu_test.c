@@ -1,5 +1,5 @@
 /* gpu_test: parity and timing of the CUDA backend in one program that needs libc and the driver alone.
- * usage: gpu_test [parity|bench|all] [-o report.json] [--no-pdl] [--no-graph] [--decode] [--prompt] [filter] */
+ * usage: gpu_test [parity|bench|all] [-o report.json] [--no-pdl] [--no-graph] [--decode] [--prompt] [--batches] [filter] */
 #include <execinfo.h>
 #include <signal.h>
 #include <stdio.h>
@@ -31,6 +31,8 @@ int main(int argc, char **argv)
             opt_decode = true;
         else if (!strcmp(argv[i], "--prompt"))
             opt_prompt = true;
+        else if (!strcmp(argv[i], "--batches"))
+            opt_batches = true;
         else if (k++ == 0)
             what = argv[i];
         else

@@ -62,7 +62,7 @@ imp_status submit_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, 
 
 int run_sample(jw *out, bool tiny, int *n_tests); /* returns failures */
 int run_errors(int *n_tests);
-extern bool opt_no_pdl, opt_no_graph, opt_decode, opt_prompt;
+extern bool opt_no_pdl, opt_no_graph, opt_decode, opt_prompt, opt_batches;
 int run_parity(jw *out, const char *only);
 int run_bench(jw *out, const char *only);
 

@@ -39,14 +39,31 @@ void cuda_free(backend *b, CUdeviceptr p, uint64_t n_bytes, uint64_t *account)
 imp_status cuda_launch(backend *b, CUstream s, kernel_id k, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t threads, uint32_t smem, bool pdl,
                        const void *args, imp_err *e)
 {
+    return cuda_launch_cluster(b, s, k, gx, gy, gz, 1, threads, smem, pdl, args, e);
+}
+
+imp_status cuda_launch_cluster(backend *b, CUstream s, kernel_id k, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t cluster, uint32_t threads, uint32_t smem,
+                               bool pdl, const void *args, imp_err *e)
+{
     if (!gx || !gy || !gz)
         return IMP_OK;
     if (!b->fn[k])
         return err_set(e, IMP_E_UNSUPPORTED, "cuda: kernel %s does not exist for %s", b->fn_name[k], b->name);
-    CUlaunchAttribute at = {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION};
-    at.value.programmaticStreamSerializationAllowed = 1;
+    CUlaunchAttribute at[2] = {{.id = 0}};
+    unsigned n_at = 0;
+    if (pdl && !b->no_pdl) {
+        at[n_at].id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        at[n_at++].value.programmaticStreamSerializationAllowed = 1;
+    }
+    if (cluster > 1) {
+        at[n_at].id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+        at[n_at].value.clusterDim.x = cluster;
+        at[n_at].value.clusterDim.y = 1;
+        at[n_at].value.clusterDim.z = 1;
+        n_at++;
+    }
     CUlaunchConfig c = {.gridDimX = gx, .gridDimY = gy, .gridDimZ = gz, .blockDimX = threads, .blockDimY = 1, .blockDimZ = 1,
-                        .sharedMemBytes = smem, .hStream = s, .attrs = &at, .numAttrs = pdl && !b->no_pdl ? 1 : 0};
+                        .sharedMemBytes = smem, .hStream = s, .attrs = at, .numAttrs = n_at};
     void *param[1] = {(void *)(uintptr_t)args};
     return cu_check(&b->cu, b->cu.LaunchKernelEx(&c, b->fn[k], param, NULL), e, "launching %s", b->fn_name[k]);
 }

@@ -356,6 +356,8 @@ static imp_status make_scratch(bexec *x, imp_err *e)
     x->partial_bytes = part > 256ull << 20 ? 256ull << 20 : part; /* more rows go through in pieces */
     if (s == IMP_OK && part)
         s = scratch(x, x->partial_bytes, &x->partial, "partial sums", e);
+    if (s == IMP_OK && part)
+        s = scratch(x, BATCH_MEETS * 8, &x->came, "counters of partial sums", e);
     uint64_t tiles_at, rows_at, moe = exec_moe_bytes(x, x->lim.n_tok, &tiles_at, &rows_at);
     if (s == IMP_OK && moe)
         s = scratch(x, moe, &x->moe_pair, "lists of experts", e);
@@ -373,10 +375,11 @@ static imp_status make_scratch(bexec *x, imp_err *e)
         uint64_t pos = (uint64_t)most * (uint64_t)x->kv->block_size;
         x->part_splits = attend_splits((uint32_t)(pos > 1 << 20 ? 1 << 20 : pos)) + 1;
         uint64_t per = (uint64_t)heads * x->part_splits * (up_to(dmax, 64) > 128 ? 256 + 2 : up_to(dmax, 64) + 2) * 4;
-        x->part_tokens = per ? (uint32_t)((96ull << 20) / per) : 64;
-        x->part_tokens = x->part_tokens < 1 ? 1 : x->part_tokens > 64 ? 64 : x->part_tokens;
-        s = scratch(x, per * x->part_tokens + (uint64_t)x->part_tokens * kv_heads * 4 + 256, &x->part, "attention splits", e);
-        x->counter = x->part + ((per * x->part_tokens + 255) & ~255ull);
+        x->part_tokens = 256;
+        x->part_bytes = per > 96ull << 20 ? per : per * x->part_tokens < 96ull << 20 ? per * x->part_tokens : 96ull << 20;
+        x->part_bytes = (x->part_bytes + 255) & ~255ull;
+        s = scratch(x, x->part_bytes + (uint64_t)x->part_tokens * kv_heads * 4, &x->part, "attention splits", e);
+        x->counter = x->part + x->part_bytes;
     }
     int32_t sm_tok = x->lim.n_tok < SMALL_STEP ? x->lim.n_tok : SMALL_STEP, sm_seq = x->lim.n_seq < SMALL_STEP ? x->lim.n_seq : SMALL_STEP;
     int32_t sm_row = x->lim.n_row < SMALL_STEP ? x->lim.n_row : SMALL_STEP;

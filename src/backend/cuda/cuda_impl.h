@@ -12,12 +12,12 @@
 #define KERNEL_LIST(X)                                                                                               \
     X(gemv) X(rows2) X(rows4) X(rows8) X(rows_sum) X(repack) X(fill_random) X(read) X(embed) X(norm) X(norm_group)   \
     X(add) X(mul) X(unary) X(glu) X(gate) X(slice) X(concat) X(gather) X(combine) X(decay) X(qkv) X(rope)            \
-    X(kv_store) X(route) X(greedy) X(sample) X(attend_any) X(attend_d64) X(attend_d128) X(attend_d256)                         \
+    X(kv_store) X(route) X(greedy) X(sample) X(attend_any) X(attend_d64) X(attend_d128) X(attend_d128s) X(attend_d256)           \
     X(conv) X(gdn) X(mamba2) X(attend_p64) X(attend_p128) X(attend_p256) X(moe_sort)
 
 /* kernels that exist for one generation only: absent ones are NULL */
 #define KERNEL_LIST_HOPPER(X) X(prefill_1x64) X(prefill_1x128) X(prefill_1x256) X(prefill_2x64) X(prefill_2x128) X(experts_d16) \
-    X(attend_w64) X(attend_w128) X(attend_w256)
+    X(attend_w64) X(attend_w128) X(attend_w256) X(batch8) X(batch16) X(batch32) X(batch64) X(batch128)
 
 typedef enum kernel_id {
 #define K_X(n) K_##n,
@@ -96,6 +96,9 @@ void cuda_free(backend *b, CUdeviceptr p, uint64_t n_bytes, uint64_t *account);
 /* Launches on s; pdl: may begin before its predecessor in the stream is done (every kernel of ours waits by itself). */
 imp_status cuda_launch(backend *b, CUstream s, kernel_id k, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t threads, uint32_t smem, bool pdl,
                        const void *args, imp_err *e);
+/* The same in clusters of `cluster` blocks along x. */
+imp_status cuda_launch_cluster(backend *b, CUstream s, kernel_id k, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t cluster, uint32_t threads, uint32_t smem,
+                               bool pdl, const void *args, imp_err *e);
 
 imp_status cuda_upload(backend *b, const weight *w, plan_op_kind hint, uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
                        uint64_t col_end, bweight **out, imp_err *e);

@@ -42,9 +42,10 @@ typedef struct tables {
     int32_t max_tok, max_seq, max_row, max_save, max_table;
 } tables;
 
+#define BATCH_MEETS 2048
 #define N_TICKET 4
 #define MAX_GRAPHS 96
-#define SMALL_STEP 64
+#define SMALL_STEP 128
 
 typedef struct ticket_slot {
     int64_t id;
@@ -98,8 +99,10 @@ struct bexec {
     uint32_t xh_ld;
     CUdeviceptr partial;              /* z partial sums of a rows kernel */
     uint64_t partial_bytes;
+    CUdeviceptr came;                 /* counters of a batch kernel's blocks, [BATCH_MEETS][2], zero between launches */
     CUdeviceptr part, counter;        /* attention splits */
-    uint32_t part_tokens, part_splits;
+    uint64_t part_bytes;
+    uint32_t part_tokens, part_splits; /* counters, most splits of a token */
     CUdeviceptr last, out_id, greedy_part, greedy_counter, sampled;
     tables small, large;
     CUdeviceptr moe_pair, moe_tile, moe_x; /* lists of the grouped products; f16 rows of pairs */
@@ -148,6 +151,10 @@ imp_status exec_experts(bexec *x, const node *n, int32_t r0, int32_t n_row, bool
 void exec_group_experts(bexec *x);
 uint64_t exec_moe_bytes(const bexec *x, int32_t n_tok, uint64_t *tiles_at, uint64_t *rows_at);
 imp_status exec_prompt_attend(bexec *x, const attend_args *base, const run_range *r, uint32_t d, bool *done, imp_err *e);
+
+/* Two and more rows of class D on Hopper (run_batch.c): g as for a gemv, without its x; xh is the input as f16 rows. */
+bool exec_batch_fits(const bexec *x, const gemv_args *g);
+imp_status exec_batch(bexec *x, const gemv_args *g, CUdeviceptr xh, uint32_t ldx, imp_err *e);
 
 /* profile.c */
 typedef backend_profile_row exec_profile_row;

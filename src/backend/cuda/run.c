@@ -156,7 +156,18 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
         a.ldo[i] = reg_ld(x, o);
     }
     a.out_f16 = x->reg[out].f16;
-    if (!r.prompt || x->b->deterministic)
+    if (res != PLAN_NONE) {
+        a.residual = at_row(x, res, r.r0);
+        a.ldr = reg_ld(x, res);
+    }
+    CUdeviceptr xh = 0;
+    uint32_t ldx = 0;
+    bool decode = !r.prompt || x->b->deterministic;
+    if (decode && r.n > 1 && exec_batch_fits(x, &a)) {
+        imp_status s = f16_input(x, n, r, &xh, &ldx, e);
+        return s == IMP_OK ? exec_batch(x, &a, xh, ldx, e) : s;
+    }
+    if (decode)
         a.n_stage = gemv_fit(x, &a, (uint32_t)r.n, &smem);
     if (a.n_stage) {
         bool norm = n->norm >= 0 && r.n == 1; /* every block normalises for itself: cheap for one row only */
@@ -165,9 +176,7 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
         a.x = at_row(x, src, r.r0);
         a.ldx = reg_ld(x, src);
         if (n->norm >= 0 && !norm) {
-            CUdeviceptr xh;
-            uint32_t ld;
-            imp_status s = f16_input(x, n, r, &xh, &ld, e);
+            imp_status s = f16_input(x, n, r, &xh, &ldx, e);
             if (s != IMP_OK)
                 return s;
         }
@@ -177,14 +186,8 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
             a.eps = o->attr.norm.eps;
             a.plus_one = o->attr.norm.plus_one ? 1.0f : 0.0f;
         }
-        if (res != PLAN_NONE) {
-            a.residual = at_row(x, res, r.r0);
-            a.ldr = reg_ld(x, res);
-        }
         return run_gemv(x, &a, 1, smem, e);
     }
-    CUdeviceptr xh = 0;
-    uint32_t ldx = 0;
     bool prompt = r.prompt && exec_prompt(x), paired = false;
     imp_status s = f16_input(x, n, r, &xh, &ldx, e);
     if (s == IMP_OK && prompt && n->glu >= 0)
@@ -282,6 +285,18 @@ static imp_status run_qkv(bexec *x, const node *n, imp_err *e)
     return go(x, K_qkv, div_up(a.rope_q.n_head + a.n_k_head + a.n_v_head, 4), (uint32_t)x->n_tok, 1, 128, 0, &a, e);
 }
 
+/* Flash decoding by head width: stages = pieces of 16 positions of K and V that a warp has in flight. */
+typedef struct attend_kernel {
+    kernel_id k;
+    uint32_t d, stages;
+} attend_kernel;
+static const attend_kernel attend_d64 = {K_attend_d64, 64, 3}, attend_d128 = {K_attend_d128, 128, 3}, attend_d128s = {K_attend_d128s, 128, 2},
+                           attend_d256 = {K_attend_d256, 256, 2};
+
+/* Rings, then the warps' results (attend.cu). */
+static uint32_t attend_ring(const attend_kernel *t) { return 4 * t->stages * t->d * 64; }
+static uint32_t attend_smem(const attend_kernel *t, uint32_t heads) { return attend_ring(t) + 4 * heads * (t->d + 2) * 4; }
+
 /* Which decode kernel takes these heads; 0 = none of them. */
 static uint32_t attend_width(const bexec *x, const plan_attend *t)
 {
@@ -289,11 +304,35 @@ static uint32_t attend_width(const bexec *x, const plan_attend *t)
     uint32_t d = t->d_k > t->d_v ? t->d_k : t->d_v;
     if (t->d_k % 8 || t->d_v % 8 || g->k_width % 8 || g->v_width % 8 || t->n_head / t->n_kv_head > 16 || d > 256)
         return 0;
-    return d <= 64 ? 64 : d <= 128 ? 128 : 256;
+    d = d <= 64 ? 64 : d <= 128 ? 128 : 256;
+    if (4 * x->part_splits * (t->n_head / t->n_kv_head) > attend_ring(d == 64 ? &attend_d64 : d == 128 ? &attend_d128s : &attend_d256)) /* weights of the splits, when they are combined */
+        return 0;
+    return d;
 }
 
-/* Barriers, three stages of 16 rows of K and V a warp, the warps' results (attend.cu). */
-static uint32_t attend_smem(uint32_t d, uint32_t heads) { return 128 + 4 * 3 * 16 * 2 * (d * 2 + 16) + 4 * heads * (d + 2) * 4; }
+/* As many tokens a launch as there is room for split results. How many splits a block takes was measured: with few tokens
+ * one; with as many as fit at once (two blocks a multiprocessor) all, in deep rings; with more, a half or less, three
+ * blocks a multiprocessor, so that the last round is short. */
+static imp_status attend_decode(bexec *x, attend_args *a, const run_range *r, uint32_t d, imp_err *e)
+{
+    uint32_t heads = a->n_head / a->n_kv_head, n_sm = (uint32_t)x->b->n_sm;
+    uint64_t one = (uint64_t)a->n_head * x->split * (d + 2) * 4;
+    uint32_t most = one * x->part_tokens > x->part_bytes ? (uint32_t)(x->part_bytes / one) : x->part_tokens;
+    imp_status s = IMP_OK;
+    a->n_split = x->split;
+    for (int32_t k = 0; k < r->n && s == IMP_OK; k += (int32_t)most) {
+        a->n_tok = (uint32_t)(r->n - k) < most ? (uint32_t)(r->n - k) : most;
+        a->tok0 = (uint32_t)(r->begin + k);
+        uint32_t pairs = a->n_tok * a->n_kv_head, parts = div_up(6 * n_sm, pairs);
+        bool once = pairs > n_sm && pairs <= 2 * n_sm;
+        parts = once ? 1 : parts < 2 ? 2 : parts > x->split ? x->split : parts;
+        a->per_block = div_up(x->split, parts);
+        bool deep = once && attend_smem(&attend_d128, heads) <= (uint32_t)x->b->smem_max;
+        const attend_kernel *t = d == 64 ? &attend_d64 : d == 256 ? &attend_d256 : deep ? &attend_d128 : &attend_d128s;
+        s = go(x, t->k, div_up(x->split, a->per_block), a->n_kv_head, a->n_tok, 128, attend_smem(t, heads), a, e);
+    }
+    return s;
+}
 
 static imp_status run_attend(bexec *x, const plan_op *o, imp_err *e)
 {
@@ -304,7 +343,7 @@ static imp_status run_attend(bexec *x, const plan_op *o, imp_err *e)
                      .kv = g->base, .block_bytes = g->block_bytes, .k_off = g->k_off[t->slot], .v_off = g->v_off[t->slot], .tok = x->t->tok,
                      .seq = x->t->seq, .table = x->t->table, .sinks = vec(x, o->weight[0]), .part = x->part, .counter = x->counter,
                      .n_head = t->n_head, .n_kv_head = t->n_kv_head, .d_k = t->d_k, .d_v = t->d_v, .k_width = g->k_width, .v_width = g->v_width,
-                     .block_size = (uint32_t)x->kv->block_size, .group = (uint32_t)t->group, .window = t->window, .n_split = x->part_splits,
+                     .block_size = (uint32_t)x->kv->block_size, .group = (uint32_t)t->group, .window = t->window,
                      .scale = t->scale, .softcap = t->softcap};
     uint32_t d = attend_width(x, t);
     imp_status s = IMP_OK;
@@ -326,12 +365,7 @@ static imp_status run_attend(bexec *x, const plan_op *o, imp_err *e)
             s = go(x, d == 64 ? K_attend_p64 : d == 128 ? K_attend_p128 : K_attend_p256, div_up((uint32_t)r->n, per), t->n_kv_head, 1, 128,
                    128 + 4 * 64 * (d * 2 + 16), &a, e);
         } else {
-            for (int32_t k = 0; k < r->n && s == IMP_OK; k += (int32_t)x->part_tokens) {
-                uint32_t c = (uint32_t)(r->n - k) < x->part_tokens ? (uint32_t)(r->n - k) : x->part_tokens;
-                a.tok0 = (uint32_t)(r->begin + k);
-                a.n_tok = c;
-                s = go(x, d == 64 ? K_attend_d64 : d == 128 ? K_attend_d128 : K_attend_d256, x->split, t->n_kv_head, c, 128, attend_smem(d, t->n_head / t->n_kv_head), &a, e);
-            }
+            s = attend_decode(x, &a, r, d, e);
         }
     }
     return s;

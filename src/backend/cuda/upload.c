@@ -245,14 +245,12 @@ static imp_status send_tiles(job *j, imp_err *e)
 }
 
 /* How K is cut: a function of the shape alone, because it decides the order of sums (see gemv.cu). Eight warps a row tile
- * where K is long enough: fewer were slower on every shape tried. */
+ * where K is long enough: fewer were slower on every shape tried. Four groups, each a block's work in batch.cu, where there
+ * are too few rows to give every multiprocessor some. */
 static void choose_cut(const backend *b, dweight *d)
 {
     d->seg = d->k_tiles >= 8 ? 8 : d->k_tiles >= 4 ? 4 : d->k_tiles >= 2 ? 2 : 1;
-    uint32_t blocks = div_up(d->row_tiles, 8);
-    d->z = 1;
-    while (d->z < d->seg && blocks * d->z < (uint32_t)b->n_sm)
-        d->z *= 2;
+    d->z = d->row_tiles > 3 * (uint32_t)b->n_sm ? 1 : d->seg < 4 ? d->seg : 4;
 }
 
 static imp_status upload_matrix(job *j, const layout_row *lay, imp_err *e)

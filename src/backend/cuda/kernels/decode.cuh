@@ -162,8 +162,19 @@ template <int L, class S> DEV void chunk(const S &src, u32 lane, int c, const sc
     default: { constexpr int L = LAY_F8; BODY } break;                     \
     }
 
-/* Columns [first, last) of a segment: seg runs of k_tiles, as even as whole tiles allow. A function of the shape alone. */
-DEV u32 seg_begin(const dweight &w, u32 s) { return w.k_tiles * s / w.seg; }
+/* Columns [first, last) of a segment: seg runs of k_tiles, as even as whole tiles allow. A function of the shape alone.
+ * seg is 1, 2, 4 or 8. */
+DEV u32 seg_begin(const dweight &w, u32 s) { return w.k_tiles * s >> (31 - __clz((int)w.seg)); }
+
+/* The last steps of a product; each rounded by itself, so that no kernel fuses what another does not. */
+DEV float with_scale_and_bias(const dweight &w, float v, u32 n)
+{
+    if (w.row_scale)
+        v = __fmul_rn(v, ((const float *)w.row_scale)[n]);
+    if (w.bias)
+        v = __fadd_rn(v, ((const float *)w.bias)[n]);
+    return v;
+}
 
 DEV float act_apply(u32 act, float x)
 {

@@ -43,11 +43,7 @@ DEV float total(const dweight &w, const float *part, u32 stride, u32 seg, u32 n)
             sum += part[s * stride];
         v += sum;
     }
-    if (w.row_scale)
-        v *= ((const float *)w.row_scale)[n];
-    if (w.bias)
-        v += ((const float *)w.bias)[n];
-    return v;
+    return with_scale_and_bias(w, v, n);
 }
 
 KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)

@@ -81,6 +81,18 @@ typedef struct rows_args {
     uint32_t m, ldx, ldo, ldr, n_stage, slot_bytes;
 } rows_args;
 
+typedef struct batch_args {
+    dweight w[GEMV_MAX_W];         /* same seg, z and k_tiles */
+    uint64_t out[GEMV_MAX_W];      /* f32 [m][ldo]; out_f16: out[0] is f16 in ACT_POS order */
+    uint32_t ldo[GEMV_MAX_W];
+    uint32_t item_begin[GEMV_MAX_W]; /* of 8 row tiles; pair: of 4 of each, w[0] counts */
+    uint32_t n_mat, m, pair, act;  /* pair: out[0] = act(w[0] x) * (w[1] x) */
+    float limit, alpha;
+    uint64_t residual;             /* f32 [m][ldr] or 0 */
+    uint32_t ldr, out_f16, n_w, n_x, slot_bytes; /* n_w, n_x: places in the rings */
+    uint64_t part, came;           /* f32 sums and counters of z blocks that are no cluster, or 0 */
+} batch_args;
+
 typedef struct sum_args {          /* adds the z partials of a rows kernel in order */
     dweight w;
     uint64_t partial, out, residual;
@@ -146,7 +158,7 @@ typedef struct attend_args {
     uint64_t part, counter; /* split results: f32 [T][n_head][n_split][d_v + 2]; u32 [T][n_kv_head] */
     uint64_t block_bytes, k_off, v_off; /* a block, and K and V of the slot inside it */
     uint32_t ldq, ldo, out_f16, n_head, n_kv_head, d_k, d_v, k_width, v_width, block_size, group, window, n_split;
-    uint32_t tok0, n_tok, kv_f32;
+    uint32_t tok0, n_tok, kv_f32, per_block; /* splits a block takes */
     float scale, softcap;
 } attend_args;
 

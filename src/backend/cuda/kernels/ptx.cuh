@@ -27,6 +27,7 @@ DEV uint4 lds128(u32 a)
     asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3},[%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "r"(a));
     return r;
 }
+DEV void sts32(u32 a, u32 v) { asm volatile("st.shared.u32 [%0],%1;" ::"r"(a), "r"(v) : "memory"); }
 DEV void ldmatrix4(u32 *r, u32 a)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3},[%4];"
@@ -91,6 +92,23 @@ DEV void mbar_wait(u32 m, u32 parity)
 {
     asm volatile("{.reg .pred p; W_%=: mbarrier.try_wait.parity.shared::cta.b64 p,[%0],%1;"
                  " @p bra D_%=; bra W_%=; D_%=: }" ::"r"(m), "r"(parity) : "memory");
+}
+/* The same, but a copy that never comes is a trap after two seconds and not a hang. */
+DEV u32 mbar_try(u32 m, u32 parity)
+{
+    u32 ok;
+    asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p,[%1],%2; selp.u32 %0,1,0,p; }" : "=r"(ok) : "r"(m), "r"(parity) : "memory");
+    return ok;
+}
+DEV u64 global_ns(void) { u64 t; asm volatile("mov.u64 %0,%%globaltimer;" : "=l"(t)); return t; }
+DEV void mbar_wait_2s(u32 m, u32 parity)
+{
+    if (mbar_try(m, parity))
+        return;
+    const u64 t0 = global_ns();
+    while (!mbar_try(m, parity))
+        if (global_ns() - t0 > 2000000000ull)
+            asm volatile("trap;");
 }
 DEV u64 policy_evict_first(void)
 {

@@ -116,10 +116,7 @@ template <int NT> DEV void rows_body(const rows_args &p)
                 ((float *)p.partial)[((u64)zi * p.m + m) * p.w.rows + r] = v;
                 continue;
             }
-            if (p.w.row_scale)
-                v *= ((const float *)p.w.row_scale)[r];
-            if (p.w.bias)
-                v += ((const float *)p.w.bias)[r];
+            v = with_scale_and_bias(p.w, v, r);
             if (p.residual)
                 v = ((const float *)p.residual)[(u64)m * p.ldr + r] + v;
             ((float *)p.out)[(u64)m * p.ldo + r] = v;
@@ -140,10 +137,7 @@ KERNEL(256, 4) imp_rows_sum(const __grid_constant__ sum_args p)
     float v = 0;
     for (u32 z = 0; z < p.w.z; z++)
         v += ((const float *)p.partial)[((u64)z * p.m + m) * p.w.rows + n];
-    if (p.w.row_scale)
-        v *= ((const float *)p.w.row_scale)[n];
-    if (p.w.bias)
-        v += ((const float *)p.w.bias)[n];
+    v = with_scale_and_bias(p.w, v, n);
     if (p.residual)
         v = ((const float *)p.residual)[(u64)m * p.ldr + n] + v;
     ((float *)p.out)[(u64)m * p.ldo + n] = v;
