@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/utf8.h"
+#include "server/tools.h"
 
 /* ---- building --------------------------------------------------------------------------------------------------- */
 gen *gen_new(call *c, const printer *pr, json_t *doc)
@@ -218,6 +219,7 @@ static uint32_t submit_all(gen *g, bool scoring)
             uint32_t missing = (g->n_prompt - i) * each;
             if (!scoring)
                 atomic_fetch_sub(&g->s->n_choice, missing);
+            tools_explain(g, e.message, sizeof e.message);
             fail_req(&g->err, imp_status_http(st), st == IMP_E_CONTEXT ? "context_length_exceeded" : NULL, e.message);
             gen_cancel(g);
             return missing;

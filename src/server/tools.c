@@ -1,6 +1,7 @@
 #include "server/tools.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -187,4 +188,26 @@ bool tools_prompt(gen *g)
     if (imp_status_http(st) >= 500)
         g->err.http = imp_status_http(st);
     return false;
+}
+
+void tools_explain(const gen *g, char *message, size_t size)
+{
+    static const char several[] = "schema: #/anyOf/";
+    json_t *tools = g->a.tools;
+    size_t i = 0, skip = 0;
+    if (!g->forced || strncmp(message, "schema: #", 9) != 0)
+        return;
+    if (json_array_size(tools) > 1 && !g->a.tool_name && strncmp(message, several, sizeof several - 1) == 0) {
+        char *end;
+        i = strtoul(message + sizeof several - 1, &end, 10);
+        const char *rest = strncmp(end, "/properties/", 12) == 0 ? end + 12 + strcspn(end + 12, "/:") : end; /* "arguments" */
+        skip = (size_t)(rest - message);
+    } else {
+        skip = strlen("schema: #");
+    }
+    const char *name = g->a.tool_name ? g->a.tool_name
+                                      : json_string_value(json_object_get(json_object_get(json_array_get(tools, i), "function"), "name"));
+    char text[1100];
+    snprintf(text, sizeof text, "tool '%.128s': #%.900s", name ? name : "", message + skip);
+    snprintf(message, size, "%s", text);
 }

@@ -15,5 +15,7 @@ bool tools_convert(ask *a, json_t *tools, json_t *doc);
 bool tools_settle(ask *a);
 /* Behind the rendered prompt: the beginning of a call that must come, its constraint, and the parsers of the choices. */
 bool tools_prompt(gen *g);
+/* Makes a message about the schema of a forced call one about the tool: its name, and the place in its own schema. */
+void tools_explain(const gen *g, char *message, size_t size);
 
 #endif

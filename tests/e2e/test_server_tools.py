@@ -237,3 +237,11 @@ def test_mistakes_are_400s(server, body):
                                   {"tools": ANTHROPIC, "tool_choice": {"type": "tool"}}, {"tool_choice": {"type": "any"}}, {"tools": ANTHROPIC, "tool_choice": "any"}], ids=range(6))
 def test_mistakes_are_400s_anthropic(server, body):
     assert server.post(MESSAGES, {"messages": USER, "max_tokens": 5, **body}, 400)["error"]["type"] == "invalid_request_error"
+
+
+def test_a_schema_that_cannot_be_held_is_told_by_tool_and_place(server):
+    bad = {"type": "function", "function": {"name": "bad", "parameters": {"type": "object", "properties": {"p": {"type": "string", "pattern": "(?=x)y"}}}}}
+    for tools, choice in (([TOOLS[0], bad], "required"), ([bad], "required"), ([TOOLS[0], bad], {"type": "function", "function": {"name": "bad"}})):
+        e = server.post(CHAT, {**C, "tools": tools, "tool_choice": choice}, 400)["error"]["message"]
+        assert e.startswith("tool 'bad': #/properties/p/pattern: "), e
+    assert chat(server, tools=[TOOLS[0], bad], tool_choice="none")[1] in ("stop", "length")
