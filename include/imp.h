@@ -166,7 +166,8 @@ IMP_API imp_status imp_chat_parser_finish(imp_chat_parser *p); /* what was held 
 IMP_API void imp_chat_parser_free(imp_chat_parser *p);         /* NULL is fine */
 /* A tool call that must come. tools_json: a list as in OpenAI's API; name: one of them, NULL = any. prefix is the beginning of the answer:
  * put its tokens (IMP_PARSE_SPECIAL) behind the prompt's, push it into the parser first, and hold what follows to schema
- * (IMP_CONSTRAINT_SCHEMA). Both are allocated, imp_free. */
+ * (IMP_CONSTRAINT_SCHEMA). Both are allocated, imp_free. tools_json NULL: no call; prefix only closes a reasoning block that the prompt
+ * opened (""), so that a constrained answer does not end up inside it. */
 IMP_API imp_status imp_chat_force_call(const imp_model *m, const char *tmpl, const char *tools_json, size_t n, const char *name,
                                        const char *prompt_tail, char **prefix, char **schema, imp_err *e);
 

@@ -86,11 +86,11 @@ imp_status imp_chat_force_call(const imp_model *m, const char *tmpl, const char 
     const chat_format *f;
     bool thinks;
     arena a = {0};
-    jval tools;
+    jval tools = jval_none();
     strbuf p = {0}, q = {0};
     *prefix = *schema = NULL;
     imp_status s = format_of(m, tmpl, &f, &thinks, e);
-    if (s == IMP_OK)
+    if (s == IMP_OK && tools_json)
         s = jval_parse(&a, tools_json, n, true, "tools", &tools, e);
     if (s == IMP_OK)
         s = chat_force(f, tools, name, in_reasoning(prompt_tail), &a, &p, &q, e);

@@ -147,20 +147,23 @@ static imp_status append(gen *g, gen_prompt *p, const char *text, imp_err *e)
     return st != IMP_OK || all ? st : IMP_E_NOMEM;
 }
 
+/* The answer begins in the prompt: with a call that must come, or with the end of a reasoning block that a constraint would have to stand in. */
 static imp_status force(gen *g, const char *tools, const char *tail, imp_err *e)
 {
     ask *a = &g->a;
     char *prefix = NULL, *schema = NULL;
-    imp_status st = imp_chat_force_call(g->s->m, g->s->p.chat_template, tools, strlen(tools), a->tool_name, tail, &prefix, &schema, e);
-    if (st == IMP_OK) {
+    imp_status st = imp_chat_force_call(g->s->m, g->s->p.chat_template, tools, tools ? strlen(tools) : 0, a->tool_name, tail, &prefix, &schema, e);
+    if (st == IMP_OK && tools) {
         a->constraint_kind = IMP_CONSTRAINT_SCHEMA;
         a->constraint = arena_strdup(a->mem, schema);
+    }
+    if (st == IMP_OK && prefix[0]) {
         g->forced = arena_strdup(a->mem, prefix);
-        st = a->mem->failed ? IMP_E_NOMEM : append(g, &g->prompt[0], prefix, e);
+        st = append(g, &g->prompt[0], prefix, e);
     }
     imp_free(prefix);
     imp_free(schema);
-    return st;
+    return st == IMP_OK && a->mem->failed ? IMP_E_NOMEM : st;
 }
 
 bool tools_prompt(gen *g)
@@ -173,8 +176,8 @@ bool tools_prompt(gen *g)
     char *tail = NULL, *tools = g->a.tools ? json_dumps(g->a.tools, JSON_COMPACT) : NULL;
     size_t n = p->n < TAIL ? p->n : TAIL, n_tail;
     imp_status st = g->a.tools && !tools ? IMP_E_NOMEM : imp_detokenize(g->s->m, p->ids + (p->n - n), n, true, &tail, &n_tail, &e);
-    if (st == IMP_OK && must)
-        st = force(g, tools, tail, &e);
+    if (st == IMP_OK && (must || g->a.constraint_kind != IMP_CONSTRAINT_NONE))
+        st = force(g, must ? tools : NULL, tail, &e);
     for (uint32_t i = 0; i < g->n_choice && st == IMP_OK; i++) {
         choice *c = &g->choice[i];
         st = imp_chat_parser_new(g->s->m, g->s->p.chat_template, flags, tools, tail, gen_on_part, c, &c->parser, &e);
@@ -195,7 +198,7 @@ void tools_explain(const gen *g, char *message, size_t size)
     static const char several[] = "schema: #/anyOf/";
     json_t *tools = g->a.tools;
     size_t i = 0, skip = 0;
-    if (!g->forced || strncmp(message, "schema: #", 9) != 0)
+    if (g->a.tool_mode != TOOLS_MUST || strncmp(message, "schema: #", 9) != 0)
         return;
     if (json_array_size(tools) > 1 && !g->a.tool_name && strncmp(message, several, sizeof several - 1) == 0) {
         char *end;

@@ -64,6 +64,13 @@ imp_status chat_force(const chat_format *f, jval tools, const char *name, bool i
     jval_text t = {.a = a}, head = {.a = a};
     jval any = jval_list(a), one = jval_none();
     size_t found = 0;
+    if (in_reasoning) {
+        sb_str(prefix, "\n");
+        sb_str(prefix, f->think[1] ? f->think[1] : "</think>");
+        sb_str(prefix, "\n\n");
+    }
+    if (tools.t == J_NONE)
+        return prefix->failed ? err_oom(e, "prompt", 64) : IMP_OK;
     for (size_t i = 0; tools.t == J_LIST && i < tools.u.l->n; i++) {
         const jval *fn = jval_get(tools.u.l->v[i], "function"), *own = fn ? jval_get(*fn, "name") : NULL;
         if (!own || own->t != J_STR)
@@ -76,11 +83,6 @@ imp_status chat_force(const chat_format *f, jval tools, const char *name, bool i
     }
     if (!found)
         return err_set(e, IMP_E_USAGE, "there is no tool '%s'", name ? name : "");
-    if (in_reasoning) {
-        sb_str(prefix, "\n");
-        sb_str(prefix, f->think[1] ? f->think[1] : "</think>");
-        sb_str(prefix, "\n\n");
-    }
     sb_str(prefix, g->force);
     jval s = object(a, (const char *const[]){"anyOf"}, &any, 1);
     if (found == 1) { /* even the name need not be chosen */

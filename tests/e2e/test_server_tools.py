@@ -192,14 +192,22 @@ def thinker(imp, tiny, tmp_path_factory):
     assert s.stop() == 0
 
 
-@pytest.mark.parametrize("opened", [False, True], ids=["model-opens", "prompt-opens"])
-def test_reasoning_is_apart(thinker, opened):
-    body = {**said(("" if opened else "<think>") + "Hm, why not?</think>\n\nYes."), "chat_template_kwargs": {"open": "<think>\n"} if opened else {}}
+def test_reasoning_is_apart(thinker):
+    body = said("<think>Hm, why not?</think>\n\nYes.")
     r = thinker.post(CHAT, {**C, **body})
     m = r["choices"][0]["message"]
     assert (m["reasoning_content"], m["content"]) == ("Hm, why not?", "Yes.") and r["choices"][0]["finish_reason"] == "stop"
     assert 0 < r["usage"]["completion_tokens_details"]["reasoning_tokens"] < r["usage"]["completion_tokens"]
     assert streamed(thinker, **body)[0] == {"content": "Yes.", "reasoning_content": "Hm, why not?"}
+
+
+def test_a_constrained_answer_is_not_reasoning(thinker):
+    """Where the prompt opens the reasoning, a constraint would hold the reasoning: it is closed first."""
+    for opened in ({}, {"open": "<think>\n"}):
+        m, finish = chat(thinker, chat_template_kwargs=opened, response_format={"type": "json_schema", "json_schema": {"schema": {"const": "x"}}})
+        assert (m["content"], finish, "reasoning_content" in m) == ('"x"', "stop", False)
+        m, finish = chat(thinker, chat_template_kwargs=opened, tools=TOOLS[:1], tool_choice="required")
+        assert m["tool_calls"][0]["function"]["name"] == "weather" and "reasoning_content" not in m
 
 
 def test_reasoning_anthropic(thinker):
