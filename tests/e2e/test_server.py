@@ -475,7 +475,7 @@ def test_streams_with_disconnects_equal_sequential_texts(server):
 
 def test_health_answers_while_prompts_are_computed(imp, tiny):
     with serving(imp, tiny, "-c", 100000, "-np", 4) as s:
-        threads = [threading.Thread(target=s.call, args=("POST", COMPLETIONS, {**P, "prompt": f"{i} word " * 4000})) for i in range(4)]
+        threads = [threading.Thread(target=s.call, args=("POST", COMPLETIONS, {**P, "prompt": f"{i} word " * 2000}), kwargs={"timeout": 240}) for i in range(4)]
         for t in threads:
             t.start()
         worst = 0
