@@ -61,7 +61,8 @@ bool field_tool_choice(ask *a, const field *f, json_t *v)
 
 bool field_tool_choice_anthropic(ask *a, const field *f, json_t *v)
 {
-    static const struct { const char *type; int mode; } types[] = {{"auto", TOOLS_AUTO}, {"none", TOOLS_NONE}, {"any", TOOLS_MUST}, {"tool", TOOLS_MUST}};
+    static const struct { const char *type; int mode; } types[] = {
+        {"auto", TOOLS_AUTO}, {"none", TOOLS_NONE}, {"any", TOOLS_MUST}, {"tool", TOOLS_MUST}};
     const char *type = json_string_value(json_object_get(v, "type"));
     size_t k = 0;
     while (type && k < 4 && strcmp(types[k].type, type) != 0)
