@@ -56,6 +56,8 @@ static int get_char(EditLine *el, wchar_t *c)
             continue;
         if (k <= 0)
             return (int)k;
+        if (!buf[n]) /* a Ctrl-D that was typed before the line editor had the terminal; in a line it would be invisible */
+            continue;
         n++;
         if (n < sizeof buf && utf8_incomplete_tail(buf, n))
             continue;
@@ -85,6 +87,7 @@ static imp_status start_editor(chat_input *in, imp_err *e)
     el_set(in->el, EL_EDITOR, "emacs");
     el_set(in->el, EL_HIST, history, in->history);
     el_set(in->el, EL_GETCFN, get_char);
+    el_set(in->el, EL_SETTY, "-x", "-echoctl", NULL); /* no ^C in the middle of an answer */
     el_set(in->el, EL_BIND, "^R", "em-inc-search-prev", NULL);
     el_set(in->el, EL_BIND, "\\e[1~", "ed-move-to-beg", NULL);
     el_set(in->el, EL_BIND, "\\e[4~", "ed-move-to-end", NULL);

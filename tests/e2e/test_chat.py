@@ -50,6 +50,15 @@ class Terminal:
             self.read(0.1)
         pytest.fail(f"waited for {pattern!r}, there is: {self.text[self.seen:][-800:]!r}")
 
+    def leave(self):
+        """Ctrl-D, more than once: libedit shows its prompt a moment before it takes the terminal over, and one typed then is lost."""
+        for _ in range(10):
+            self.type("\x04")
+            self.read(0.5)
+            if self.proc.poll() is not None:
+                break
+        return self.ended()
+
     def ended(self, seconds=20):
         end = time.time() + seconds
         while self.proc.poll() is None and time.time() < end:
@@ -123,6 +132,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal):
         t.wait(r"Tell me a story\n(?s:.{20})")  # it streams
         t.type("\x03")
         t.wait(r"\[stopped\]\n> ", 10)
+    assert "^C" not in t.text  # not even as what was typed
     t.line("/stats")
     t.wait(r"2 answers so far")
     t.type("half a line\x03")
@@ -138,17 +148,15 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal):
 def test_ctrl_d_leaves_and_lines_are_kept(terminal, tmp_path):
     t = terminal("-n", "2", "--history", str(tmp_path / "h"))
     t.line("first things")
-    t.wait(r"\n> ")
-    t.type("\x04")
-    assert t.ended() == 0
+    t.wait(r"\[cut.*\n> ")
+    assert t.leave() == 0
     assert "first" in (tmp_path / "h").read_text() and (tmp_path / "h").stat().st_mode & 0o77 == 0
     t = terminal("-n", "2", "--history", str(tmp_path / "h"))
     t.type("\x1b[A")  # the line of last time
     t.wait("first things")
     t.type("\r")
-    t.wait(r"\n> ")
-    t.type("\x04")
-    assert t.ended() == 0
+    t.wait(r"\[cut.*\n> ")
+    assert t.leave() == 0
 
 
 def test_colours_only_where_they_are_wanted(terminal):
@@ -191,8 +199,7 @@ def test_imp_cli_without_a_prompt_is_a_conversation(imp, tiny, tmp_path):
     try:
         t.wait(r"Ctrl-D leaves\.\n")
         t.wait("> ")
-        t.type("\x04")
-        assert t.ended() == 0
+        assert t.leave() == 0
     finally:
         t.proc.kill()
         t.proc.wait()
