@@ -1,5 +1,6 @@
 /* imp serve: the HTTP server. It listens before the model is loaded (503 until then), and SIGTERM or Ctrl-C lets running
  * requests finish; a second one ends them. */
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include "base/clock.h"
@@ -10,7 +11,7 @@
 typedef struct serving {
     server *s;
     cli *c;
-    bool loading;
+    atomic_bool loading; /* read by the thread that waits for signals */
 } serving;
 
 static bool on_signal(void *user, int sig)

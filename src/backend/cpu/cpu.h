@@ -18,7 +18,7 @@ struct backend {
     const cpu_mm *mm;  /* products with packed weights; NULL on the scalar path */
     long ahead;        /* of cpu_panels: how far ahead this machine wants to be asked for a stream of weights */
     const log_sink *log;
-    uint64_t n_weights, n_kv, n_work; /* bytes held */
+    _Atomic uint64_t n_weights, n_kv, n_work; /* bytes held; memory() may be asked while a step grows the cache */
 };
 
 struct bweight {
