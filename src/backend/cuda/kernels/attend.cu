@@ -405,18 +405,16 @@ template <int D, int STAGES> DEV void attend_d(const attend_args &p)
         u32 head = i / p.d_v, d = i % p.d_v;
         const float *r = part + head * part_head + d, *c = cw + head * n_part;
         float O = 0;
-        u32 s = 0;
-        for (; s + 8 <= n_part; s += 8) {
+        for (u32 s = 0; s < n_part; s += 8) { /* eight trips to L2 at a time, the last few as well */
             float x[8];
 #pragma unroll
             for (u32 j = 0; j < 8; j++)
-                x[j] = __ldcg(r + (u64)(s + j) * (D + 2));
+                x[j] = s + j < n_part ? __ldcg(r + (u64)(s + j) * (D + 2)) : 0.0f;
 #pragma unroll
             for (u32 j = 0; j < 8; j++)
-                O = fmaf(x[j], c[s + j], O);
+                if (s + j < n_part)
+                    O = fmaf(x[j], c[s + j], O);
         }
-        for (; s < n_part; s++)
-            O = fmaf(__ldcg(r + (u64)s * (D + 2)), c[s], O);
         float y = O / tot[head];
         u32 col = (kh * G + head) * p.d_v + d;
         if (p.out_f16)

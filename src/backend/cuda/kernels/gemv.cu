@@ -33,15 +33,24 @@ struct stream {
     u32 left, bytes, item, sub, slot;
 };
 
-/* Segments of one output in order, z groups of them apart; then scale and bias. */
+/* Segments of one output in order, z groups of them apart; then scale and bias. seg and z are powers of two, seg at most
+ * 8: all parts are asked for at once, and no division stands in the way of the warp that adds. */
 DEV float total(const dweight &w, const float *part, u32 stride, u32 seg, u32 n)
 {
-    float v = 0;
-    for (u32 zi = 0; zi < w.z; zi++) {
-        float sum = 0;
-        for (u32 s = zi * seg / w.z; s < (zi + 1) * seg / w.z; s++)
-            sum += part[s * stride];
-        v += sum;
+    const u32 per = seg / w.z;
+    float x[8], v = 0, sum = 0;
+#pragma unroll
+    for (u32 s = 0; s < 8; s++)
+        x[s] = s < seg ? part[s * stride] : 0.0f;
+#pragma unroll
+    for (u32 s = 0; s < 8; s++) {
+        const bool end = ((s + 1) & (per - 1)) == 0;
+        if (s < seg)
+            sum += x[s];
+        if (s < seg && end) {
+            v += sum;
+            sum = 0;
+        }
     }
     return with_scale_and_bias(w, v, n);
 }

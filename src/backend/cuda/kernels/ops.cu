@@ -1,6 +1,7 @@
 /* ops: everything between the matrix products, one row or one head at a time. Bound by launches when decoding and by
  * memory in prefill; plain code, fixed order of every sum. f16 outputs feed matrix products: ACT_POS order, padded with zeros. */
 #include "decode.cuh"
+#include "route.cuh"
 
 DEV void put(const op_args &p, u32 row, u32 i, float v)
 {
@@ -359,108 +360,18 @@ KERNEL(256, 4) imp_kv_store(const __grid_constant__ kvstore_args p)
         ((u16 *)(blk + p.v_off))[(u64)in * p.v_width + i] = f2h(((const float *)p.v)[(u64)tok * p.ldv + i]);
 }
 
-/* ---- MoE routing: a warp a token, everything in shared memory ---- */
-#define ROUTE_MAX 512
+/* ---- MoE routing (route.cuh): a warp a token ---- */
 KERNEL(32, 8) imp_route(const __grid_constant__ route_args p)
 {
-    __shared__ float s[ROUTE_MAX], c[ROUTE_MAX], grp[64];
+    __shared__ route_scratch sm;
     pdl_launch();
     pdl_wait();
-    const u32 lane = threadIdx.x, tok = blockIdx.x, n = p.n_expert;
-    const float *x = (const float *)p.scores + (u64)tok * p.lds, *bias = (const float *)p.bias;
-    float max = -INFINITY;
-    for (u32 i = lane; i < n; i += 32)
-        max = fmaxf(max, x[i]);
-    max = warp_max(max);
-    float sum = 0;
-    for (u32 i = lane; i < n; i += 32) {
-        float v = p.score == 0 ? expf(x[i] - max) : p.score == 1 ? 1.0f / (1.0f + expf(-x[i])) : x[i];
-        s[i] = v;
-        sum += v;
-    }
-    sum = warp_sum(sum);
-    for (u32 i = lane; i < n; i += 32) {
-        if (p.score == 0)
-            s[i] /= sum;
-        c[i] = s[i] + (bias ? bias[i] : 0.0f);
-    }
-    __syncwarp();
-    if (p.n_group > 1) {
-        u32 per = n / p.n_group;
-        for (u32 g = lane; g < p.n_group; g += 32) {
-            float best = 0;
-            u32 taken0 = ~0u;
-            for (u32 r = 0; r < p.group_top; r++) {
-                float m = -INFINITY;
-                u32 at = 0;
-                for (u32 i = 0; i < per; i++)
-                    if (i != taken0 && c[g * per + i] > m)
-                        m = c[g * per + i], at = i;
-                taken0 = at;
-                best += m;
-            }
-            grp[g] = best;
-        }
-        __syncwarp();
-        if (lane == 0) { /* keep the topk_group best groups */
-            u64 keep = 0;
-            for (u32 r = 0; r < p.topk_group; r++) {
-                float m = -INFINITY;
-                u32 at = 0;
-                for (u32 g = 0; g < p.n_group; g++)
-                    if (!(keep >> g & 1) && grp[g] > m)
-                        m = grp[g], at = g;
-                keep |= 1ull << at;
-            }
-            for (u32 g = 0; g < p.n_group; g++)
-                grp[g] = keep >> g & 1 ? 1.0f : 0.0f;
-        }
-        __syncwarp();
-        for (u32 i = lane; i < n; i += 32)
-            if (grp[i / per] == 0.0f)
-                c[i] = -INFINITY;
-        __syncwarp();
-    }
-    float total = 0, top = 0;
-    float wj = 0; /* lane j keeps choice j (k <= 32) */
-    u32 ej = 0;
-    for (u32 j = 0; j < p.k; j++) {
-        float m = -INFINITY;
-        u32 at = ~0u;
-        for (u32 i = lane; i < n; i += 32)
-            if (c[i] > m)
-                m = c[i], at = i;
-#pragma unroll
-        for (int o = 16; o; o >>= 1) {
-            float om = __shfl_xor_sync(~0u, m, o);
-            u32 oa = __shfl_xor_sync(~0u, at, o);
-            if (om > m || (om == m && oa < at))
-                m = om, at = oa;
-        }
-        if (at >= n)
-            at = 0;
-        float v = s[at];
-        if (p.score == 2) {
-            if (j == 0)
-                top = v;
-            v = expf(v - top);
-        }
-        if (lane == j)
-            wj = v, ej = at;
-        total += v;
-        __syncwarp();
-        if (lane == 0)
-            c[at] = -INFINITY;
-        __syncwarp();
-    }
+    const u32 lane = threadIdx.x, tok = blockIdx.x;
+    i32 e;
+    float w = route_token(p, (const float *)p.scores + (u64)tok * p.lds, sm, lane, e);
     if (lane < p.k) {
-        if (p.score == 2)
-            wj /= total;
-        else if (p.renormalise)
-            wj /= total + p.renorm_eps;
-        ((i32 *)p.ids)[(u64)tok * p.k + lane] = (i32)ej;
-        wj *= p.scale;
-        ((float *)p.weights)[(u64)tok * p.k + lane] = p.factor ? wj * ((const float *)p.factor)[ej] : wj;
+        ((i32 *)p.ids)[(u64)tok * p.k + lane] = e;
+        ((float *)p.weights)[(u64)tok * p.k + lane] = w;
     }
 }
 
