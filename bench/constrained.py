@@ -8,6 +8,7 @@ DRIVER is tests/tools/generate_driver.c, linked with libimp.a. The schemas bound
 temperature comes to an end; an answer that ran into the token limit is counted apart.
 """
 import argparse
+import decimal
 import json
 import subprocess
 import sys
@@ -94,7 +95,7 @@ class Driver:
         self.p.stdin.write(json.dumps(request) + "\n")
         self.p.stdin.flush()
         line = self.p.stdout.readline()
-        assert line, f"the driver died on {request}"
+        assert line, f"the driver died ({self.p.wait(10)}) on {request}"
         return json.loads(line)
 
     def close(self):
@@ -108,7 +109,12 @@ def prompt(name, schema):
 
 def judge(schema):
     cls = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
-    return cls(schema, format_checker=cls.FORMAT_CHECKER)  # more formats are judged with jsonschema[format-nongpl]
+    return cls(decimals(json.dumps(schema)), format_checker=cls.FORMAT_CHECKER)  # jsonschema[format-nongpl] judges more formats
+
+
+def decimals(text):
+    """Exact numbers: in floats 1103.32 is no multiple of 0.01."""
+    return json.loads(text, parse_float=decimal.Decimal)
 
 
 def generate(a):
@@ -126,7 +132,7 @@ def generate(a):
                 cut += 1
                 continue
             try:
-                ok = c["finish"] == 1 and judge(schema).is_valid(json.loads(c["text"]))
+                ok = c["finish"] == 1 and judge(schema).is_valid(decimals(c["text"]))
             except ValueError:
                 ok = False
             if not ok:
