@@ -4,7 +4,7 @@
 
 #include "constrain/schema_impl.h"
 
-#define EX_MAX 5 /* obligations of one object: their sets are bits of a word (ex_viable) */
+#define EX_MAX 3 /* obligations of one object: their sets are bits of a word (ex_viable) */
 #define CON_MAX 3
 
 typedef struct strs {
