@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <math.h>
+#include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,9 +13,12 @@
 #include "base/status.h"
 #include "file/modelfile.h"
 
-/* What the sequences of a sample share; written on the engine thread alone. */
+/* What the sequences of a sample share; written on the engine thread alone, but for the gate. */
 typedef struct window {
     imp_engine *g;
+    pthread_mutex_t lock;
+    pthread_cond_t all_in;
+    bool open;                               /* the gate, under lock: every sequence has been submitted */
     uint32_t n_seq, n_gen, n_started, n_tok; /* n_tok: tokens of all sequences since the window opened */
     int64_t t_open, t_close;                 /* of tests that generate: all had their first token; the slowest had n_gen more */
     struct lane *lane;
@@ -53,9 +58,29 @@ static void on_token(lane *l)
         imp_cancel(w->g, w->req[i]);
 }
 
+/* Holds the engine at its first event until every sequence is in its queue: on a busy machine the submitting thread may
+ * lose its core between two of them, and a small model's first sequence would be through all its tokens before the last
+ * one came. (Event functions must not block, as everybody waits; here everybody shall.) */
+static void wait_for_all(window *w)
+{
+    pthread_mutex_lock(&w->lock);
+    while (!w->open)
+        pthread_cond_wait(&w->all_in, &w->lock);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void open_gate(window *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->open = true;
+    pthread_cond_broadcast(&w->all_in);
+    pthread_mutex_unlock(&w->lock);
+}
+
 static void on_event(void *user, const imp_event *ev)
 {
     lane *l = user;
+    wait_for_all(l->w);
     if (ev->kind == IMP_EVENT_PROMPT && !l->t_depth && ev->n_done >= l->n_depth) {
         l->t_depth = clock_ns();
         l->n_at = ev->n_done;
@@ -89,7 +114,8 @@ static imp_status sample(imp_engine *g, const bench_test *t, const int32_t *ids,
     imp_stats st = {.size = sizeof st};
     imp_engine_stats(g, &st);
     imp_request_init(&r);
-    window w = {.g = g, .n_seq = t->n_seq, .n_gen = t->n_gen, .lane = lanes, .req = req};
+    window w = {.g = g, .n_seq = t->n_seq, .n_gen = t->n_gen, .lane = lanes, .req = req,
+                .lock = PTHREAD_MUTEX_INITIALIZER, .all_in = PTHREAD_COND_INITIALIZER};
     r.prompt = ids;
     r.ignore_eos = true;
     r.n_prompt = t->n_prompt ? t->n_depth + t->n_prompt : t->n_depth ? t->n_depth : 1;
@@ -104,6 +130,7 @@ static imp_status sample(imp_engine *g, const bench_test *t, const int32_t *ids,
     uint32_t n = 0;
     for (; n < t->n_seq && s == IMP_OK; n++)
         s = imp_submit(g, &r, on_event, &lanes[n], &req[n], e);
+    open_gate(&w);
     if (s != IMP_OK)
         n--;
     for (uint32_t i = 0; i < n; i++)
