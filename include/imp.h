@@ -259,6 +259,7 @@ typedef struct imp_request {
     const char *salt;         /* for the prefix cache to come, which will keep tenants apart by it; no effect yet */
     int32_t priority;         /* no effect yet: requests are served in order */
     bool gen_logits;          /* IMP_EVENT_LOGITS for every generated token too: the row it was chosen from */
+    bool key_order;           /* IMP_CONSTRAINT_SCHEMA: members come in the order of the schema's `properties`, others after them */
 } imp_request;
 IMP_API void imp_request_init(imp_request *r);
 

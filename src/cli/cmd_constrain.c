@@ -15,6 +15,7 @@
 static imp_status compile(cli *c, constrain_prog **out, imp_err *e)
 {
     const char *path = c->o.schema ? c->o.schema : c->o.grammar;
+    const constrain_options how = {.key_order = cli_key_order(&c->o)};
     if ((c->o.schema != NULL) + (c->o.regex != NULL) + (c->o.grammar != NULL) != 1)
         return err_set(e, IMP_E_USAGE, "give one of --schema FILE, --regex R, --grammar FILE");
     if (c->o.regex)
@@ -25,7 +26,7 @@ static imp_status compile(cli *c, constrain_prog **out, imp_err *e)
     if (s != IMP_OK)
         return s;
     imp_err why = {0};
-    s = c->o.schema ? constrain_compile_schema(text, n, NULL, out, &why) : constrain_compile_grammar(text, n, NULL, out, &why);
+    s = c->o.schema ? constrain_compile_schema(text, n, &how, out, &why) : constrain_compile_grammar(text, n, NULL, out, &why);
     mem_free(text);
     return s == IMP_OK ? IMP_OK : err_set(e, s, "%s: %s", path, why.message);
 }

@@ -146,6 +146,7 @@ static imp_status constraint(cli *c, imp_request *r, imp_err *e)
                          : given      ? IMP_CONSTRAINT_GRAMMAR
                                       : IMP_CONSTRAINT_NONE;
     r->constraint = c->o.regex;
+    r->key_order = cli_key_order(&c->o);
     if (!path)
         return IMP_OK;
     char *text;

@@ -96,6 +96,8 @@ static const opt_def defs[] = {
     {.name = "logit-bias", .type = OPT_LIST, .arg = "ID=X", AT(logit_bias), .cmds = CMD_RUN | CMD_CHAT, .help = "add X to a token's logit; may be given again"},
     {.name = "ignore-eos", .key = "sampling.ignore_eos", .type = OPT_FLAG, AT(ignore_eos), .cmds = ANSWER, .help = "go on past the end-of-text token"},
     {.name = "schema", .type = OPT_STR, .arg = "FILE", AT(schema), .cmds = CMD_RUN | CMD_CONSTRAIN, .help = "the answer must fit this JSON Schema"},
+    {.name = "key-order", .key = "sampling.key_order", .type = OPT_STR, .choices = "free|schema", AT(key_order), .cmds = CMD_RUN | CMD_CONSTRAIN,
+     .help = "members of --schema's objects: in any order, or in that of its properties"},
     {.name = "regex", .type = OPT_STR, .arg = "R", AT(regex), .cmds = CMD_RUN | CMD_CONSTRAIN, .help = "the answer must match R"},
     {.name = "grammar", .type = OPT_STR, .arg = "FILE", AT(grammar), .cmds = CMD_RUN | CMD_CONSTRAIN, .help = "the answer must fit this GBNF grammar"},
     /* bench */

@@ -25,7 +25,7 @@ typedef struct options {
         mirostat_tau, mirostat_eta;
     opt_list stop, logit_bias;
     bool ignore_eos;
-    const char *schema, *regex, *grammar, *template_file;
+    const char *schema, *regex, *grammar, *key_order, *template_file;
     /* bench */
     const char *bench_prompt, *bench_gen, *bench_depth, *bench_npl, *bench_format, *bench_write;
     int64_t repeat, bench_check;

@@ -26,6 +26,8 @@ typedef struct constrain_options {
     unsigned ws_max;          /* longest run of white space; 0 = the default, 256 */
     bool plain_integers;  /* an integer is spelled without a fraction (JSON Schema also calls 1.0 an integer) */
     bool plain_escapes;   /* strings escape only what JSON must escape (and characters beyond ASCII, if the text likes) */
+    bool key_order;           /* members of an object come in the order of the schema's `properties`, others after them; see
+                               * docs/constrain.md for schemas that are joined. Default: in any order */
     bool refuse_unknown_formats; /* default: a format that no specification names is an annotation */
     size_t max_bytes;         /* memory that compiling may take; 0 = the default, 192 MiB */
     unsigned max_states;      /* states of one automaton; 0 = the default, 20000 */

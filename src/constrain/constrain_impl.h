@@ -235,6 +235,12 @@ typedef struct pclass { /* keys outside the names, by the label of kd where they
     const uint32_t *node; /* [1 << n_ex] */
 } pclass;
 
+typedef struct pplace {       /* ordered keys: what is left from a place in the order on */
+    uint32_t left;            /* required names */
+    uint32_t stop;            /* place of the first of them: no name beyond it may come before it */
+    uint32_t avail;           /* names that have values */
+} pplace;
+
 typedef struct pobj {
     uint32_t n_names, words;   /* words: of a bit map over the names */
     const uint32_t *const *name; /* code points, in their order */
@@ -245,10 +251,13 @@ typedef struct pobj {
     uint32_t minp, maxp;
     bool extras;               /* keys outside the names are possible */
     const cdfa *kd;            /* automaton of other keys, NULL: any key, class 0 */
-    uint32_t kcount;           /* how many other keys there are, INF */
+    uint32_t kcount;           /* how many keys kd accepts, INF */
+    uint32_t others;           /* how many keys outside the names there are, INF */
     const pclass *cls;
     uint32_t n_cls;
     uint32_t n_ex;
+    const uint32_t *rank;      /* ordered keys: place of each name in the order; NULL: any order */
+    const pplace *place;       /* ordered keys: [n_names + 1] */
     const uint32_t *reach;     /* with obligations and maxp: [kd->n] classes (bits) that keys from a state can still end in */
 } pobj;
 

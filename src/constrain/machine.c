@@ -531,16 +531,20 @@ static void first_text(const cdfa *d, uint32_t q, uint32_t *map)
         first_raw(d, q, map);
 }
 
-static void first_key(const pobj *o, const frame *f, uint32_t *map)
+static void first_key(const machine *m, const pobj *o, const frame *f, uint32_t *map)
 {
-    if (f->x || (o->extras && !o->kd)) {
+    const frame *of = &m->fr[f->parent];
+    bool others = o->extras && (!o->rank || key_others(m, o, of));
+    if (f->x || (others && !o->kd)) {
         memset(map, 0xFF, 32);
         return;
     }
     first_add(map, "\"\\");
-    if (o->extras && f->q != DEAD)
+    if (others && f->q != DEAD)
         first_raw(o->kd, f->q, map);
     for (uint32_t i = f->y & 0xFFFF; i < f->y >> 16; i++) {
+        if (key_misplaced(o, of, i))
+            continue;
         uint32_t cp = f->cnt < o->name_len[i] ? o->name[i][f->cnt] : '"';
         if (cp < 128)
             map[cp / 32] |= 1u << cp % 32;
@@ -593,7 +597,7 @@ void machine_first(const machine *m, uint32_t set, uint32_t map[8])
                 first_text(f->x ? NULL : m->p->str[f->node].d, f->q, map);
                 break;
             case F_KEY:
-                first_key(&m->p->obj[f->node], f, map);
+                first_key(m, &m->p->obj[f->node], f, map);
                 break;
             default: memset(map, 0xFF, 32); return;
             }

@@ -23,10 +23,11 @@ typedef enum { V_TIGHT, V_WS, V_SP } val_phase;
  * RAW   raw       state         partial       -            used values     depth
  * STR   strlex    state         partial       length       used values     depth
  * KEY   object    state of kd   partial       depth        lo | hi << 16   used keys
- * OBJ   object    value node    used names    properties   used keys                      obligations open
+ * OBJ   object    value node    used names *  properties   used keys                      obligations open
  * ARR   array     counts        -             index        used values
  * SEQ   symbol
- * REP   repeat                                count                                                                 */
+ * REP   repeat                                count
+ * (*) a bit map, of more than 32 names a blob; where keys are ordered the first place in the order that is still open  */
 typedef struct frame {
     uint8_t kind, phase;
     uint16_t aux;
@@ -112,8 +113,13 @@ bool machine_complete(const machine *m, uint32_t set);
 uint32_t machine_copy_set(machine *to, const machine *from, uint32_t set);
 
 /* machine_json.c */
-/* Are the places left in the object all taken by required names? */
-bool key_only_required(const machine *m, const pobj *o, const frame *f);
+/* May any key outside the names come next in object f? False also when only some of them may. */
+bool key_others(const machine *m, const pobj *o, const frame *f);
+/* Ordered keys: is it too late or too early for name i in object f? */
+static inline bool key_misplaced(const pobj *o, const frame *f, uint32_t i)
+{
+    return o->rank && (o->rank[i] < f->x || o->rank[i] > o->place[f->x].stop);
+}
 void json_step(machine *m, uint32_t id, unsigned char b);
 void machine_add(machine *m, uint32_t id);
 void step_frame(machine *m, uint32_t id, unsigned char b);

@@ -239,6 +239,8 @@ static const uint32_t *used_bits(const machine *m, const pobj *o, const frame *f
 
 static bool name_used(const machine *m, const pobj *o, const frame *f, uint32_t i)
 {
+    if (o->rank)
+        return o->rank[i] < f->x;
     if (o->words > 1 && !f->x)
         return false;
     return used_bits(m, o, f)[i / 32] >> i % 32 & 1;
@@ -247,6 +249,8 @@ static bool name_used(const machine *m, const pobj *o, const frame *f, uint32_t 
 static uint32_t required_left(const machine *m, const pobj *o, const frame *f)
 {
     uint32_t n = o->n_required;
+    if (o->rank)
+        return o->place[f->x].left;
     if (o->words > 1 && !f->x)
         return n;
     const uint32_t *u = used_bits(m, o, f);
@@ -294,6 +298,13 @@ static uint32_t ex_cost(const machine *m, const pobj *o, const frame *f, uint32_
     return cost[open];
 }
 
+/* Ordered keys: with `cnt` keys and the names from `place` on still to come, are there enough keys for minProperties? */
+static bool order_room(const machine *m, const pobj *o, const frame *f, uint32_t cnt, uint32_t place)
+{
+    uint64_t have = o->others == INF ? INF : (uint64_t)cnt + o->place[place].avail + o->others;
+    return have == INF || have >= o->minp + list_len(m, f->y);
+}
+
 /* Which keys may come next in object f, so that what must come still has its place. */
 typedef struct room {
     bool only;     /* required names, and what `cost` says */
@@ -304,6 +315,8 @@ typedef struct room {
 static room room_of(const machine *m, const pobj *o, const frame *f)
 {
     room r = {.cls = 0xFFFFFFFF};
+    if (o->rank && (o->place[f->x].left || !order_room(m, o, f, f->cnt, o->n_names)))
+        r.cls = 0;
     if (o->maxp == INF)
         return r;
     uint32_t left = required_left(m, o, f), places = o->maxp - f->cnt, cost = f->aux ? ex_cost(m, o, f, f->aux, INF) : 0;
@@ -319,12 +332,18 @@ static room room_of(const machine *m, const pobj *o, const frame *f)
     return r;
 }
 
-bool key_only_required(const machine *m, const pobj *o, const frame *f) { return room_of(m, o, f).only; }
+bool key_others(const machine *m, const pobj *o, const frame *f)
+{
+    room r = room_of(m, o, f);
+    return o->extras && r.cls && !r.only;
+}
 
 static bool name_usable(const machine *m, const pobj *o, const frame *f, uint32_t i, const room *r)
 {
     const uint32_t *node = o->name_node + ((size_t)i << o->n_ex);
     if (name_used(m, o, f, i) || !node_any(o, node))
+        return false;
+    if (o->rank && (key_misplaced(o, f, i) || !order_room(m, o, f, f->cnt + 1, o->rank[i] + 1)))
         return false;
     if (!r->only || (o->required[i / 32] >> i % 32 & 1))
         return true;
@@ -401,6 +420,26 @@ static bool obj_viable(const machine *m, const pobj *o, const frame *f)
     return cost != INF && (uint64_t)required_left(m, o, f) + cost <= o->maxp - f->cnt;
 }
 
+/* The used names of object f with `name` among them. */
+static uint32_t used_with(machine *m, const pobj *o, const frame *f, uint32_t name)
+{
+    if (o->words <= 1)
+        return f->x | 1u << name;
+    uint32_t stack[64], *w = o->words > 64 ? mem_calloc(o->words, sizeof *w) : stack;
+    if (!w) {
+        m->oom = true;
+        return 0;
+    }
+    memset(w, 0, o->words * sizeof *w);
+    if (f->x)
+        memcpy(w, used_bits(m, o, f), o->words * sizeof *w);
+    w[name / 32] |= 1u << name % 32;
+    uint32_t id = machine_blob(m, w, o->words * sizeof *w);
+    if (w != stack)
+        mem_free(w);
+    return id;
+}
+
 /* A key is complete: the object waits for its colon. */
 static void key_done(machine *m, const pobj *o, const frame *of, uint32_t name, uint32_t extra, const uint32_t *node)
 {
@@ -411,29 +450,15 @@ static void key_done(machine *m, const pobj *o, const frame *of, uint32_t name, 
         f.phase = O_COLON;
         f.q = node[set];
         f.aux = (uint16_t)(of->aux & ~set);
-        if (name != DEAD) {
-            if (o->words <= 1) {
-                f.x |= 1u << name;
-            } else {
-                uint32_t stack[64], *w = o->words > 64 ? mem_calloc(o->words, sizeof *w) : stack;
-                if (!w) {
-                    m->oom = true;
-                    return;
-                }
-                memset(w, 0, o->words * sizeof *w);
-                if (of->x)
-                    memcpy(w, used_bits(m, o, of), o->words * sizeof *w);
-                w[name / 32] |= 1u << name % 32;
-                f.x = machine_blob(m, w, o->words * sizeof *w);
-                if (w != stack)
-                    mem_free(w);
-            }
-        } else {
+        if (name == DEAD)
             f.y = list_add(m, of->y, extra);
-        }
+        if (o->rank) /* what was left out cannot come any more */
+            f.x = name == DEAD ? o->n_names : o->rank[name] + 1;
+        else if (name != DEAD)
+            f.x = used_with(m, o, of, name);
         if (o->maxp != INF || f.cnt < o->minp)
             f.cnt++;
-        if (obj_viable(m, o, &f))
+        if (!m->oom && obj_viable(m, o, &f))
             add_frame(m, &f);
     }
 }

@@ -371,8 +371,7 @@ static bool easy_mask(constrain_state *s, uint32_t id, uint32_t *bits)
             return false;
         return true;
     }
-    if (f.kind == F_KEY && p->obj[f.node].extras && p->obj[f.node].kd && p->obj[f.node].kcount == INF && f.q != DEAD &&
-        !key_only_required(m, &p->obj[f.node], &up)) {
+    if (f.kind == F_KEY && p->obj[f.node].kd && p->obj[f.node].kcount == INF && f.q != DEAD && key_others(m, &p->obj[f.node], &up)) {
         key_dfa_mask(s, id, bits);
         return true;
     }
@@ -384,7 +383,7 @@ static bool easy_mask(constrain_state *s, uint32_t id, uint32_t *bits)
         apart_mask(s, id, &off, unique && !need ? 0 : single(m, f.parent), need, room, bits);
         return true;
     }
-    if (f.kind == F_KEY && p->obj[f.node].extras && !p->obj[f.node].kd && !key_only_required(m, &p->obj[f.node], &up)) {
+    if (f.kind == F_KEY && !p->obj[f.node].kd && key_others(m, &p->obj[f.node], &up)) {
         off.y = off.z = off.cnt = 0;
         apart_mask(s, id, &off, 0, 0, INF, bits);
         return true;

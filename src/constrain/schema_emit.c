@@ -345,11 +345,13 @@ typedef struct scalars {
     size_t n_num, cap_num, n_str, cap_str;
 } scalars;
 
+static const char *where_of(sx *x, const vnode *v) { return v->n ? jv_path(x->c, x->doc.by_id[v->it[0] >> 2]) : "#"; }
+
 static void scalar_alts(sx *x, vnode *v, bool canonical, palt **alt, size_t *n, size_t *cap, uint32_t *domain)
 {
     scalars s = {0};
     uint64_t dom = 0;
-    const char *where = v->n ? jv_path(x->c, x->doc.by_id[v->it[0] >> 2]) : "#";
+    const char *where = where_of(x, v);
     for (size_t i = 0; i < v->n_br; i++) {
         const branch *b = &v->br[i].b;
         if (!v->br[i].sat)
@@ -471,7 +473,35 @@ static const uint32_t *reachable_classes(sx *x, const cdfa *d, const pclass *cls
     return r;
 }
 
-static uint32_t emit_object(sx *x, const bnode *bn)
+/* What is left from each place in the order on; p has its names, nodes and other keys. */
+static void order_tables(sx *x, const obr *o, pobj *p)
+{
+    uint32_t n = p->n_names, *at = CC_ARRAY(x->c, uint32_t, n + 1);
+    pplace *t = CC_KEEP(x->c, pplace, n + 1);
+    for (uint32_t i = 0; i < n; i++)
+        at[o->rank[i]] = i;
+    t[n].stop = n;
+    for (uint32_t r = n; r-- > 0;) {
+        bool must = o->required[at[r]], can = p->name_node[at[r]] != DEAD;
+        t[r] = (pplace){t[r + 1].left + must, must ? r : t[r + 1].stop, t[r + 1].avail + can};
+    }
+    p->words = 0;
+    p->rank = keep_mem(x, o->rank, (n + 1) * sizeof *o->rank);
+    p->place = t;
+}
+
+/* How many keys outside the names there are. */
+static uint32_t other_keys(const obr *o, const pobj *p)
+{
+    uint32_t known = 0;
+    if (!p->extras || p->kcount == INF)
+        return p->extras ? INF : 0;
+    for (uint32_t i = 0; i < p->n_names; i++)
+        known += dfa_accepts(p->kd, o->name[i], o->name_n[i]);
+    return p->kcount - known;
+}
+
+static uint32_t emit_object(sx *x, const vnode *v, const bnode *bn)
 {
     const obr *o = &bn->o;
     pobj p = {.minp = bn->b.minp, .maxp = bn->b.maxp, .n_ex = o->n_ex, .n_names = o->n_names};
@@ -523,6 +553,16 @@ static uint32_t emit_object(sx *x, const bnode *bn)
     p.name_len = len;
     p.name_node = node;
     p.required = req;
+    if (o->rank)
+        order_tables(x, o, &p);
+    p.others = other_keys(o, &p);
+    if (p.others != INF && !o->n_ex) {
+        uint64_t most = p.others;
+        for (uint32_t i = 0; i < n; i++)
+            most += node[i] != DEAD;
+        if (most < p.minp)
+            cc_fail(x->c, IMP_E_UNSUPPORTED, "schema: %s: minProperties: only %u keys are possible in one of its objects", where_of(x, v), (unsigned)most);
+    }
     size_t k = x->p->n_obj;
     CC_PUSH(x->c, x->p->obj, k, x->cap_obj, p);
     x->p->n_obj = (uint32_t)k;
@@ -620,7 +660,7 @@ void schema_emit(sx *x, uint32_t root)
             if (!b->sat || (b->b.t != T_ARR && b->b.t != T_OBJ))
                 continue;
             if (b->idx == DEAD)
-                b->idx = b->b.t == T_OBJ ? emit_object(x, b) : emit_array(x, b);
+                b->idx = b->b.t == T_OBJ ? emit_object(x, v, b) : emit_array(x, b);
             add_alt(x, &alt, &n, &cap, b->b.t == T_OBJ ? ALT_OBJ : ALT_ARR, b->idx);
         }
         x->p->node[i] = (pnode){.alt = CC_KEEP(x->c, palt, n + 1), .n = (uint32_t)n, .domain = domain};

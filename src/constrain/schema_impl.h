@@ -74,6 +74,7 @@ typedef struct obr {          /* an object branch with its children */
     size_t *name_n;
     uint32_t *node;           /* [n_names << n_ex] */
     uint8_t *required;
+    uint32_t *rank;           /* place of each name when keys are ordered, else NULL */
     uint32_t n_ex;
     const cdfa *kd;           /* labels */
     uint32_t *cls_label, *cls_node;

@@ -16,6 +16,7 @@ typedef struct strs {
 typedef struct name_at {
     const char *s;
     size_t n;
+    uint32_t at;               /* where the schema speaks of it first: members of `properties`, then other mentions */
 } name_at;
 
 static int by_name(const void *a, const void *b)
@@ -23,6 +24,19 @@ static int by_name(const void *a, const void *b)
     const name_at *x = a, *y = b;
     int r = memcmp(x->s, y->s, x->n < y->n ? x->n : y->n);
     return r ? r : x->n < y->n ? -1 : x->n > y->n;
+}
+
+static int by_name_at(const void *a, const void *b)
+{
+    const name_at *x = a, *y = b;
+    int r = by_name(a, b);
+    return r ? r : x->at < y->at ? -1 : x->at > y->at;
+}
+
+static int by_at(const void *a, const void *b)
+{
+    const name_at *x = a, *y = b;
+    return x->at < y->at ? -1 : x->at > y->at;
 }
 
 typedef struct items {
@@ -133,28 +147,45 @@ static void collect_names(sx *x, bnode *b, name_at **out, size_t *n_out)
 {
     name_at *v = NULL;
     size_t n = 0, cap = 0;
+    uint32_t at = x->doc.n;
     for (const llist *l = b->b.olayers; l; l = l->next) {
         const jv *p = jv_get(l->owner, "properties");
         for (const jv *m = p && p->type == JV_OBJECT ? p->child : NULL; m; m = m->next)
-            CC_PUSH(x->c, v, n, cap, ((name_at){m->key, m->key_n}));
+            CC_PUSH(x->c, v, n, cap, ((name_at){m->key, m->key_n, m->id}));
     }
     for (const elist *l = b->b.exists; l; l = l->next) {
         const jv *p = jv_get(l->owner, "properties");
         for (const jv *m = p && p->type == JV_OBJECT ? p->child : NULL; m; m = m->next)
-            CC_PUSH(x->c, v, n, cap, ((name_at){m->key, m->key_n}));
+            CC_PUSH(x->c, v, n, cap, ((name_at){m->key, m->key_n, m->id}));
     }
     for (const nlist *l = b->b.req; l; l = l->next)
-        CC_PUSH(x->c, v, n, cap, ((name_at){l->s, l->n}));
+        CC_PUSH(x->c, v, n, cap, ((name_at){l->s, l->n, at++}));
     for (const nlist *l = b->b.extra; l; l = l->next)
-        CC_PUSH(x->c, v, n, cap, ((name_at){l->s, l->n}));
+        CC_PUSH(x->c, v, n, cap, ((name_at){l->s, l->n, at++}));
     if (n)
-        qsort(v, n, sizeof *v, by_name);
+        qsort(v, n, sizeof *v, by_name_at);
     size_t k = 0;
     for (size_t i = 0; i < n; i++)
         if (!k || by_name(&v[k - 1], &v[i]))
             v[k++] = v[i];
     *out = v;
     *n_out = k;
+}
+
+/* The place of each name (sorted by text) when they come in the order in which the schema speaks of them. */
+static uint32_t *ranks_of(sx *x, const name_at *names, size_t n)
+{
+    name_at *v = CC_ARRAY(x->c, name_at, n + 1);
+    uint32_t *rank = CC_ARRAY(x->c, uint32_t, n + 1);
+    if (n) {
+        memcpy(v, names, n * sizeof *v);
+        qsort(v, n, sizeof *v, by_at);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const name_at *at = bsearch(&v[i], names, n, sizeof *v, by_name);
+        rank[at - names] = (uint32_t)i;
+    }
+    return rank;
 }
 
 /* The automaton of the names that satisfy a conjunction; NULL: none does; *any: all do. */
@@ -211,12 +242,14 @@ void object_children(sx *x, bnode *bn)
         if (e->names)
             bad[n_bad++] = failing_names(x, e);
     o->n_names = (uint32_t)n;
+    /* A negated condition on keys asks for some key, whichever: leaving names behind could leave it without one. */
+    o->rank = x->c->o.key_order && !o->n_ex ? ranks_of(x, names, n) : NULL;
     o->name = CC_ARRAY(x->c, const char *, n + 1);
     o->name_n = CC_ARRAY(x->c, size_t, n + 1);
     o->required = CC_ARRAY(x->c, uint8_t, n + 1);
     o->node = CC_ARRAY(x->c, uint32_t, (n << o->n_ex) + 1);
     for (const nlist *r = b->req; r; r = r->next) {
-        name_at key = {r->s, r->n}, *at = bsearch(&key, names, n, sizeof key, by_name);
+        name_at key = {.s = r->s, .n = r->n}, *at = bsearch(&key, names, n, sizeof key, by_name);
         o->required[at - names] = 1;
     }
     for (size_t i = 0; i < n; i++) {

@@ -51,7 +51,7 @@ imp_status constraint_compile(engine *g, request *q, imp_err *e)
     size_t n = r->constraint ? strlen(r->constraint) : 0;
     /* One spelling for keys, constants and integers, and no long runs of white space: a model that drifts into \u escapes or
      * blank lines would spend its tokens there. */
-    static const constrain_options how = {.ws_max = 24, .plain_integers = true, .plain_escapes = true};
+    const constrain_options how = {.ws_max = 24, .plain_integers = true, .plain_escapes = true, .key_order = r->key_order};
     switch (r->constraint_kind) {
     case IMP_CONSTRAINT_JSON: return constrain_compile_json(&how, &q->prog, e);
     case IMP_CONSTRAINT_SCHEMA: return constrain_compile_schema(r->constraint, n, &how, &q->prog, e);

@@ -199,6 +199,7 @@ static void fill_request(const gen *g, const gen_prompt *p, bool scoring, imp_re
     r->logprobs = a->logprobs;
     r->constraint_kind = a->constraint_kind;
     r->constraint = a->constraint;
+    r->key_order = true; /* as OpenAI's server does, and others: clients read streams by it */
 }
 
 /* Submits every prompt; returns how many DONE events will not come. */

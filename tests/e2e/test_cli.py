@@ -66,6 +66,11 @@ def test_constrained_answers(imp, tiny, tmp_path):
     assert run("--regex", fixed, "--stop", " house").rstrip("\n") == text.split(" house")[0]
     (tmp_path / "s.json").write_text(json.dumps({"type": "object", "properties": {"k": {"const": "a fixed text"}}, "required": ["k"], "additionalProperties": False}))
     assert json.loads(run("--schema", tmp_path / "s.json")) == {"k": "a fixed text"}
+    (tmp_path / "o.json").write_text(json.dumps({"type": "object", "properties": {k: {"enum": [1, 2]} for k in "qba"}, "required": list("abq"), "additionalProperties": False}))
+    assert list(json.loads(run("--schema", tmp_path / "o.json", "--key-order", "schema", "-n", 500))) == list("qba")
+    lines = b"".join(json.dumps(json.dumps({k: 1 for k in order})).encode() + b"\n" for order in ("qba", "abq"))
+    for how, want in (([], ["accept", "accept"]), (["--key-order", "schema"], ["accept", "reject"])):
+        assert imp.ok("constrain", "--schema", tmp_path / "o.json", *how, stdin=lines).decode().split() == want
     (tmp_path / "g.gbnf").write_text('root ::= "one" (" and " [0-9])+ " end"\n')
     assert re.fullmatch("one( and [0-9])+ end", run("--grammar", tmp_path / "g.gbnf").rstrip("\n"))
 

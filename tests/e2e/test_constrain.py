@@ -3,7 +3,9 @@ expressions, random walks through masks that must end in valid text, and the sch
 
 The library is driven by tests/tools/constrain_driver.c (JSON lines), built here against libimp.a."""
 import base64
+import itertools
 import json
+import math
 import os
 import random
 import re
@@ -257,6 +259,105 @@ def test_random_schemas(driver):
                 walked += 1
                 assert judge.is_valid(json.loads(w)), (w, json.dumps(s))
     assert compiled > 450 and checked > 12000 and walked > 300, (compiled, checked, walked)
+
+
+# ---- ordered keys ----------------------------------------------------------------------------------------------------------
+def permutations(v, most=60):
+    """The spellings of v with its keys in every order; None: too many."""
+    if isinstance(v, list):
+        parts = [permutations(x, most) for x in v]
+        if None in parts or math.prod(map(len, parts)) > most:
+            return None
+        return [list(p) for p in itertools.product(*parts)]
+    if isinstance(v, dict):
+        inner = permutations(list(v.values()), most)
+        if inner is None or len(inner) * math.factorial(len(v)) > most:
+            return None
+        return [dict(o) for vals in inner for o in itertools.permutations(zip(v, vals))]
+    return [v]
+
+
+def test_ordered_keys_random_schemas(driver):
+    """Whatever the schema joins: what is accepted is valid, and what is valid is accepted in some order of its keys."""
+    r = random.Random(SEED + 8)
+    compiled = objects = walked = 0
+    for n in range(400):
+        one = schema(r)
+        s = {"type": ["object", "array"], **one} if isinstance(one, dict) and r.random() < 0.5 else {"type": "object", "properties": {k: schema(r, 2) for k in r.sample(NAMES, 4)}, "allOf": [schema(r, 1)]}
+        values = [v for v in (value(r) for _ in range(60)) if isinstance(v, (dict, list))]
+        values += [{k: value(r, 3) for k in r.sample(NAMES, r.randrange(4))} for _ in range(20)]
+        judge = jsonschema.Draft202012Validator(s)
+        spelled = [(v, p) for v, p in ((v, permutations(v)) for v in values) if p]
+        a = driver(schema=json.dumps(s), texts=[json.dumps(t) for _, p in spelled for t in p], walks=2, max_steps=12, seed=n, verify=n % 10 == 0, key_order=True)
+        free = driver(schema=json.dumps(s), texts=[])
+        assert a["ok"] == free["ok"], (s, a, free)
+        if not a["ok"]:
+            continue
+        compiled += 1
+        at = 0
+        for v, p in spelled:
+            got, want = a["accept"][at:at + len(p)], judge.is_valid(v)
+            at += len(p)
+            assert want or not any(got), (s, v)
+            assert not want or any(got) or not exact(v, "uniqueItems" in json.dumps(s)), (s, v)
+            objects += want and isinstance(v, dict) and len(v) > 1
+        for w in a["walks"]:
+            assert not isinstance(w, dict), f"a walk got stuck at {w} under {json.dumps(s)}"
+            if w is not None and not re.search(r"\d{14}|\d\.\d{9}|[eE]", w):
+                walked += 1
+                assert judge.is_valid(json.loads(w)), (w, json.dumps(s))
+    assert compiled > 200 and objects > 300 and walked > 100, (compiled, objects, walked)
+
+
+def test_ordered_keys_exactly(driver):
+    """Objects whose keys one schema names: accepted exactly in its order, others after them in any order."""
+    def form(depth):
+        names = r.sample(NAMES + ["A", "zz", "abc", "b0", *[f"n{i}" for i in range(r.choice([0, 0, 40]))]], r.randrange(1, 6))
+        s = {"type": "object", "properties": {k: form(depth + 1) if depth < 2 and r.random() < 0.3 else {"type": "integer"} for k in names}}
+        s["required"] = [k for k in names if r.random() < 0.4]
+        s.update(r.choice([{}, {"additionalProperties": False}, {"additionalProperties": {"type": "integer"}},
+                           {"patternProperties": {"^[xy]$": {"type": "integer"}}, "additionalProperties": False}]))
+        if r.random() < 0.3:
+            s["minProperties"] = r.randrange(len(names) + 1)
+        if r.random() < 0.3:
+            s["maxProperties"] = max(len(s["required"]), r.randrange(len(names) + 1), s.get("minProperties", 0))
+        return s
+
+    def fill(s):
+        v = {}
+        for k, sub in s["properties"].items():
+            if k in s["required"] or r.random() < 0.5:
+                v[k] = fill(sub) if sub["type"] == "object" else 1
+        for k in r.sample(["x", "y", "x1"], r.choice([0, 0, 1, 2])):
+            v[k] = 2
+        return v
+
+    def shuffled(v):
+        return dict(r.sample([(k, shuffled(x)) for k, x in v.items()], len(v))) if isinstance(v, dict) else v
+
+    def in_order(s, v):
+        places = [list(s["properties"]).index(k) if k in s["properties"] else 999 for k in v]
+        return places == sorted(places) and all(in_order(s["properties"][k], x) for k, x in v.items() if isinstance(x, dict))
+    r = random.Random(SEED + 9)
+    yes = no = 0
+    for n in range(250):
+        s = form(0)
+        judge = jsonschema.Draft202012Validator(s)
+        values = [fill(s) for _ in range(15)]
+        values += [shuffled(v) for v in values for _ in range(2)]
+        a = driver(schema=json.dumps(s), texts=[json.dumps(v) for v in values], walks=3, max_steps=15, seed=n, verify=n % 10 == 0, key_order=True)
+        if not a["ok"]:
+            assert "minProperties" in a["error"] or "no value" in a["error"], (s, a)
+            continue
+        for v, got in zip(values, a["accept"]):
+            want = judge.is_valid(v) and in_order(s, v)
+            assert got == want, (s, v, got)
+            yes += want
+            no += judge.is_valid(v) and not want
+        for w in a["walks"]:
+            assert not isinstance(w, dict), (s, w)
+            assert w is None or (judge.is_valid(json.loads(w)) and in_order(s, json.loads(w))), (s, w)
+    assert yes > 1000 and no > 300, (yes, no)
 
 
 # ---- some key must break a rule, and there is not much room ----------------------------------------------------------------

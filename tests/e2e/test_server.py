@@ -164,6 +164,12 @@ def test_constraints(server):
         if r["finish_reason"] == "stop":
             assert set(json.loads(r["message"]["content"])) == {"ok"}
         assert r["message"]["content"].lstrip()[:1] in ("{", "")
+    keys = ["q", "b", "zeta", "a", "name"]
+    schema["properties"] = {k: {"enum": [k]} for k in keys}
+    schema["required"] = sorted(keys)
+    for temperature in (0, 1.5):
+        got = text(server, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}, ignore_eos=False, max_tokens=400, temperature=temperature)
+        assert list(json.loads(got)) == keys, got  # the schema's order, as OpenAI's server
     assert text(server, grammar='root ::= "yes" | "no"', ignore_eos=False) in ("yes", "no")
     assert text(server, guided_grammar='root ::= "yes" | "no"', ignore_eos=False) in ("yes", "no")
     for bad in ({"guided_regex": "("}, {"guided_json": {"type": "nonsense"}}, {"grammar": "root ::= ("}, {"guided_json": schema, "guided_regex": "a"}):

@@ -1,7 +1,7 @@
 /* Drives src/constrain from Python until and beside `imp constrain`: one JSON request a line on stdin, one answer a line.
  *   request: {"schema"|"regex"|"grammar"|"json": text, "ws": 0|1|2, "ws_max": n, "texts": [..], "tokens": [[ids]..], "walks": n, "verify": bool (each mask of them against every token),
  *             "seed": n, "max_steps": n, "forced": text, "plain_integers": bool,
- *             "plain_escapes": bool, "times": bool}
+ *             "plain_escapes": bool, "key_order": bool, "times": bool}
  *   answer:  {"ok": bool, "error": text, "status": n, "compile_us": x, "bytes": n, "accept": [bool..] (texts),
  *             "token_accept": [index of the first refused token, or -1; -2: not complete at the end],
  *             "mask_us": [sum, count, worst, its list, its index], "times": [ns of each mask, ns of its token's acceptance, ..], "walks": [text | null], "forced": text}
@@ -234,7 +234,8 @@ int main(int argc, char **argv)
             return 2;
         constrain_options o = {.ws = (constrain_ws)json_integer_value(json_object_get(req, "ws")),
                                .ws_max = (unsigned)json_integer_value(json_object_get(req, "ws_max")),
-                               .plain_escapes = json_is_true(json_object_get(req, "plain_escapes")), .plain_integers = json_is_true(json_object_get(req, "plain_integers"))};
+                               .plain_escapes = json_is_true(json_object_get(req, "plain_escapes")), .plain_integers = json_is_true(json_object_get(req, "plain_integers")),
+                               .key_order = json_is_true(json_object_get(req, "key_order"))};
         constrain_prog *p = NULL;
         imp_err e = {0};
         imp_status st = IMP_E_USAGE;

@@ -13,14 +13,16 @@
 
 typedef imp_status (*compile_fn)(const char *, size_t, const constrain_options *, constrain_prog **, imp_err *);
 
-static constrain_prog *compiled(compile_fn f, const char *text)
+static constrain_prog *compiled_with(compile_fn f, const char *text, const constrain_options *o)
 {
     constrain_prog *p = NULL;
     imp_err e = {0};
-    if (f(text, strlen(text), NULL, &p, &e))
+    if (f(text, strlen(text), o, &p, &e))
         fail_msg("%s\n  does not compile: %s", text, e.message);
     return p;
 }
+
+static constrain_prog *compiled(compile_fn f, const char *text) { return compiled_with(f, text, NULL); }
 
 static bool accepts(const constrain_prog *p, const char *s)
 {
@@ -36,10 +38,10 @@ typedef struct row {
     const char *yes[6], *no[8];
 } row;
 
-static void check_rows(compile_fn f, const row *r, size_t n)
+static void check_rows_with(compile_fn f, const row *r, size_t n, const constrain_options *o)
 {
     for (; n--; r++) {
-        constrain_prog *p = compiled(f, r->text);
+        constrain_prog *p = compiled_with(f, r->text, o);
         for (int i = 0; i < 6 && r->yes[i]; i++)
             if (!accepts(p, r->yes[i]))
                 fail_msg("%s\n  should accept %s", r->text, r->yes[i]);
@@ -49,6 +51,8 @@ static void check_rows(compile_fn f, const row *r, size_t n)
         constrain_prog_free(p);
     }
 }
+
+static void check_rows(compile_fn f, const row *r, size_t n) { check_rows_with(f, r, n, NULL); }
 
 static const row schemas[] = {
     {"true", {"null", "[1,{\"a\":\"b\"}]", "-1.5e3"}, {"", "nul", "[1,]", "01", "1 1", "{\"a\":1,\"a\":2}"}},
@@ -86,6 +90,32 @@ static void test_schemas(void **st)
 {
     (void)st;
     check_rows(constrain_compile_schema, schemas, sizeof schemas / sizeof *schemas);
+}
+
+static const row ordered[] = {
+    {"{\"type\":\"object\",\"properties\":{\"b\":{},\"a\":{},\"c\":{}},\"required\":[\"a\",\"z\"]}",
+     {"{\"b\":1,\"a\":1,\"c\":1,\"z\":1,\"y\":1,\"x\":1}", "{\"a\":1,\"z\":1}", "{\"\\u0062\":1,\"a\":1,\"z\":1}"},
+     {"{\"a\":1,\"b\":1,\"z\":1}", "{\"b\":1,\"z\":1}", "{\"b\":1,\"c\":1,\"a\":1,\"z\":1}", "{\"a\":1,\"x\":1,\"z\":1}", "{\"a\":1,\"z\":1,\"x\":1,\"c\":1}", "{\"a\":1,\"a\":1,\"z\":1}"}},
+    /* enough keys must remain */
+    {"{\"type\":\"object\",\"properties\":{\"b\":{},\"a\":{},\"c\":{},\"d\":false},\"additionalProperties\":false,\"minProperties\":2}",
+     {"{\"b\":1,\"a\":1}", "{\"b\":1,\"c\":1}", "{\"a\":1,\"c\":1}"}, {"{\"c\":1", "{\"a\":1}", "{\"c\":1,\"a\":1}"}},
+    {"{\"type\":\"object\",\"properties\":{\"b\":{},\"a\":{}},\"patternProperties\":{\"^[xyb]$\":{}},\"additionalProperties\":false,\"minProperties\":3,\"maxProperties\":3}",
+     {"{\"b\":1,\"a\":1,\"y\":1}", "{\"b\":1,\"x\":1,\"y\":1}", "{\"a\":1,\"y\":1,\"x\":1}"}, {"{\"x\":1,\"y\":1", "{\"b\":1,\"a\":1}", "{\"a\":1,\"b\":1,\"x\":1}", "{\"b\":1,\"x\":1,\"a\":1}"}},
+    /* schemas that are joined: in the order in which the document names the keys; what is named in both has its first place */
+    {"{\"allOf\":[{\"properties\":{\"b\":{},\"a\":{}}},{\"$ref\":\"#/$defs/d\"}],\"properties\":{\"c\":{}},\"type\":\"object\",\"$defs\":{\"d\":{\"properties\":{\"d\":{},\"a\":{}}}}}",
+     {"{\"b\":1,\"a\":1,\"c\":1,\"d\":1,\"z\":1}", "{\"a\":1,\"d\":1}", "{}"}, {"{\"a\":1,\"b\":1}", "{\"d\":1,\"a\":1}", "{\"z\":1,\"d\":1}"}},
+    {"{\"type\":\"object\",\"oneOf\":[{\"properties\":{\"k\":{\"const\":1},\"a\":{}},\"required\":[\"k\"]},{\"properties\":{\"b\":{},\"k\":{\"const\":2}},\"required\":[\"k\"]}]}",
+     {"{\"k\":1,\"a\":0}", "{\"b\":0,\"k\":2}", "{\"k\":1,\"a\":0,\"b\":0}"}, {"{\"a\":0,\"k\":1}", "{\"k\":2,\"b\":0}"}},
+    {"{\"const\":{\"b\":{\"y\":1,\"x\":2},\"a\":3}}", {"{\"b\":{\"y\":1,\"x\":2},\"a\":3}"}, {"{\"a\":3,\"b\":{\"y\":1,\"x\":2}}", "{\"b\":{\"x\":2,\"y\":1},\"a\":3}"}},
+    /* a condition that some key must fulfil leaves the order free */
+    {"{\"type\":\"object\",\"properties\":{\"b\":{},\"a\":{}},\"not\":{\"additionalProperties\":{\"type\":\"null\"}}}", {"{\"a\":1,\"b\":2}", "{\"b\":1,\"a\":2}"}, {"{\"z\":null}", "{}"}},
+};
+
+static void test_ordered_keys(void **st)
+{
+    (void)st;
+    const constrain_options o = {.key_order = true};
+    check_rows_with(constrain_compile_schema, ordered, sizeof ordered / sizeof *ordered, &o);
 }
 
 static const row regexes[] = {
@@ -215,11 +245,24 @@ static void test_masks(void **st)
         {constrain_compile_regex, "([a-c]+,?\xc3\xa9?)*1", "ab,\xc3\xa9" "c1"},
         {constrain_compile_grammar, "root ::= \"{\" (root \",\"?)* \"}\" | \"\\\"\" [ab]+ \"\\\"\"", "{\"ab\",{\"a\"}}"},
     };
+    static const struct { const char *text, *walk; } keys[] = { /* with keys in order */
+        {"{\"type\":\"object\",\"properties\":{\"b\":{\"type\":\"integer\"},\"a\":{\"type\":\"string\"},\"ab\":{\"type\":\"integer\"}},\"required\":[\"a\"]}",
+         "{\"a\": \"xy\", \"zz\":[1,{\"q\":true}], \"b\\u0062\":12}"},
+        {"{\"type\":\"object\",\"properties\":{\"b\":{},\"aa\":{},\"ab\":{},\"a\":{}},\"patternProperties\":{\"^[ab]{1,2}$\":{}},\"additionalProperties\":false,\"minProperties\":5,\"maxProperties\":5}",
+         "{\"b\":1,\"aa\":2,\"a\":3,\"bb\":1,\"ba\":2}"},
+        {"{\"type\":\"object\",\"properties\":{\"b\":{},\"a\":{}},\"propertyNames\":{\"pattern\":\"^[ab]+$\"},\"required\":[\"b\"]}", "{\"b\":1,\"ab\":2}"},
+    };
+    const constrain_options in_order = {.key_order = true};
     (void)st;
     constrain_vocab *v = small_vocab();
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         constrain_prog *p = compiled(rows[i].f, rows[i].text);
         compare_masks(p, v, rows[i].walk);
+        constrain_prog_free(p);
+    }
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        constrain_prog *p = compiled_with(constrain_compile_schema, keys[i].text, &in_order);
+        compare_masks(p, v, keys[i].walk);
         constrain_prog_free(p);
     }
     constrain_vocab_free(v);
@@ -280,7 +323,7 @@ static void test_memory_ramp(void **st)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_schemas), cmocka_unit_test(test_regexes), cmocka_unit_test(test_grammars), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_schemas), cmocka_unit_test(test_ordered_keys), cmocka_unit_test(test_regexes), cmocka_unit_test(test_grammars), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_masks), cmocka_unit_test(test_forced_and_space), cmocka_unit_test(test_memory_ramp),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
