@@ -1,5 +1,5 @@
 /* mm_bench: products of packed panels alone, by the thread's own CPU time, so that a busy machine spoils little.
- * usage: mm_bench FORMAT COLUMNS ROWS TOKENS [avx2|vnni|amx [15|12]]     FORMAT: Q4_K, Q8_0, ... as in a GGUF file
+ * usage: mm_bench FORMAT COLUMNS ROWS TOKENS [avx2|vnni|amx [22|12]]     FORMAT: Q4_K, Q8_0, ... as in a GGUF file
  * build: gcc -O2 -std=gnu17 -Iinclude -Isrc tests/tools/mm_bench.c build/libimp.a -lm -pthread -o mm_bench */
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,15 +44,15 @@ int main(int argc, char **argv)
     for (size_t i = 0; argc > 5 && i < sizeof KERNELS / sizeof *KERNELS; i++)
         if (strcmp(argv[5], KERNELS[i].name) == 0)
             mm = KERNELS[i].mm;
-    cpu_qform form = argc > 6 && strcmp(argv[6], "15") == 0 ? CPU_Q15 : CPU_Q12;
+    cpu_qform form = argc > 6 && strcmp(argv[6], "22") == 0 ? CPU_Q22 : CPU_Q12;
     if (!pk || cols < 256 || cols % 256 || rows < 16 || n_tok < 1) {
-        fputs("usage: mm_bench FORMAT COLUMNS ROWS TOKENS [avx2|vnni|amx [15|12]]   (columns: a multiple of 256)\n", stderr);
+        fputs("usage: mm_bench FORMAT COLUMNS ROWS TOKENS [avx2|vnni|amx [22|12]]   (columns: a multiple of 256)\n", stderr);
         return 2;
     }
     uint64_t panel = ((uint64_t)cols / pk->values * (pk->q_bytes + pk->s_bytes) + 63) / 64 * 64, n = panel * (uint64_t)((rows + 15) / 16);
     long nb = cols / 32;
     uint8_t *data = mem_map(n);
-    cpu_qact a = {.q = mem_aligned(64, (size_t)(nb * n_tok * CPU_QBLOCK)), .nb = nb, .n_tok = n_tok};
+    cpu_qact a = {.q = mem_aligned(64, (size_t)(nb * n_tok * cpu_qblock(form))), .nb = nb, .n_tok = n_tok};
     a.meta = mem_aligned(64, ((size_t)(nb * n_tok) * sizeof(cpu_qmeta) + 63) / 64 * 64);
     float *x = malloc((size_t)cols * sizeof *x), *y = malloc((size_t)(rows * n_tok) * sizeof *y);
     void *scratch = mem_aligned(64, (cpu_mm_scratch((uint64_t)cols) + 63) / 64 * 64);
@@ -63,7 +63,7 @@ int main(int argc, char **argv)
         x[i] = (float)(i * 37 % 101 - 50);
     for (long t = 0; t < n_tok; t++) {
         long tile = t / CPU_TILE, left = n_tok - tile * CPU_TILE, step = left < CPU_TILE ? left : CPU_TILE, at = tile * CPU_TILE * nb + t % CPU_TILE;
-        cpu_ops_avx2.quantise[form](x, cols, 0, nb, a.q + at * CPU_QBLOCK, a.meta + at, step);
+        cpu_ops_avx2.quantise[form](x, cols, 0, nb, a.q + at * cpu_qblock(form), a.meta + at, step);
     }
     cpu_panels p = {data, panel, 0};
     int reps = (int)(4e8 / ((double)rows * (double)cols * (double)n_tok)) + 1;
@@ -77,6 +77,6 @@ int main(int argc, char **argv)
     }
     double work = (double)rows * (double)cols * (double)n_tok;
     printf("%s, %ld x %ld, %ld tokens, %s, %s bits: %.3f ms, %.1f GB/s of panels, %.1f G multiply-adds/s\n", argv[1], rows, cols, n_tok, mm->isa,
-           form == CPU_Q15 ? "15" : "12", best * 1e3, (double)n / best * 1e-9, work / best * 1e-9);
+           form == CPU_Q22 ? "22" : "12", best * 1e3, (double)n / best * 1e-9, work / best * 1e-9);
     return 0;
 }

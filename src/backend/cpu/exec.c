@@ -187,7 +187,7 @@ static bool reg_bytes(const bexec *x, xreg *r)
 {
     uint64_t rows = (uint64_t)(r->dim == DIM_R ? x->lim.n_row : x->lim.n_tok);
     if (r->quantised) {
-        r->bytes = qact_bytes((r->width + 31) / 32, (long)rows);
+        r->bytes = qact_bytes(x->form, (r->width + 31) / 32, (long)rows);
         return ck_align(r->bytes, 64, &r->bytes);
     }
     return ck_mul(rows, (uint64_t)r->ld * sizeof(float), &r->bytes) && ck_align(r->bytes, 64, &r->bytes);
@@ -266,13 +266,13 @@ static imp_status step_tables(bexec *x, imp_err *e)
     return x->mem.failed ? err_oom(e, "step tables", rows * sizeof(sample_row_out)) : IMP_OK;
 }
 
-/* A router picks experts by differences that Q12 can turn over now and then (measured on the goldens: one such token of 192
- * makes the mean KL 5e-3, else it is 2e-5), so plans with one take the finer form. */
+/* A router picks experts by differences. On the goldens two experts came as close as 1.1e-5, where 15 bits were off by 2e-5
+ * (and 12 bits by 2e-4): one such token of 192 makes the mean KL 5e-3. So plans with one take the form that is as exact as f32 sums. */
 static cpu_qform quantised_form(const plan *p)
 {
     for (int32_t i = 0; i < p->n_op; i++)
         if (p->op[i].kind == OP_ROUTE)
-            return CPU_Q15;
+            return CPU_Q22;
     return CPU_Q12;
 }
 

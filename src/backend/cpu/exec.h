@@ -76,12 +76,15 @@ static inline int32_t *x_i32(const bexec *x, int32_t r) { return (int32_t *)(x->
 static inline void *x_scratch(const bexec *x, int ith) { return x->work + x->off_scratch + (uint64_t)ith * x->scratch_bytes; }
 
 /* Bytes of a quantised register: metas behind quants. */
-static inline uint64_t qact_bytes(long nb, long n_tok) { return (uint64_t)nb * (uint64_t)n_tok * (CPU_QBLOCK + sizeof(cpu_qmeta)); }
+static inline uint64_t qact_bytes(cpu_qform form, long nb, long n_tok)
+{
+    return (uint64_t)nb * (uint64_t)n_tok * ((uint64_t)cpu_qblock(form) + sizeof(cpu_qmeta));
+}
 static inline cpu_qact x_qact(const bexec *x, int32_t r)
 {
     long n = x_rows(x, x->reg[r].dim), nb = (x->reg[r].width + 31) / 32;
     int8_t *q = (int8_t *)(x->work + x->reg[r].off);
-    return (cpu_qact){.q = q, .meta = (cpu_qmeta *)(q + nb * CPU_QBLOCK * n), .nb = nb, .n_tok = n};
+    return (cpu_qact){.q = q, .meta = (cpu_qmeta *)(q + nb * cpu_qblock(x->form) * n), .nb = nb, .n_tok = n};
 }
 
 /* Where block 0 of token t lies, and the tokens between its blocks. */

@@ -133,19 +133,19 @@ static long result_rows(uint64_t cols) { return 16 * cpu_mm_panels(cols); }
 
 uint64_t cpu_expert_scratch(const bweight *w)
 {
-    uint64_t k = w->w->cols, quants = (k / 32 + 1) * GROUP * (CPU_QBLOCK + sizeof(cpu_qmeta));
+    uint64_t k = w->w->cols, quants = (k / 32 + 1) * GROUP * (CPU_QBLOCK_MAX + sizeof(cpu_qmeta));
     if (!w->pack)
         return sizeof(group) + 64 + 4 * (k + 16) * sizeof(float);
     return sizeof(group) + 64 + quants + (uint64_t)(GROUP * result_rows(k)) * sizeof(float) + 64 + cpu_mm_scratch(k);
 }
 
 /* The pairs' quantised columns, side by side as products want them. */
-static void gather(const cpu_qact *from, const group *g, cpu_qact *to)
+static void gather(const cpu_qact *from, const group *g, long bytes, cpu_qact *to)
 {
     for (int i = 0; i < g->n; i++) {
         long step, step_to, at = qact_at(from, g->p[i].t, &step) + g->p[i].col / 32 * step, put = qact_at(to, i, &step_to);
         for (long j = 0; j < to->nb; j++, at += step, put += step_to) {
-            memcpy(to->q + put * CPU_QBLOCK, from->q + at * CPU_QBLOCK, CPU_QBLOCK);
+            memcpy(to->q + put * bytes, from->q + at * bytes, (size_t)bytes);
             to->meta[put] = from->meta[at];
         }
     }
@@ -154,7 +154,7 @@ static void gather(const cpu_qact *from, const group *g, cpu_qact *to)
 static void flush(const bexec *x, const instr *in, long expert, long r0, long r1, group *g)
 {
     const bweight *b = in->w[0];
-    long k = (long)b->w->cols, nb = k / 32;
+    long k = (long)b->w->cols, nb = k / 32, bytes = cpu_qblock(x->form);
     uint8_t *work = (uint8_t *)(g + 1) + (-(uintptr_t)(g + 1) & 63);
     if (!b->pack) {
         for (int i = 0; i < g->n; i++)
@@ -163,15 +163,15 @@ static void flush(const bexec *x, const instr *in, long expert, long r0, long r1
         return;
     }
     cpu_qact from = x_qact(x, in->in[0]), a = {.q = (int8_t *)work, .nb = nb, .n_tok = g->n};
-    a.meta = (cpu_qmeta *)(a.q + (nb + 1) * GROUP * CPU_QBLOCK);
+    a.meta = (cpu_qmeta *)(a.q + (nb + 1) * GROUP * bytes);
     float *out = (float *)(a.meta + (nb + 1) * GROUP);
     uint8_t *scratch = (uint8_t *)(out + GROUP * result_rows(b->w->cols));
     scratch += -(uintptr_t)scratch & 63;
     if (g->n == 1 && from.n_tok == 1) { /* one token's blocks follow each other as they lie */
-        a.q = from.q + g->p[0].col / 32 * CPU_QBLOCK;
+        a.q = from.q + g->p[0].col / 32 * bytes;
         a.meta = from.meta + g->p[0].col / 32;
     } else {
-        gather(&from, g, &a);
+        gather(&from, g, bytes, &a);
     }
     cpu_mm_fn fn = x->be->mm->fn[x->form][b->pack - cpu_pack_table];
     const float *bias = b->bias ? b->bias + expert * (long)b->w->rows : NULL;

@@ -214,8 +214,8 @@ void run_quantise(const bexec *x, const instr *in, int ith)
     cpu_qact a = x_qact(x, in->out[0]);
     EACH_ROW(p, t) {
         long step, at = qact_at(&a, t, &step);
-        x->be->ops->quantise[x->form](row(x, in->in[0], t), x->reg[in->in[0]].width, p.c0 / 32, (p.c1 + 31) / 32, a.q + at * CPU_QBLOCK, a.meta + at,
-                             step);
+        x->be->ops->quantise[x->form](row(x, in->in[0], t), x->reg[in->in[0]].width, p.c0 / 32, (p.c1 + 31) / 32, 
+                                        a.q + at * cpu_qblock(x->form), a.meta + at, step);
     }
 }
 

@@ -1,7 +1,7 @@
 /* mm_amx: tiles of sixteen rows x up to sixteen tokens, TDPBSSD. A panel is unpacked once into signed bytes, which lie as
- * a B tile wants them, and then meets every tile of tokens. Each block of 32 columns gives two exact integer tiles (Q15: high
- * and low bytes of the activations; Q12: their own bytes and what pairs share), which join the f32 sums in the order of mm_body.h; tiles of fewer than eight tokens
- * go to mm_vnni, which agrees in every bit. The tile state is the thread's own: set on entry, released on leaving. */
+ * a B tile wants them, and then meets every tile of tokens. Each block of 32 columns gives exact integer tiles (Q22: three, of the
+ * high, middle and low bytes of the activations; Q12: two, of their own bytes and what pairs share), which join the f32 sums in the order
+ * of mm_body.h; tiles of fewer than eight tokens go to mm_vnni, which agrees in every bit. The tile state is the thread's own: set on entry, released on leaving. */
 #include "backend/cpu/unpack.h"
 
 #include "backend/cpu/pack.h"
@@ -23,19 +23,21 @@ typedef struct panel {
     int drop, zero;   /* Q12: the unit of pairs is 2^drop; bytes are value + zero * 2^drop */
 } panel;
 
-/* Tiles 0..3 sums; 4 and 5 activations, high and low (own and shared); 6 and 7 weights (Q12: 7 pairs). */
+/* Q12: tiles 0..3 sums; 4 and 5 activations, own and shared; 6 and 7 weights and their pairs. Q22: 0..5 sums, 6 activations,
+ * 7 weights. */
 static void configure(int h, int split, cpu_qform form)
 {
     tile_config c = {.palette = 1};
-    for (int i = 0; i < 4; i++) {
+    int n_sum = form == CPU_Q22 ? 6 : 4;
+    for (int i = 0; i < n_sum; i++) {
         c.colsb[i] = 64;
         c.rows[i] = (uint8_t)h;
     }
-    for (int i = 4; i < 6; i++) {
+    for (int i = n_sum; i < (form == CPU_Q22 ? 7 : 6); i++) {
         c.colsb[i] = (uint16_t)((split ? 16 : 32) >> (form == CPU_Q12 && i == 5));
         c.rows[i] = (uint8_t)h;
     }
-    for (int i = 6; i < 8; i++) {
+    for (int i = form == CPU_Q22 ? 7 : 6; i < 8; i++) {
         c.colsb[i] = 64;
         c.rows[i] = (uint8_t)((split ? 4 : 8) >> (form == CPU_Q12 && i == 7));
     }
@@ -44,32 +46,37 @@ static void configure(int h, int split, cpu_qform form)
     _tile_loadconfig(&c);
 }
 
-/* One token's sums: both parts joined, scaled, added. Q12's bytes are as unpacked, so its sums are corrected for zero. */
-U_INLINE __m512 join(__m512 acc, const int32_t *hi, const int32_t *lo, const panel *p, cpu_qform form, int32_t z, float da, __m512 d)
+/* One token's sums: their parts joined, scaled, added. Q12's bytes are as unpacked, so its sums are corrected for zero. */
+U_INLINE __m512 join(__m512 acc, const int32_t (*c)[CPU_TILE * 16], int t, const panel *p, cpu_qform form, int32_t z, float da, __m512 d)
 {
-    __m512i e = _mm512_load_si512(hi), f = _mm512_load_si512(lo);
-    if (form == CPU_Q15) {
+    __m512i e = _mm512_load_si512(c[0] + 16 * t), f = _mm512_load_si512(c[1] + 16 * t);
+    __m512 sum;
+    if (form == CPU_Q22) {
         e = _mm512_add_epi32(_mm512_slli_epi32(e, 7), f);
+        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(e), _mm512_set1_ps(128), _mm512_cvtepi32_ps(_mm512_load_si512(c[2] + 16 * t)));
     } else {
         f = _mm512_add_epi32(f, _mm512_set1_epi32(-p->zero * z));
-        e = _mm512_add_epi32(_mm512_slli_epi32(e, 8), _mm512_sll_epi32(f, _mm_cvtsi32_si128(p->drop)));
+        sum = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(e, 8), _mm512_sll_epi32(f, _mm_cvtsi32_si128(p->drop))));
     }
-    return _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(e), _mm512_set1_ps(da)), d, acc);
+    return _mm512_fmadd_ps(_mm512_mul_ps(sum, _mm512_set1_ps(da)), d, acc);
 }
 
 /* A unit is what shares a scale: a block of 32 columns, or 16 where formats split. Tile registers are not renamed, and a
- * sum takes long to appear: so units alternate between two pairs of tiles, a unit's sums are stored while the next one is
+ * sum takes long to appear: so units alternate between two sets of tiles, a unit's sums are stored while the next one is
  * being multiplied, and are added up one unit later. */
-#define DOT15(hi, lo, b, u)                                                 \
+#define DOT22(hi, mid, lo, u)                                               \
     do {                                                                    \
         const int8_t *at = split ? a + (u) / 2 * step + (u) % 2 * 16 : a + (u) * step; \
         _tile_zero(hi);                                                     \
+        _tile_zero(mid);                                                    \
         _tile_zero(lo);                                                     \
-        _tile_loadd(b, p->w + (u) * (split ? 256 : 512), 64);               \
-        _tile_loadd(4, at, CPU_QBLOCK);                                     \
-        _tile_dpbssd(hi, 4, b);                                             \
-        _tile_loadd(5, at + 32, CPU_QBLOCK);                                \
-        _tile_dpbssd(lo, 5, b);                                             \
+        _tile_loadd(7, p->w + (u) * (split ? 256 : 512), 64);               \
+        _tile_loadd(6, at, cpu_qblock(form));                               \
+        _tile_dpbssd(hi, 6, 7);                                             \
+        _tile_loadd(6, at + 32, cpu_qblock(form));                          \
+        _tile_dpbssd(mid, 6, 7);                                            \
+        _tile_loadd(6, at + 64, cpu_qblock(form));                          \
+        _tile_dpbssd(lo, 6, 7);                                             \
     } while (0)
 #define DOT12(hi, lo, u)                                                    \
     do {                                                                    \
@@ -78,33 +85,54 @@ U_INLINE __m512 join(__m512 acc, const int32_t *hi, const int32_t *lo, const pan
         _tile_zero(hi);                                                     \
         _tile_zero(lo);                                                     \
         _tile_loadd(6, p->w + (u) * (split ? 256 : 512), 64);               \
-        _tile_loadd(4, at + 16 * part, CPU_QBLOCK);                         \
+        _tile_loadd(4, at + 16 * part, cpu_qblock(form));                   \
         _tile_dpbsud(hi, 4, 6);                                             \
         _tile_loadd(7, p->p + (u) * (split ? 128 : 256), 64);               \
-        _tile_loadd(5, at + 32 + 8 * part, CPU_QBLOCK);                     \
+        _tile_loadd(5, at + 32 + 8 * part, cpu_qblock(form));               \
         _tile_dpbsud(lo, 5, 7);                                             \
     } while (0)
-#define DOT(hi, lo, b, u)        \
-    do {                         \
-        if (form == CPU_Q15)     \
-            DOT15(hi, lo, b, u); \
-        else                     \
-            DOT12(hi, lo, u);    \
+/* Sets of tiles: EVEN and ODD units. */
+#define DOT_EVEN(u)             \
+    do {                        \
+        if (form == CPU_Q22)    \
+            DOT22(0, 1, 2, u);  \
+        else                    \
+            DOT12(0, 1, u);     \
     } while (0)
-#define STORE(hi, lo, c)            \
-    do {                            \
-        _tile_stored(hi, (c)[0], 64); \
-        _tile_stored(lo, (c)[1], 64); \
+#define DOT_ODD(u)              \
+    do {                        \
+        if (form == CPU_Q22)    \
+            DOT22(3, 4, 5, u);  \
+        else                    \
+            DOT12(2, 3, u);     \
+    } while (0)
+#define STORE_EVEN(c)                     \
+    do {                                  \
+        _tile_stored(0, (c)[0], 64);      \
+        _tile_stored(1, (c)[1], 64);      \
+        if (form == CPU_Q22)              \
+            _tile_stored(2, (c)[2], 64);  \
+    } while (0)
+#define STORE_ODD(c)                                         \
+    do {                                                     \
+        if (form == CPU_Q22) {                               \
+            _tile_stored(3, (c)[0], 64);                     \
+            _tile_stored(4, (c)[1], 64);                     \
+            _tile_stored(5, (c)[2], 64);                     \
+        } else {                                             \
+            _tile_stored(2, (c)[0], 64);                     \
+            _tile_stored(3, (c)[1], 64);                     \
+        }                                                    \
     } while (0)
 
-typedef int32_t sums[2][CPU_TILE * 16];
+typedef int32_t sums[3][CPU_TILE * 16];
 
 U_INLINE void add_unit(__m512 *acc, const sums c, const panel *p, long u, const cpu_qmeta *am, int h, int split, int min, cpu_qform form)
 {
     __m512 d = _mm512_load_ps(p->d + 16 * u);
 #pragma GCC unroll 16
     for (int t = 0; t < h; t++)
-        acc[t] = join(acc[t], c[0] + 16 * t, c[1] + 16 * t, p, form, split ? am[t].z[u % 2] : am[t].z_all, am[t].d, d);
+        acc[t] = join(acc[t], c, t, p, form, split ? am[t].z[u % 2] : am[t].z_all, am[t].d, d);
     if (!min || (split && u % 2 == 0))
         return;
     __m512 m0 = _mm512_load_ps(p->m + 16 * (split ? u - 1 : u)), m1 = _mm512_load_ps(p->m + 16 * u);
@@ -121,30 +149,30 @@ U_INLINE void tile_body(const panel *p, long nb, const int8_t *a, const cpu_qmet
 {
     _Alignas(64) sums c[2];
     __m512 acc[CPU_TILE];
-    long n = split ? 2 * nb : nb, step = (long)CPU_QBLOCK * h;
+    long n = split ? 2 * nb : nb, step = cpu_qblock(form) * h;
 #define META(u) (am + (split ? (u) / 2 : (u)) * h)
 #pragma GCC unroll 16
     for (int t = 0; t < h; t++)
         acc[t] = _mm512_setzero_ps();
-    DOT(0, 1, 6, 0);
+    DOT_EVEN(0);
     long u = 0;
     for (; u + 2 < n; u += 2) {
-        DOT(2, 3, 7, u + 1);
-        STORE(0, 1, c[0]);
+        DOT_ODD(u + 1);
+        STORE_EVEN(c[0]);
         if (u > 0)
             add_unit(acc, c[1], p, u - 1, META(u - 1), h, split, min, form);
-        DOT(0, 1, 6, u + 2);
-        STORE(2, 3, c[1]);
+        DOT_EVEN(u + 2);
+        STORE_ODD(c[1]);
         add_unit(acc, c[0], p, u, META(u), h, split, min, form);
     }
     if (u > 0)
         add_unit(acc, c[1], p, u - 1, META(u - 1), h, split, min, form);
     if (u + 1 < n)
-        DOT(2, 3, 7, u + 1);
-    STORE(0, 1, c[0]);
+        DOT_ODD(u + 1);
+    STORE_EVEN(c[0]);
     add_unit(acc, c[0], p, u, META(u), h, split, min, form);
     if (u + 1 < n) {
-        STORE(2, 3, c[1]);
+        STORE_ODD(c[1]);
         add_unit(acc, c[1], p, u + 1, META(u + 1), h, split, min, form);
     }
 #undef META
@@ -173,7 +201,7 @@ U_INLINE void tile_body(const panel *p, long nb, const int8_t *a, const cpu_qmet
     TILE_FN(part_min##q, h, 0, 1, form)           \
     TILE_FN(part_split##q, h, 1, 0, form)         \
     TILE_FN(part_both##q, h, 1, 1, form)
-TILE_FNS(15, CPU_Q15)
+TILE_FNS(22, CPU_Q22)
 TILE_FNS(12, CPU_Q12)
 
 typedef void (*tile_fn)(const panel *p, long nb, const int8_t *a, const cpu_qmeta *am, int h, float *y, long ldy, long n_row,
@@ -181,7 +209,7 @@ typedef void (*tile_fn)(const panel *p, long nb, const int8_t *a, const cpu_qmet
 
 /* [form][whole tile or not][split][min] */
 static const tile_fn TILE[CPU_QFORMS][2][2][2] = {
-    {{{part_plain15, part_min15}, {part_split15, part_both15}}, {{full_plain15, full_min15}, {full_split15, full_both15}}},
+    {{{part_plain22, part_min22}, {part_split22, part_both22}}, {{full_plain22, full_min22}, {full_split22, full_both22}}},
     {{{part_plain12, part_min12}, {part_split12, part_both12}}, {{full_plain12, full_min12}, {full_split12, full_both12}}}};
 
 /* Unpacked panels p[0..n) times every tile of x. */
@@ -195,7 +223,7 @@ static void all_tiles(const panel *p, const cpu_qact *x, cpu_qform form, int spl
             configure(h, split, form);
         configured = h;
         for (long r = 0; r < n_row; r += 16)
-            TILE[form][h == CPU_TILE][split][min](&p[r / 16], x->nb, x->q + t0 * x->nb * CPU_QBLOCK, x->meta + t0 * x->nb, h,
+            TILE[form][h == CPU_TILE][split][min](&p[r / 16], x->nb, x->q + t0 * x->nb * cpu_qblock(form), x->meta + t0 * x->nb, h,
                                                   y + t0 * ldy + r, ldy, n_row - r, bias ? bias + r : NULL);
     }
     _tile_release();
@@ -206,7 +234,7 @@ static void all_tiles(const panel *p, const cpu_qact *x, cpu_qform form, int spl
 #define AMX_KERNEL(X, SUB, QB, SB)                                                                                          \
     U_INLINE void X##_open(const uint8_t *q, const uint8_t *s, long n_super, cpu_qform form, int8_t *w, uint8_t *p, float *d, float *m) \
     {                                                                                                                       \
-        ub zero = u_set8(form == CPU_Q15 ? X##_ZERO : 0);                                                                   \
+        ub zero = u_set8(form == CPU_Q22 ? X##_ZERO : 0);                                                                   \
         for (long b = 0; b < n_super; b++, q += (QB) + (SB), s += (QB) + (SB))                                              \
             _Pragma("GCC unroll 8") for (int j = 0; j < (SUB); j++)                                                         \
             {                                                                                                               \
@@ -215,7 +243,7 @@ static void all_tiles(const panel *p, const cpu_qact *x, cpu_qform form, int spl
                 X##_unpack(q, j, v);                                                                                        \
                 X##_scales(s, 0, j, dv, mv);                                                                                \
                 for (int k = 0; k < 8; k++)                                                                                 \
-                    _mm512_store_si512(w + 64 * k, form == CPU_Q15 && X##_ZERO ? _mm512_sub_epi8(v[k], zero) : v[k]);       \
+                    _mm512_store_si512(w + 64 * k, form == CPU_Q22 && X##_ZERO ? _mm512_sub_epi8(v[k], zero) : v[k]);       \
                 if (form == CPU_Q12) {                                                                                      \
                     X##_pairs(q, j, v, pv);                                                                                 \
                     for (int k = 0; k < 4; k++)                                                                             \
@@ -232,18 +260,18 @@ static void all_tiles(const panel *p, const cpu_qact *x, cpu_qform form, int spl
                 m += 16 * (1 + X##_SPLIT);                                                                                  \
             }                                                                                                               \
     }                                                                                                                       \
-    __attribute__((noinline)) static void X##_open15(const uint8_t *q, long n_super, int8_t *w, uint8_t *p, float *d, float *m) \
+    __attribute__((noinline)) static void X##_open22(const uint8_t *q, long n_super, int8_t *w, uint8_t *p, float *d, float *m) \
     {                                                                                                                       \
-        X##_open(q + (SB), q, n_super, CPU_Q15, w, p, d, m);                                                                \
+        X##_open(q + (SB), q, n_super, CPU_Q22, w, p, d, m);                                                                \
     }                                                                                                                       \
     __attribute__((noinline)) static void X##_open12(const uint8_t *q, long n_super, int8_t *w, uint8_t *p, float *d, float *m) \
     {                                                                                                                       \
         X##_open(q + (SB), q, n_super, CPU_Q12, w, p, d, m);                                                                \
     }                                                                                                                       \
-    static void X##_amx15(const cpu_panels *in, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch) \
+    static void X##_amx22(const cpu_panels *in, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch) \
     {                                                                                                                       \
-        static const format f = {X##_open15, SUB, X##_SPLIT, X##_MIN, 0, 0, PACK_##X};                                      \
-        multiply(&f, CPU_Q15, in, x, y, ldy, n_row, bias, scratch);                                                         \
+        static const format f = {X##_open22, SUB, X##_SPLIT, X##_MIN, 0, 0, PACK_##X};                                      \
+        multiply(&f, CPU_Q22, in, x, y, ldy, n_row, bias, scratch);                                                         \
     }                                                                                                                       \
     static void X##_amx12(const cpu_panels *in, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch) \
     {                                                                                                                       \
@@ -266,7 +294,7 @@ static void multiply(const format *f, cpu_qform form, const cpu_panels *in, cons
     cpu_qact few = *x, many = *x;
     if (last && last < FEWEST) { /* the last tile is short: it is laid out by itself, so it can go elsewhere */
         many.n_tok -= last;
-        few.q += many.n_tok * nb * CPU_QBLOCK;
+        few.q += many.n_tok * nb * cpu_qblock(form);
         few.meta += many.n_tok * nb;
         few.n_tok = last;
         cpu_mm_vnni.fn[form][f->id](in, &few, y + many.n_tok * ldy, ldy, n_row, bias, scratch);
@@ -297,4 +325,4 @@ enum {
 
 MM_FORMATS(AMX_KERNEL)
 
-const cpu_mm cpu_mm_amx = {.isa = "AMX + AVX-512 VNNI", .fn = {MM_TABLE(amx15), MM_TABLE(amx12)}};
+const cpu_mm cpu_mm_amx = {.isa = "AMX + AVX-512 VNNI", .fn = {MM_TABLE(amx22), MM_TABLE(amx12)}};

@@ -38,4 +38,4 @@ static inline __attribute__((always_inline)) __m256i mm_dot_pairs(__m256i acc, _
 
 MM_FORMATS(MM_KERNEL)
 
-const cpu_mm cpu_mm_avx2 = {.isa = "AVX2", .fn = {MM_TABLE(mm15), MM_TABLE(mm12)}};
+const cpu_mm cpu_mm_avx2 = {.isa = "AVX2", .fn = {MM_TABLE(mm22), MM_TABLE(mm12)}};

@@ -3,7 +3,7 @@
  *   mm_dot_pairs(acc, p, a, bits, centre): the same with X_pairs' bytes less `centre`
  *   MM_SIGNED: mm_dot takes w - 128 of formats whose ZERO is 128 itself, so that no correction is wanted
  *   MM_MAX: tokens a block of registers
- * For every row and token the order is one: over blocks of 32 columns, acc = fma(float(dot) * d_a, d_w, acc), then
+ * For every row and token the order is one: over blocks of 32 columns, acc = fma(f * d_a, d_w, acc), f = float(dot) or fma(float(dot), 128, float(dot of lo)), then
  * acc = fma(-m_w, s_a, acc) where there are minima; where scales change every 16 columns, each half so in turn. The dots
  * are exact, so kernels that differ in anything else agree in every bit. */
 #include <string.h>
@@ -42,21 +42,24 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
 #define MM_ZERO(X) (MM_SIGNED && X##_ZERO == 128 ? 0 : X##_ZERO)
 #define MM_CENTRE(X) (MM_SIGNED && X##_ZERO == 128 ? 17 * 128 >> U_DROP(X##_BITS) : 0)
 
-/* The integer sums of one block of 32 columns and one token, o[0] of all or of the first sixteen columns, o[1] of the
- * others where X_SPLIT: Q15 from high bytes (e) and low bytes (f), Q12 from own bytes and what pairs share. The correction
- * for ZERO goes with f. */
-#define MM_SUMS15(X, w, at, meta, out)                                                              \
+/* The sums of one block of 32 columns and one token as f32, out[0] of all or of the first sixteen columns, out[1] of the others
+ * where X_SPLIT. Q22: from high, middle (e, f) and low bytes (g); Q12: from own bytes (e) and what pairs share (f). The correction for
+ * ZERO goes with f and g. */
+#define MM_SUMS22(X, w, at, meta, out)                                                              \
     do {                                                                                            \
-        mm_i e[2] = {mm_seti(0), mm_seti(0)}, f[2];                                                 \
+        mm_i e[2] = {mm_seti(0), mm_seti(0)}, f[2], g[2];                                           \
         f[0] = mm_seti(-MM_ZERO(X) * (X##_SPLIT ? (meta)->z[0] : (meta)->z_all));                   \
         f[1] = mm_seti(-MM_ZERO(X) * (meta)->z[1]);                                                 \
+        g[0] = mm_seti(-MM_ZERO(X) * (X##_SPLIT ? (meta)->z_lo[0] : (meta)->z_lo[0] + (meta)->z_lo[1])); \
+        g[1] = mm_seti(-MM_ZERO(X) * (meta)->z_lo[1]);                                              \
         for (int k = 0; k < 8; k++) {                                                               \
             int i = X##_SPLIT ? k / 4 : 0;                                                          \
             e[i] = mm_dot(e[i], w[k], (at) + 4 * k, X##_ZERO);                                      \
             f[i] = mm_dot(f[i], w[k], (at) + 32 + 4 * k, X##_ZERO);                                 \
+            g[i] = mm_dot(g[i], w[k], (at) + 64 + 4 * k, X##_ZERO);                                 \
         }                                                                                           \
         for (int i = 0; i <= X##_SPLIT; i++)                                                        \
-            out[i] = mm_addi(u_shl32(e[i], 7), f[i]);                                               \
+            out[i] = mm_fma(u_cvt32(mm_addi(u_shl32(e[i], 7), f[i])), u_setf(128), u_cvt32(g[i]));  \
     } while (0)
 
 #define MM_SUMS12(X, w, p, at, meta, out)                                                           \
@@ -69,21 +72,21 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
         for (int g = 0; g < 4; g++)                                                                 \
             f[X##_SPLIT ? g / 2 : 0] = mm_dot_pairs(f[X##_SPLIT ? g / 2 : 0], p[g], (at) + 32 + 4 * g, X##_BITS, MM_CENTRE(X)); \
         for (int i = 0; i <= X##_SPLIT; i++)                                                        \
-            out[i] = mm_addi(u_shl32(e[i], 8), u_shl32(f[i], U_DROP(X##_BITS)));                    \
+            out[i] = u_cvt32(mm_addi(u_shl32(e[i], 8), u_shl32(f[i], U_DROP(X##_BITS))));           \
     } while (0)
 
 /* One block of 32 columns for n tokens. */
 #define MM_BLOCK(X, form, n, w, p, d, m, a, am, acc)                                                \
     for (int t = 0; t < (n); t++) {                                                                 \
         uf da = u_setf((am)[t].d);                                                                  \
-        mm_i sum[2];                                                                                \
-        if ((form) == CPU_Q15)                                                                      \
-            MM_SUMS15(X, w, (a) + CPU_QBLOCK * t, (am) + t, sum);                                   \
+        uf sum[2];                                                                                  \
+        if ((form) == CPU_Q22)                                                                      \
+            MM_SUMS22(X, w, (a) + cpu_qblock(form) * t, (am) + t, sum);                             \
         else                                                                                        \
-            MM_SUMS12(X, w, p, (a) + CPU_QBLOCK * t, (am) + t, sum);                                \
-        acc[t] = mm_fma(u_mul(u_cvt32(sum[0]), da), d[0], acc[t]);                                  \
+            MM_SUMS12(X, w, p, (a) + cpu_qblock(form) * t, (am) + t, sum);                          \
+        acc[t] = mm_fma(u_mul(sum[0], da), d[0], acc[t]);                                           \
         if (X##_SPLIT)                                                                              \
-            acc[t] = mm_fma(u_mul(u_cvt32(sum[1]), da), d[1], acc[t]);                              \
+            acc[t] = mm_fma(u_mul(sum[1], da), d[1], acc[t]);                                       \
         if (X##_MIN && !X##_SPLIT)                                                                  \
             acc[t] = mm_fnma(m[0], u_setf((am)[t].s_all), acc[t]);                                  \
         if (X##_MIN && X##_SPLIT) {                                                                 \
@@ -129,21 +132,21 @@ typedef struct mm_task {
                     X##_pairs(q + 32 * h, j, w, p);                                                 \
                 X##_scales(s, h, j, d, m);                                                          \
                 MM_BLOCK(X, form, n, w, p, d, m, a, am, acc)                                        \
-                a += CPU_QBLOCK * step;                                                             \
+                a += cpu_qblock(form) * step;                                                       \
                 am += step;                                                                         \
             }                                                                                       \
         }                                                                                           \
         for (int t = 0; t < n; t++)                                                                 \
             mm_store(k->y + t * k->ldy, acc[t], k->n_row, k->bias);                                 \
     }                                                                                               \
-    MM_ROWS(X, rows15_1, CPU_Q15, 1)                                                                \
-    MM_ROWS(X, rows15_2, CPU_Q15, 2)                                                                \
-    MM_ROWS(X, rows15_max, CPU_Q15, MM_MAX)                                                         \
+    MM_ROWS(X, rows22_1, CPU_Q22, 1)                                                                \
+    MM_ROWS(X, rows22_2, CPU_Q22, 2)                                                                \
+    MM_ROWS(X, rows22_max, CPU_Q22, MM_MAX)                                                         \
     MM_ROWS(X, rows12_1, CPU_Q12, 1)                                                                \
     MM_ROWS(X, rows12_2, CPU_Q12, 2)                                                                \
     MM_ROWS(X, rows12_max, CPU_Q12, MM_MAX)                                                         \
-    MM_FN(X, mm15, (X##_rows15_1, X##_rows15_2, X##_rows15_max), SUB, SB)                           \
-    MM_FN(X, mm12, (X##_rows12_1, X##_rows12_2, X##_rows12_max), SUB, SB)
+    MM_FN(X, mm22, (X##_rows22_1, X##_rows22_2, X##_rows22_max), SUB, SB, CPU_Q22)                  \
+    MM_FN(X, mm12, (X##_rows12_1, X##_rows12_2, X##_rows12_max), SUB, SB, CPU_Q12)
 
 #define MM_ROWS(X, name, form, n) \
     __attribute__((noinline)) static void X##_##name(const mm_task *k, int h) { X##_rows(k, form, n, h); }
@@ -152,7 +155,7 @@ typedef void (*mm_rows)(const mm_task *k, int h);
 
 /* All panels times all tokens: blocks of panels that stay in the cache meet one tile of tokens after the other. */
 static void mm_all(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, const mm_rows rows[3], long sub,
-                   long sb)
+                   long sb, cpu_qform form)
 {
     long block = x->n_tok <= CPU_TILE ? n_row : 16 * cpu_mm_panels((uint64_t)x->nb * 32);
     for (long r0 = 0; r0 < n_row; r0 += block)
@@ -163,7 +166,7 @@ static void mm_all(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, l
                 k.step = x->n_tok - t0 < CPU_TILE ? x->n_tok - t0 : CPU_TILE;
                 for (long t = 0, n; t < k.step; t += n) {
                     n = k.step - t >= MM_MAX ? MM_MAX : k.step - t >= 2 ? 2 : 1;
-                    k.a = x->q + (t0 * x->nb + t) * CPU_QBLOCK;
+                    k.a = x->q + (t0 * x->nb + t) * cpu_qblock(form);
                     k.am = x->meta + t0 * x->nb + t;
                     for (int h = 0; r + h * U_ROWS < n_row && h * U_ROWS < 16; h++) {
                         k.y = y + (t0 + t) * ldy + r + h * U_ROWS;
@@ -176,10 +179,10 @@ static void mm_all(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, l
 }
 
 #define MM_UNWRAP(a, b, c) {a, b, c}
-#define MM_FN(X, name, kernels, SUB, SB)                                                                                         \
+#define MM_FN(X, name, kernels, SUB, SB, form)                                                                                    \
     static void X##_##name(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch) \
     {                                                                                                                            \
         static const mm_rows rows[3] = MM_UNWRAP kernels;                                                                        \
         (void)scratch;                                                                                                           \
-        mm_all(p, x, y, ldy, n_row, bias, rows, SUB, SB);                                                                        \
+        mm_all(p, x, y, ldy, n_row, bias, rows, SUB, SB, form);                                                                       \
     }

@@ -24,4 +24,4 @@ static inline __attribute__((always_inline)) __m512i mm_dot_pairs(__m512i acc, _
 
 MM_FORMATS(MM_KERNEL)
 
-const cpu_mm cpu_mm_vnni = {.isa = "AVX-512 VNNI", .fn = {MM_TABLE(mm15), MM_TABLE(mm12)}};
+const cpu_mm cpu_mm_vnni = {.isa = "AVX-512 VNNI", .fn = {MM_TABLE(mm22), MM_TABLE(mm12)}};

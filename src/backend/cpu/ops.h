@@ -9,27 +9,31 @@
 /* Activations as integers: a block of 32 values is x = d * n, and a product is the exact integer sum of w * n in 32 bits
  * times both factors. n has more bits than the multipliers' bytes: one byte a value would be off by half a percent, which
  * layers add up to a few percent of a logit. Two forms, chosen once a plan:
- * CPU_Q15: n = 128 * hi + lo, |n| <= 16256, two signed bytes a value, 32 hi and 32 lo; twice the multiplications of bytes.
+ * CPU_Q22: n = 16384 * hi + 128 * mid + lo, |n| <= 2080768, three signed bytes a value: 32 hi, 32 mid, 32 lo. A product is the
+ *   exact sum of w * (128 * hi + mid) and that of w * lo, each made f32, the first times 128 added to the second.
  * CPU_Q12: columns c and c + 8 of each sixteen are a pair (i, j), and share one further byte t beside their own bytes:
  *   n_i = 256 * h_i + t, n_j = 256 * h_j + 16 * t, where t = 16 * r_i + r_j carries the low four bits of both. So that
  *   w_i * n_i + w_j * n_j = 256 * (w_i * h_i + w_j * h_j) + t * (w_i + 16 * w_j): what t brings along too much, 256 * r_i * w_j,
  *   was taken off h_j before, and r_j * w_i before n_i was rounded. |n| <= 30352 in steps of 16, 32 bytes h, then 16 bytes t;
  *   half as much again as plain bytes. Where weights have four bits, w_i + 16 * w_j is the byte that the pair is stored in;
  *   wider ones are rounded to eight bits for it, far below a step of h.
- * Both make the error of products vanish behind that of 4-bit weights; routers of mixtures choose by less, and take Q15. */
-typedef enum cpu_qform { CPU_Q15, CPU_Q12, CPU_QFORMS } cpu_qform;
+ * Q12's error vanishes behind that of 4-bit weights. A router is another matter: it chooses by differences, and whatever error
+ * there is turns a choice over where two experts come closer than it. With 22 bits what is left is what f32 sums leave too. */
+typedef enum cpu_qform { CPU_Q22, CPU_Q12, CPU_QFORMS } cpu_qform;
 
 typedef struct cpu_qmeta {
-    float d;             /* absmax / 16256 or / 30336; NaN or infinite when the block holds such a value */
+    float d;             /* absmax / 2080768 or / 30336; NaN or infinite when the block holds such a value */
     float s[2], s_all;   /* d * sum of n: of each half, of all */
-    int32_t z[2], z_all; /* the integer sums */
-    int32_t pad;
+    int32_t z[2], z_all; /* Q12: the integer sums of n; Q22: of 128 * hi + mid */
+    int16_t z_lo[2];     /* Q22: the sums of lo */
 } cpu_qmeta;
 
-enum { CPU_QBLOCK = 64 /* bytes kept for one block in either form; Q12 leaves the last 16 as they are */ };
+enum { CPU_QBLOCK_MAX = 96 };
+/* Bytes kept for one block of 32; Q12 leaves the last 16 as they are. */
+static inline long cpu_qblock(cpu_qform form) { return form == CPU_Q22 ? 96 : 64; }
 
 /* Quantised activations of n tokens. Tokens come in tiles of 16 (the last one smaller): tile i starts at
- * q + i*16*64*nb, meta + i*16*nb; inside a tile of h tokens, block b of token t is at 64*(b*h + t), meta (b*h + t). A
+ * q + i*16*B*nb, meta + i*16*nb; inside a tile of h tokens, block b of token t is at B*(b*h + t), meta (b*h + t), B = cpu_qblock. A
  * product over one token thus reads straight on, and a tile is what a matrix unit wants. */
 typedef struct cpu_qact {
     int8_t *q;

@@ -173,26 +173,33 @@ static void rope(float *y, const float *x, const float *cs, const plan_rope *r)
     }
 }
 
-/* Sixteen values times inv, rounded half to even and split into bytes 128 * hi + lo; returns their sum. */
-VEC_INLINE int32_t split_bytes(v16 x, float inv, int8_t *hi, int8_t *lo)
+/* Sixteen values times inv, rounded half to even and split into bytes 128 * (128 * hi + mid) + lo; returns the sum of
+ * 128 * hi + mid, in *low that of lo. */
+VEC_INLINE int32_t split_bytes(v16 x, float inv, int8_t *hi, int8_t *mid, int8_t *lo, int16_t *low)
 {
 #if defined(__AVX512F__)
-    __m512i v = _mm512_cvtps_epi32(_mm512_mul_ps((__m512)x.r[0], _mm512_set1_ps(inv)));
-    __m512i h = _mm512_srai_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(64)), 7);
+    __m512i v = _mm512_cvtps_epi32(_mm512_mul_ps((__m512)x.r[0], _mm512_set1_ps(inv))), half = _mm512_set1_epi32(64);
+    __m512i u = _mm512_srai_epi32(_mm512_add_epi32(v, half), 7), h = _mm512_srai_epi32(_mm512_add_epi32(u, half), 7);
+    __m512i l = _mm512_sub_epi32(v, _mm512_slli_epi32(u, 7));
     _mm_storeu_si128((__m128i *)hi, _mm512_cvtepi32_epi8(h));
-    _mm_storeu_si128((__m128i *)lo, _mm512_cvtepi32_epi8(_mm512_sub_epi32(v, _mm512_slli_epi32(h, 7))));
-    return _mm512_reduce_add_epi32(v);
+    _mm_storeu_si128((__m128i *)mid, _mm512_cvtepi32_epi8(_mm512_sub_epi32(u, _mm512_slli_epi32(h, 7))));
+    _mm_storeu_si128((__m128i *)lo, _mm512_cvtepi32_epi8(l));
+    *low = (int16_t)_mm512_reduce_add_epi32(l);
+    return _mm512_reduce_add_epi32(u);
 #else
     float t[16];
-    int32_t u[16], sum = 0;
+    int32_t n[16], sum = 0, sum_low = 0;
     v_store(t, v_add(v_mul(x, v_set(inv)), v_set(12582912.0f))); /* the integer lies in the low mantissa bits */
-    memcpy(u, t, sizeof u);
+    memcpy(n, t, sizeof n);
     for (int i = 0; i < 16; i++) {
-        int32_t v = u[i] - 0x4B400000, h = (v + 64) >> 7;
+        int32_t v = n[i] - 0x4B400000, u = (v + 64) >> 7, h = (u + 64) >> 7;
         hi[i] = (int8_t)h;
-        lo[i] = (int8_t)(v - h * 128);
-        sum += v;
+        mid[i] = (int8_t)(u - h * 128);
+        lo[i] = (int8_t)(v - u * 128);
+        sum += u;
+        sum_low += v - u * 128;
     }
+    *low = (int16_t)sum_low;
     return sum;
 #endif
 }
@@ -260,32 +267,36 @@ VEC_INLINE void quantise_block(const float *p, long left, cpu_qform form, float 
 {
     v16 a = v_load_n(p, left > 0 ? left : 0), c = v_load_n(p + 16, left > 16 ? left - 16 : 0);
     float max = largest(a, c), d = max / (most * unit), inv = max > 0 ? most / max : 0;
-    int32_t z0, z1;
+    int32_t z[2], n[2];
+    int16_t low[2] = {0, 0};
     if (!(d < INFINITY && inv < INFINITY)) { /* infinity or NaN: the factor carries it, integers must only be defined. Or next to nothing */
-        memset(o, 0, CPU_QBLOCK);
+        memset(o, 0, (size_t)cpu_qblock(form));
         o[0] = !(d < INFINITY);
-        z0 = (form == CPU_Q15 ? 128 : 256) * o[0];
-        z1 = 0;
-    } else if (form == CPU_Q15) {
-        z0 = split_bytes(a, inv, o, o + 32);
-        z1 = split_bytes(c, inv, o + 16, o + 48);
+        z[0] = (form == CPU_Q22 ? 128 : 256) * o[0];
+        z[1] = 0;
+    } else if (form == CPU_Q22) {
+        z[0] = split_bytes(a, inv, o, o + 32, o + 64, &low[0]);
+        z[1] = split_bytes(c, inv, o + 16, o + 48, o + 80, &low[1]);
     } else {
-        z0 = split_pairs(a, inv, o, o + 32);
-        z1 = split_pairs(c, inv, o + 16, o + 40);
+        z[0] = split_pairs(a, inv, o, o + 32);
+        z[1] = split_pairs(c, inv, o + 16, o + 40);
     }
-    *meta = (cpu_qmeta){.d = d, .s = {d * (float)z0, d * (float)z1}, .s_all = d * (float)(z0 + z1), .z = {z0, z1}, .z_all = z0 + z1};
+    for (int i = 0; i < 2; i++)
+        n[i] = form == CPU_Q22 ? 128 * z[i] + low[i] : z[i];
+    *meta = (cpu_qmeta){.d = d, .s = {d * (float)n[0], d * (float)n[1]}, .s_all = d * (float)(n[0] + n[1]), .z = {z[0], z[1]},
+                        .z_all = z[0] + z[1], .z_lo = {low[0], low[1]}};
 }
 
-static void quantise15(const float *x, long n, long b0, long b1, int8_t *q, cpu_qmeta *meta, long step)
+static void quantise22(const float *x, long n, long b0, long b1, int8_t *q, cpu_qmeta *meta, long step)
 {
     for (long b = b0; b < b1; b++)
-        quantise_block(x + b * 32, n - b * 32, CPU_Q15, 16256, 1, q + b * step * CPU_QBLOCK, meta + b * step);
+        quantise_block(x + b * 32, n - b * 32, CPU_Q22, 2080768, 1, q + b * step * cpu_qblock(CPU_Q22), meta + b * step);
 }
 
 static void quantise12(const float *x, long n, long b0, long b1, int8_t *q, cpu_qmeta *meta, long step)
 {
     for (long b = b0; b < b1; b++)
-        quantise_block(x + b * 32, n - b * 32, CPU_Q12, 1896, 16, q + b * step * CPU_QBLOCK, meta + b * step);
+        quantise_block(x + b * 32, n - b * 32, CPU_Q12, 1896, 16, q + b * step * cpu_qblock(CPU_Q12), meta + b * step);
 }
 
 #include "backend/cpu/scan_body.h"
@@ -354,7 +365,7 @@ static uint64_t sum_words(const uint64_t *p, long n)
 
 const cpu_ops CPU_OPS = {
     .isa = CPU_ISA, .rms_norm = rms_norm, .layer_norm = layer_norm, .l2_norm = l2_norm, .add = add, .mul = mul, .scale = scale,
-    .softcap = softcap, .act = act, .glu = glu, .gate = gate, .rope = rope, .quantise = {quantise15, quantise12}, .matmul = matmul,
+    .softcap = softcap, .act = act, .glu = glu, .gate = gate, .rope = rope, .quantise = {quantise22, quantise12}, .matmul = matmul,
     .kv_put = kv_put, .attend = attend, .gdn = scan_gdn, .mamba2 = scan_mamba2, .conv = scan_conv,
     .axpy = axpy, .argmax = argmax, .sum_words = sum_words,
 };

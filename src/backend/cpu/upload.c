@@ -121,7 +121,7 @@ imp_status cpu_upload(backend *be, const weight *w, plan_op_kind hint, uint64_t 
     } else {
         if (is_simple(w) && (data->type == QUANT_F32 || data->type == QUANT_F16 || data->type == QUANT_BF16))
             b->plain = data->type;
-        if (hint != OP_EMBED && p && be->mm->fn[CPU_Q15][p - cpu_pack_table] && w->cols % p->values == 0) {
+        if (hint != OP_EMBED && p && be->mm->fn[CPU_Q22][p - cpu_pack_table] && w->cols % p->values == 0) {
             b->pack = p;
             s = pack(be, b, e);
         } else {
