@@ -95,6 +95,7 @@ typedef struct cdfa {
     const uint32_t *maxd;     /* to the farthest end, INF when unbounded */
     const uint32_t *count;    /* number of texts accepted from here, INF when more than 2^31 */
     bool universal;           /* accepts every text */
+    const uint32_t *first;    /* kept automata: [n][5] ASCII characters with a live step, and whether any other has one */
 } cdfa;
 
 static inline uint32_t dfa_class(const cdfa *d, uint32_t cp)

@@ -686,6 +686,20 @@ static const void *keep_mem(cc *c, const void *p, size_t n)
     return q;
 }
 
+static const uint32_t *first_rows(cc *c, const cdfa *d)
+{
+    uint32_t *out = CC_KEEP(c, uint32_t, (size_t)d->n * 5), *cls = CC_ARRAY(c, uint32_t, (size_t)d->ncls * 5);
+    for (unsigned b = 0; b < 128; b++)
+        cls[d->ascii[b] * 5 + b / 32] |= 1u << b % 32;
+    for (uint32_t i = 0; i < d->nr; i++)
+        cls[d->rcls[i] * 5 + 4] = 1;
+    for (uint32_t q = 0; q < d->n; q++)
+        for (uint32_t k = 0; k < d->ncls; k++)
+            for (unsigned w = 0; w < 5 && d->trans[(size_t)q * d->ncls + k] != DEAD; w++)
+                out[(size_t)q * 5 + w] |= cls[k * 5 + w];
+    return out;
+}
+
 const cdfa *dfa_keep(cc *c, const cdfa *d)
 {
     cdfa *k = CC_KEEP(c, cdfa, 1);
@@ -697,5 +711,6 @@ const cdfa *dfa_keep(cc *c, const cdfa *d)
     k->mind = keep_mem(c, d->mind, d->n * sizeof *d->mind);
     k->maxd = keep_mem(c, d->maxd, d->n * sizeof *d->maxd);
     k->count = keep_mem(c, d->count, d->n * sizeof *d->count);
+    k->first = first_rows(c, d);
     return k;
 }

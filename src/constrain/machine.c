@@ -242,7 +242,9 @@ uint32_t machine_step(machine *m, uint32_t set, unsigned char b)
         const uint32_t *ids = machine_list(m, set, &n); /* blobs may move while stepping */
         step_frame(m, ids[i], b);
     }
-    uint32_t next = m->n_out ? machine_set(m, m->out, m->n_out) : 0;
+    if (m->n_out > 1 && m->p->json && !m->oom && !m->full)
+        machine_merge(m);
+    uint32_t next = m->n_out && !m->oom && !m->full ? machine_set(m, m->out, m->n_out) : 0;
     if (m->oom || m->full)
         return 0;
     if (!m->used_text) {
@@ -251,6 +253,20 @@ uint32_t machine_step(machine *m, uint32_t set, unsigned char b)
         m->n_trans++;
     }
     return next;
+}
+
+uint32_t machine_below(machine *m, uint32_t parent)
+{
+    return m->fr[parent].kind == F_ANY ? m->fr[parent].node : machine_set(m, &parent, 1);
+}
+
+uint32_t machine_after(machine *m, uint32_t parent)
+{
+    m->n_out = 0;
+    value_close(m, parent, '"');
+    if (m->n_out > 1)
+        machine_merge(m);
+    return m->n_out && !m->oom && !m->full ? machine_set(m, m->out, m->n_out) : 0;
 }
 
 static uint32_t cont(machine *m, uint32_t sym, uint32_t parent)
@@ -427,77 +443,6 @@ bool machine_complete(const machine *m, uint32_t set)
     return false;
 }
 
-/* ---- moving a set to another machine (clone, and dropping caches that grew too big) ---------------------------------------- */
-static uint32_t copy_blob(machine *to, const machine *from, uint32_t id)
-{
-    size_t n;
-    const void *p = machine_blob_get(from, id, &n);
-    return machine_blob(to, p, n);
-}
-
-/* A list of blob ids. */
-static uint32_t copy_list(machine *to, const machine *from, uint32_t id)
-{
-    size_t n;
-    const uint32_t *v = machine_list(from, id, &n);
-    if (!n)
-        return 0;
-    uint32_t *t = mem_alloc(n * sizeof *t);
-    if (!t) {
-        to->oom = true;
-        return 0;
-    }
-    for (size_t i = 0; i < n; i++)
-        t[i] = v[i] == KEY_UNKNOWN ? v[i] : copy_blob(to, from, v[i]);
-    uint32_t r = machine_set(to, t, n);
-    mem_free(t);
-    return r;
-}
-
-static uint32_t copy_frame(machine *to, const machine *from, uint32_t id)
-{
-    size_t n = 0;
-    for (uint32_t f = id; f; f = from->fr[f].parent)
-        n++;
-    uint32_t *chain = mem_alloc((n + 1) * sizeof *chain), up = 0;
-    if (!chain) {
-        to->oom = true;
-        return 0;
-    }
-    n = 0;
-    for (uint32_t f = id; f; f = from->fr[f].parent)
-        chain[n++] = f;
-    while (n--) {
-        frame f = from->fr[chain[n]];
-        f.parent = up;
-        if (f.kind == F_RAW || f.kind == F_STR || f.kind == F_ARR || f.kind == F_OBJ)
-            f.y = copy_list(to, from, f.y);
-        if (f.kind == F_KEY)
-            f.z = copy_list(to, from, f.z);
-        if (f.kind == F_OBJ && from->p->obj[f.node].words > 1)
-            f.x = copy_blob(to, from, f.x);
-        up = machine_frame(to, &f);
-    }
-    mem_free(chain);
-    return up;
-}
-
-uint32_t machine_copy_set(machine *to, const machine *from, uint32_t set)
-{
-    size_t n;
-    const uint32_t *ids = machine_list(from, set, &n);
-    uint32_t *t = mem_alloc((n + 1) * sizeof *t), r;
-    if (!t) {
-        to->oom = true;
-        return 0;
-    }
-    for (size_t i = 0; i < n; i++)
-        t[i] = copy_frame(to, from, ids[i]);
-    r = to->oom || to->full ? 0 : machine_set(to, t, n);
-    mem_free(t);
-    return r;
-}
-
 /* ---- first bytes ----------------------------------------------------------------------------------------------------------- */
 static void first_add(uint32_t *map, const char *s)
 {
@@ -507,16 +452,11 @@ static void first_add(uint32_t *map, const char *s)
 
 static void first_raw(const cdfa *d, uint32_t q, uint32_t *map)
 {
-    const uint32_t *t = d->trans + (size_t)q * d->ncls;
-    for (unsigned i = 0; i < 128; i++)
-        if (t[d->ascii[i]] != DEAD)
-            map[i / 32] |= 1u << i % 32;
-    for (uint32_t i = 0; i < d->nr; i++)
-        if (t[d->rcls[i]] != DEAD) {
-            for (int k = 4; k < 8; k++)
-                map[k] = 0xFFFFFFFF;
-            break;
-        }
+    const uint32_t *row = d->first + (size_t)q * 5;
+    for (unsigned w = 0; w < 4; w++)
+        map[w] |= row[w];
+    if (row[4])
+        memset(map + 4, 0xFF, 16);
 }
 
 /* Inside a JSON string with automaton d in state q; NULL: any bytes. */
@@ -564,6 +504,7 @@ void machine_first(const machine *m, uint32_t set, uint32_t map[8])
             more = false;
             switch ((frame_kind)f->kind) {
             case F_END: break;
+            case F_ANY: first_add(map, " \t\r\n\",}:]"); break; /* objects and arrays behind a value */
             case F_OBJ: first_add(map, " \t\r\n\",}:"); break;
             case F_RAW:
                 if (f->x) {
@@ -602,5 +543,54 @@ void machine_first(const machine *m, uint32_t set, uint32_t map[8])
             default: memset(map, 0xFF, 32); return;
             }
         }
+    }
+}
+
+static void apart_cp(uint32_t *map, uint32_t cp)
+{
+    if (cp < 128)
+        map[cp / 32] |= 1u << cp % 32;
+    else
+        memset(map + 4, 0xFF, 16);
+}
+
+/* What the values of `list` go on with. */
+static void apart_list(const machine *m, uint32_t list, uint32_t depth, uint32_t *map)
+{
+    size_t n, len;
+    const uint32_t *v = machine_list(m, list, &n);
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t *w = v[i] == KEY_UNKNOWN ? NULL : machine_list(m, v[i], &len);
+        if (!w)
+            memset(map, 0xFF, 32);
+        else if (len >= depth + 1)
+            apart_cp(map, len > depth + 1 ? w[depth + 1] : '"');
+    }
+}
+
+void machine_apart(const machine *m, uint32_t set, uint32_t base, uint32_t map[8])
+{
+    size_t n, n_base, k = 0;
+    const uint32_t *ids = machine_list(m, set, &n), *other = machine_list(m, base, &n_base);
+    memset(map, 0, 32);
+    for (size_t i = 0; i < n; i++) {
+        const frame *f = &m->fr[ids[i]];
+        while (k < n_base && other[k] < ids[i])
+            k++;
+        if (k < n_base && other[k] == ids[i])
+            continue;
+        if ((f->kind != F_KEY && f->kind != F_STR) || f->x) {
+            memset(map, 0xFF, 32);
+            return;
+        }
+        apart_cp(map, '\\'); /* what is special may be escaped */
+        if (f->kind == F_STR) {
+            apart_list(m, f->y, f->z, map);
+            continue;
+        }
+        const pobj *o = &m->p->obj[f->node];
+        apart_list(m, f->z, f->cnt, map);
+        for (uint32_t j = f->y & 0xFFFF; j < f->y >> 16; j++)
+            apart_cp(map, o->name_len[j] > f->cnt ? o->name[j][f->cnt] : '"');
     }
 }

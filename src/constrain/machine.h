@@ -13,7 +13,7 @@
 
 #include "constrain/constrain_impl.h"
 
-typedef enum frame_kind { F_END, F_VAL, F_RAW, F_STR, F_KEY, F_OBJ, F_ARR, F_SEQ, F_REP } frame_kind;
+typedef enum frame_kind { F_END, F_VAL, F_RAW, F_STR, F_KEY, F_OBJ, F_ARR, F_SEQ, F_REP, F_ANY } frame_kind;
 typedef enum { O_OPEN, O_AFTER, O_COMMA, O_COMMA_SP, O_COLON } obj_phase;
 typedef enum { AR_OPEN, AR_AFTER } arr_phase;
 typedef enum { V_TIGHT, V_WS, V_SP } val_phase;
@@ -27,6 +27,7 @@ typedef enum { V_TIGHT, V_WS, V_SP } val_phase;
  * ARR   array     counts        -             index        used values
  * SEQ   symbol
  * REP   repeat                                count
+ * ANY   list                                                                              (below merged stacks: any of these)
  * (*) a bit map, of more than 32 names a blob; where keys are ordered the first place in the order that is still open  */
 typedef struct frame {
     uint8_t kind, phase;
@@ -109,10 +110,22 @@ uint32_t machine_start(machine *m);
 uint32_t machine_step(machine *m, uint32_t set, unsigned char byte);    /* 0 = refused */
 /* Adds to map (256 bits) the bytes that a step might take: a superset, cheap. */
 void machine_first(const machine *m, uint32_t set, uint32_t map[8]);
+/* What follows the closing quote of a string whose frame lies on `parent`. The text must be unknown (text_known). */
+uint32_t machine_after(machine *m, uint32_t parent);
+/* The bytes (256 bits) after which `set` and `base` may differ, where base is set without the names and used values that are
+ * in the way of its keys and strings: a superset. */
+void machine_apart(const machine *m, uint32_t set, uint32_t base, uint32_t map[8]);
+/* The frames that may lie below: what F_ANY lists, else the frame itself. */
+uint32_t machine_below(machine *m, uint32_t parent);
 bool machine_complete(const machine *m, uint32_t set);
 uint32_t machine_copy_set(machine *to, const machine *from, uint32_t set);
 
+/* machine_merge.c: merges what a step of a JSON program put into m->out */
+void machine_merge(machine *m);
+
 /* machine_json.c */
+/* Adds what is left when the value above `parent` ends with `closing` (a quote or bracket, or 0: the byte behind it). */
+void value_close(machine *m, uint32_t parent, char closing);
 /* May any key outside the names come next in object f? False also when only some of them may. */
 bool key_others(const machine *m, const pobj *o, const frame *f);
 /* Ordered keys: is it too late or too early for name i in object f? */

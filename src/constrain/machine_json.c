@@ -23,6 +23,16 @@ static uint32_t value_done(machine *m, uint32_t parent, char closing)
     return machine_frame(m, &f);
 }
 
+void value_close(machine *m, uint32_t parent, char closing)
+{
+    size_t n = 1;
+    bool any = m->fr[parent].kind == F_ANY;
+    if (any)
+        machine_list(m, m->fr[parent].node, &n);
+    for (size_t i = 0; i < n; i++) /* lists may move while frames are made */
+        machine_add(m, value_done(m, any ? machine_list(m, m->fr[parent].node, &n)[i] : parent, closing));
+}
+
 static void add_frame(machine *m, const frame *f) { machine_add(m, machine_frame(m, f)); }
 
 static bool raw_viable(const machine *m, const cdfa *d, uint32_t q, uint32_t used)
@@ -59,8 +69,14 @@ static void raw_feed(machine *m, frame f, unsigned char b)
             }
     }
     /* the value may have ended before this byte */
-    if (!old_x && d->label[old_q] && !(used && list_ends(m, used, 'r', depth))) {
-        uint32_t up = m->fr[parent].kind == F_END ? 0 : value_done(m, parent, 0);
+    if (old_x || !d->label[old_q] || (used && list_ends(m, used, 'r', depth)) || m->fr[parent].kind == F_END)
+        return;
+    size_t n = 1;
+    bool any = m->fr[parent].kind == F_ANY;
+    if (any)
+        machine_list(m, m->fr[parent].node, &n);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t up = value_done(m, any ? machine_list(m, m->fr[parent].node, &n)[i] : parent, 0);
         if (up)
             step_frame(m, up, b);
     }
@@ -201,7 +217,7 @@ static void str_step(machine *m, uint32_t id, unsigned char b)
     switch (codec_step(m->p->codec, f.x, b, &next, &cp)) {
     case CODEC_QUOTE:
         if (str_ends(s, f.q, f.cnt) && !(f.y && list_ends(m, f.y, 's', f.z)))
-            machine_add(m, value_done(m, f.parent, '"'));
+            value_close(m, f.parent, '"');
         break;
     case CODEC_CP:
         f.x = 0;
@@ -608,7 +624,7 @@ static void obj_step(machine *m, uint32_t id, unsigned char b)
     case O_OPEN:
     case O_AFTER:
         if (b == '}' && !f.aux && f.cnt >= o->minp && !required_left(m, o, &f))
-            machine_add(m, value_done(m, f.parent, '}'));
+            value_close(m, f.parent, '}');
         if (f.phase == O_AFTER) {
             if (b == ',' && can_key(m, o, &f)) {
                 f.phase = m->p->ws == CONSTRAIN_WS_PYTHON ? O_COMMA_SP : O_COMMA;
@@ -699,7 +715,7 @@ static void arr_step(machine *m, uint32_t id, unsigned char b)
     }
     if (b == ']') {
         if (f.cnt >= a->min && con_ok(a, f.q))
-            machine_add(m, value_done(m, f.parent, ']'));
+            value_close(m, f.parent, ']');
         return;
     }
     if (f.phase == AR_AFTER && b != ',')

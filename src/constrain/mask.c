@@ -57,9 +57,14 @@ static void walk_apart(constrain_state *s, uint32_t from, uint32_t base, uint32_
     const trie *t = &s->v->all;
     s->path_set[0] = from;
     s->path_base[0] = base;
+    machine_apart(m, from, base, s->path_first[0]);
     for (uint32_t i = 1; i < t->n;) {
         const trie_node *v = &t->node[i];
         uint32_t d = v->depth, b = 0;
+        if (!(s->path_first[d - 1][v->byte / 32] >> v->byte % 32 & 1)) {
+            i = v->end;
+            continue;
+        }
         m->n_text = s->n_text + d - 1;
         uint32_t a = machine_step(m, s->path_set[d - 1], v->byte);
         if (s->path_base[d - 1])
@@ -83,6 +88,7 @@ static void walk_apart(constrain_state *s, uint32_t from, uint32_t base, uint32_
         if (i < v->end) {
             s->path_set[d] = a;
             s->path_base[d] = b;
+            machine_apart(m, a, b, s->path_first[d]);
         }
     }
 }
@@ -91,6 +97,17 @@ static void or_bits(uint32_t *bits, const uint32_t *o, size_t words)
 {
     for (size_t i = 0; i < words; i++)
         bits[i] |= o[i];
+}
+
+/* The tokens that close some string and go on with `after`. Asked for again and again while a string is written. */
+static const uint32_t *crossing(constrain_state *s, uint32_t after)
+{
+    if (s->cross_set != after) {
+        memset(s->cross_bits, 0, s->v->words * sizeof *s->cross_bits);
+        walk(s, &s->v->cross, after, s->cross_bits, true, 0, INF);
+        s->cross_set = s->m.full || s->m.oom ? 0 : after;
+    }
+    return s->cross_bits;
 }
 
 /* A string that allows anything but has lengths: what stays inside, then what crosses its end into `after`. */
@@ -106,7 +123,9 @@ static void free_string(constrain_state *s, uint32_t after, uint32_t need, uint3
         for (uint32_t i = v->n_by_need; i-- > 0 && v->need[v->by_need[i]] <= room;)
             set_bit(bits, v->by_need[i]);
     }
-    if (after)
+    if (after && !need && room >= v->max_extra)
+        or_bits(bits, crossing(s, after), v->words);
+    else if (after)
         walk(s, &v->cross, after, bits, true, need, room);
 }
 
@@ -290,9 +309,9 @@ static void inside_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t
 static void cross_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t label, uint32_t after, uint32_t *out)
 {
     const constrain_vocab *v = s->v;
-    uint32_t *hit = s->tmp_dfa;
-    memset(hit, 0, v->words * sizeof *hit);
-    walk(s, &v->cross, after, hit, true, 0, INF);
+    if (!after || l->d->mind[q] > v->max_extra)
+        return;
+    const uint32_t *hit = crossing(s, after);
     for (size_t w = 0; w < v->words; w++)
         for (uint32_t more = hit[w]; more; more &= more - 1) {
             uint32_t id = (uint32_t)(w * 32) + (uint32_t)__builtin_ctz(more);
@@ -307,23 +326,58 @@ static void cross_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t 
 
 static uint32_t single(machine *m, uint32_t id) { return machine_set(m, &id, 1); }
 
-/* A key or string that anything may follow, except that names or values in its way must be looked at one by one: the
- * frame `off`, where nothing is in the way, gives the mask, and a walk mends it where the two differ. */
-static void apart_mask(constrain_state *s, uint32_t id, const frame *off, uint32_t after, uint32_t need, uint32_t room, uint32_t *bits)
+/* A key or string is done in two steps where names or values are in its way and must be looked at one by one: the frame
+ * `off`, where nothing is in the way, gives the mask, and a walk mends it where the two differ. */
+typedef struct apart {
+    uint32_t here, base; /* sets */
+    uint32_t *bits;      /* where the mask of base goes */
+} apart;
+
+static apart apart_begin(constrain_state *s, uint32_t id, const frame *off, uint32_t *bits)
 {
-    machine *m = &s->m;
-    uint32_t off_id = machine_frame(m, off), base = single(m, off_id), here = single(m, id);
-    uint32_t *t = off_id == id ? bits : s->tmp_bits;
-    if (t != bits)
-        memset(t, 0, s->v->words * sizeof *t);
-    free_string(s, after ? after : machine_step(m, base, '"'), need, room, t);
-    if (t != bits) {
-        walk_apart(s, here, base, t);
-        or_bits(bits, t, s->v->words);
-    }
+    uint32_t off_id = machine_frame(&s->m, off);
+    apart a = {single(&s->m, id), single(&s->m, off_id), off_id == id ? bits : s->tmp_bits};
+    if (a.bits != bits)
+        memset(a.bits, 0, s->v->words * sizeof *a.bits);
+    return a;
 }
 
-/* A key in an object with key patterns: by the automaton of other keys as long as names are out of the way, else mended. */
+static void apart_end(constrain_state *s, const apart *a, uint32_t *bits)
+{
+    if (a->bits == bits)
+        return;
+    walk_apart(s, a->here, a->base, a->bits);
+    or_bits(bits, a->bits, s->v->words);
+}
+
+static void string_mask(constrain_state *s, uint32_t id, uint32_t *bits)
+{
+    machine *m = &s->m;
+    frame f = m->fr[id], off = f;
+    const strlex *l = &s->p->str[f.node];
+    uint32_t after = machine_after(m, f.parent);
+    off.y = off.z = 0;
+    apart a = apart_begin(s, id, &off, bits);
+    if (l->d) {
+        inside_dfa(s, l, f.q, f.cnt, a.bits);
+        cross_dfa(s, l, f.q, f.cnt, 0, after, a.bits);
+    } else {
+        free_string(s, after, l->min > f.cnt ? l->min - f.cnt : 0, l->max == INF ? INF : l->max - f.cnt, a.bits);
+    }
+    apart_end(s, &a, bits);
+}
+
+static void key_free_mask(constrain_state *s, uint32_t id, uint32_t *bits)
+{
+    machine *m = &s->m;
+    frame off = m->fr[id];
+    off.y = off.z = off.cnt = 0;
+    apart a = apart_begin(s, id, &off, bits);
+    free_string(s, machine_step(m, a.base, '"'), 0, INF, a.bits);
+    apart_end(s, &a, bits);
+}
+
+/* A key in an object with key patterns: by the automaton of other keys as long as names are out of the way. */
 static void key_dfa_mask(constrain_state *s, uint32_t id, uint32_t *bits)
 {
     machine *m = &s->m;
@@ -331,11 +385,8 @@ static void key_dfa_mask(constrain_state *s, uint32_t id, uint32_t *bits)
     const pobj *o = &s->p->obj[f.node];
     const strlex l = {.d = o->kd, .max = INF};
     off.y = off.z = off.cnt = 0;
-    uint32_t off_id = machine_frame(m, &off), base = single(m, off_id), here = single(m, id);
-    uint32_t *t = off_id == id ? bits : s->tmp_bits;
-    if (t != bits)
-        memset(t, 0, s->v->words * sizeof *t);
-    inside_dfa(s, &l, f.q, 0, t);
+    apart a = apart_begin(s, id, &off, bits);
+    inside_dfa(s, &l, f.q, 0, a.bits);
     for (uint32_t c = 0; c < o->n_cls; c++) {
         frame end = off;
         for (end.q = 0; end.q < o->kd->n && o->kd->label[end.q] != o->cls[c].label; end.q++)
@@ -343,52 +394,30 @@ static void key_dfa_mask(constrain_state *s, uint32_t id, uint32_t *bits)
         uint32_t end_id = end.q < o->kd->n ? machine_frame(m, &end) : 0;
         uint32_t after = end_id ? machine_step(m, single(m, end_id), '"') : 0;
         if (after)
-            cross_dfa(s, &l, f.q, 0, o->cls[c].label, after, t);
+            cross_dfa(s, &l, f.q, 0, o->cls[c].label, after, a.bits);
     }
-    if (t != bits) {
-        walk_apart(s, here, base, t);
-        or_bits(bits, t, s->v->words);
-    }
+    apart_end(s, &a, bits);
 }
 
-/* Fills in what configuration id allows, if it is a string or key without an automaton. */
+/* Fills in what configuration id allows, if it is a string or key that need not be walked. */
 static bool easy_mask(constrain_state *s, uint32_t id, uint32_t *bits)
 {
     machine *m = &s->m;
-    const constrain_prog *p = s->p;
-    frame f = m->fr[id], up = m->fr[f.parent], off = f;
-    if (f.x)
+    frame f = m->fr[id], up = m->fr[f.parent];
+    if (f.x || (f.kind != F_STR && f.kind != F_KEY))
         return false;
-    if (f.kind == F_STR && p->str[f.node].d) {
-        const strlex *sl = &p->str[f.node];
-        bool unique = up.kind == F_ARR && p->arr[up.node].unique;
-        if (f.y)
-            return false;
-        inside_dfa(s, sl, f.q, f.cnt, bits);
-        if (!unique || str_ends(sl, f.q, f.cnt))
-            cross_dfa(s, sl, f.q, f.cnt, 0, unique ? machine_step(m, single(m, id), '"') : single(m, f.parent), bits);
-        else
-            return false;
+    if (f.kind == F_STR) {
+        string_mask(s, id, bits);
         return true;
     }
-    if (f.kind == F_KEY && p->obj[f.node].kd && p->obj[f.node].kcount == INF && f.q != DEAD && key_others(m, &p->obj[f.node], &up)) {
+    const pobj *o = &s->p->obj[f.node];
+    if (!key_others(m, o, &up) || (o->kd && (o->kcount != INF || f.q == DEAD)))
+        return false;
+    if (o->kd)
         key_dfa_mask(s, id, bits);
-        return true;
-    }
-    if (f.kind == F_STR && !p->str[f.node].d) {
-        const strlex *sl = &p->str[f.node];
-        uint32_t room = sl->max == INF ? INF : sl->max - f.cnt, need = sl->min > f.cnt ? sl->min - f.cnt : 0;
-        off.y = off.z = 0;
-        bool unique = up.kind == F_ARR && p->arr[up.node].unique;
-        apart_mask(s, id, &off, unique && !need ? 0 : single(m, f.parent), need, room, bits);
-        return true;
-    }
-    if (f.kind == F_KEY && !p->obj[f.node].kd && key_others(m, &p->obj[f.node], &up)) {
-        off.y = off.z = off.cnt = 0;
-        apart_mask(s, id, &off, 0, 0, INF, bits);
-        return true;
-    }
-    return false;
+    else
+        key_free_mask(s, id, bits);
+    return true;
 }
 
 static void mask_fill(constrain_state *s, uint32_t *bits)
@@ -429,8 +458,10 @@ static void deep_fill(constrain_state *s, uint32_t *bits)
     }
     m->deep_trust = true;
     m->deep_guessed = false;
+    s->cross_set = 0;
     mask_fill(s, trust);
     m->deep_trust = false;
+    s->cross_set = 0;
     for (size_t w = 0; w < v->words && m->deep_guessed && !m->full && !m->oom; w++)
         for (uint32_t more = trust[w] & ~bits[w]; more; more &= more - 1) {
             uint32_t id = (uint32_t)(w * 32) + (uint32_t)__builtin_ctz(more);

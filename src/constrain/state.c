@@ -18,8 +18,9 @@ imp_status constrain_state_new(const constrain_prog *p, const constrain_vocab *v
     s->path_first = mem_alloc(depth * sizeof *s->path_first);
     s->tmp_bits = v ? mem_alloc((v->words + 1) * sizeof *s->tmp_bits) : NULL;
     s->tmp_dfa = v ? mem_alloc((v->words + 1) * sizeof *s->tmp_dfa) : NULL;
+    s->cross_bits = v ? mem_alloc((v->words + 1) * sizeof *s->cross_bits) : NULL;
     s->path_at = mem_alloc(depth * sizeof *s->path_at);
-    bool ok = s->path_set && s->path_base && s->path_first && (!v || (s->tmp_bits && s->tmp_dfa)) && s->path_at && machine_init(&s->m, p);
+    bool ok = s->path_set && s->path_base && s->path_first && (!v || (s->tmp_bits && s->tmp_dfa && s->cross_bits)) && s->path_at && machine_init(&s->m, p);
     if (ok)
         s->set = machine_start(&s->m);
     if (!ok || !s->set) {
@@ -42,6 +43,7 @@ void constrain_state_free(constrain_state *s)
     mem_free(s->path_first);
     mem_free(s->tmp_bits);
     mem_free(s->tmp_dfa);
+    mem_free(s->cross_bits);
     mem_free(s->path_at);
     mem_free(s);
 }
@@ -90,6 +92,7 @@ bool state_renew(constrain_state *s)
     machine_free(&s->m);
     s->m = m;
     s->set = set;
+    s->cross_set = 0;
     return true;
 }
 

@@ -23,6 +23,7 @@ struct constrain_state {
     uint32_t *path_base;
     uint32_t (*path_first)[8];
     uint32_t *tmp_bits, *tmp_dfa;
+    uint32_t cross_set, *cross_bits; /* mask.c: tokens that close a string before cross_set; 0: none known */
     at *path_at;
 };
 

@@ -125,6 +125,7 @@ static bool string_tables(constrain_vocab *v)
             if (need >= VOCAB_LEN_MASKS - 1)
                 longs[n_long++] = (uint64_t)need << 32 | i;
         } else {
+            v->max_extra = need > v->max_extra ? need : v->max_extra;
             cross[n_cross++] = (entry){t->s + at + 1, t->n - (uint32_t)at - 1, (uint32_t)i, (uint16_t)need};
         }
     }

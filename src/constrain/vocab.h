@@ -35,6 +35,7 @@ struct constrain_vocab {
     uint32_t *by_need;    /* tokens of more than VOCAB_LEN_MASKS - 2 code points, most first */
     uint16_t *need;       /* [token] */
     uint32_t n_by_need;
+    uint32_t max_extra;   /* most code points before the closing quote in a token of cross */
     trie cross;           /* what follows the closing quote, for tokens that close such a string */
     uint64_t (*span)[2];  /* [node of all]: what its byte and the bytes below it are, as bits of byte_group() */
     uint64_t digest;      /* of the tokens: equal vocabularies share a program's masks */
