@@ -200,6 +200,9 @@ typedef struct imp_engine_params {
     bool profile;             /* measure what imp_engine_profile tells of steps; costs a little */
     uint32_t n_ticket;        /* steps open at once; 0 = as many as the backend gains from (1 CPU, 2 GPU); results are the same */
     imp_jump jump;
+    bool prefix_cache;        /* keep computed prompts (where classes share kernels, answers too) for requests that begin alike; on by default.
+                                 Models with recurrent states have none. Results do not depend on it. */
+    uint32_t kv_blocks;       /* tests: KV blocks of a group at most, but enough for one sequence; 0 = as memory allows */
 } imp_engine_params;
 IMP_API void imp_engine_params_init(imp_engine_params *p);
 
@@ -256,7 +259,7 @@ typedef struct imp_request {
     imp_constraint_kind constraint_kind;
     const char *constraint;   /* schema, regex or grammar text */
     bool keep_special;        /* special tokens appear in the text */
-    const char *salt;         /* for the prefix cache to come, which will keep tenants apart by it; no effect yet */
+    const char *salt;         /* requests share cached prefixes only where it is the same; NULL and "" = none; at most 1024 bytes */
     int32_t priority;         /* no effect yet: requests are served in order */
     bool gen_logits;          /* IMP_EVENT_LOGITS for every generated token too: the row it was chosen from */
     bool key_order;           /* IMP_CONSTRAINT_SCHEMA: members come in the order of the schema's `properties`, others after them */
@@ -300,7 +303,7 @@ typedef struct imp_event {
     int32_t stop_token;       /* the token that ended it, -1 */
     imp_status status;        /* of IMP_EVENT_DONE */
     const char *message;      /* when status is a failure */
-    imp_timing timing;
+    imp_timing timing;        /* of IMP_EVENT_DONE; IMP_EVENT_START knows n_prompt and n_cached */
 } imp_event;
 /* Runs on the engine's thread, in order, for one request at a time; must not block or call imp_wait / imp_engine_free. */
 typedef void (*imp_event_fn)(void *user, const imp_event *ev);
@@ -321,11 +324,15 @@ typedef struct imp_stats {
     const char *backend;      /* "cpu: AVX-512 VNNI, 2 threads" */
     uint32_t n_ctx, n_seq, n_batch, block_size;
     uint32_t running, waiting;
-    uint64_t blocks_total, blocks_used;
-    uint64_t prompt_tokens, cached_tokens, generated_tokens, preemptions;
+    uint64_t blocks_total, blocks_used; /* KV blocks of all groups; used = held by sequences */
+    uint64_t prompt_tokens;   /* computed, those of resumed sequences anew */
+    uint64_t cached_tokens;   /* prompt tokens that the prefix cache had, of prefix_queries */
+    uint64_t generated_tokens, preemptions;
     uint64_t weight_bytes, kv_bytes, workspace_bytes; /* held on the device */
     double load_seconds;
     uint64_t forced_tokens;   /* of the generated ones: forced by constraints (imp_jump) */
+    uint64_t prefix_queries;  /* prompt tokens looked up in the prefix cache: each choice once, when it is first scheduled */
+    uint64_t blocks_cached;   /* held by the prefix cache alone: given up when a sequence needs them */
 } imp_stats;
 IMP_API imp_status imp_engine_stats(imp_engine *g, imp_stats *s);
 /* Why every request fails since the device was lost; NULL while it works. Any thread; lives with the engine. */

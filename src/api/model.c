@@ -201,4 +201,4 @@ void imp_request_init(imp_request *r)
     imp_sampling_init(&r->sampling);
 }
 
-void imp_engine_params_init(imp_engine_params *p) { *p = (imp_engine_params){.size = sizeof *p}; }
+void imp_engine_params_init(imp_engine_params *p) { *p = (imp_engine_params){.size = sizeof *p, .prefix_cache = true}; }

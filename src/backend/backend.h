@@ -112,6 +112,8 @@ typedef struct backend_api {
     /* Repeats the step that was submitted last, role by role (its results and KV are rewritten); no ticket may be open.
      * NULL where there is none. */
     imp_status (*profile)(bexec *x, int32_t reps, backend_profile *out, imp_err *e);
+
+    bool one_class;   /* prompt and generated tokens share kernels; else they do with backend_options.deterministic only */
 } backend_api;
 
 extern const backend_api backend_cpu;

@@ -115,7 +115,7 @@ static void report(cli *c, answer *a, uint64_t seed)
         jw_kstr(&w, "finish", finish_name(a->finish));
         jw_kint(&w, "n_prompt", t->n_prompt);
         jw_kint(&w, "n_generated", t->n_generated);
-        jw_kdouble(&w, "prompt_tokens_per_second", rate(t->n_prompt, t->prefill_ns));
+        jw_kdouble(&w, "prompt_tokens_per_second", rate(t->n_prompt - t->n_cached, t->prefill_ns));
         jw_kdouble(&w, "tokens_per_second", t->n_generated > 1 ? rate(t->n_generated - 1, t->decode_ns) : 0);
         jw_key(&w, "seed");
         jw_uint(&w, seed);
@@ -128,7 +128,7 @@ static void report(cli *c, answer *a, uint64_t seed)
     fflush(stdout);
     if (!c->o.quiet)
         fprintf(stderr, "[prompt %u tokens, %.1f tok/s; answer %u tokens, %.1f tok/s; first token after %.2f s]\n", t->n_prompt,
-                rate(t->n_prompt, t->prefill_ns), t->n_generated, t->n_generated > 1 ? rate(t->n_generated - 1, t->decode_ns) : 0,
+                rate(t->n_prompt - t->n_cached, t->prefill_ns), t->n_generated, t->n_generated > 1 ? rate(t->n_generated - 1, t->decode_ns) : 0,
                 a->t_first ? a->t_first - c->t_start : 0);
 }
 

@@ -115,6 +115,7 @@ imp_status cli_load_engine(cli *c, uint32_t n_row, imp_err *e)
     p.kv = kv_of(&c->o);
     p.deterministic = c->o.deterministic;
     p.profile = c->o.profile;
+    p.prefix_cache = c->o.prefix_cache && (c->cmd & (CMD_RUN | CMD_CHAT | CMD_SERVE)); /* what measures computes everything */
     p.memory_budget = (uint64_t)c->o.memory_budget << 20;
     p.progress = cli_show_progress;
     p.log = show_log;

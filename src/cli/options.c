@@ -36,6 +36,8 @@ static const opt_def defs[] = {
      .help = "tokens a KV block (0 = 64)"},
     {.name = "parallel", .alias = "-np --max-num-seqs", .key = "model.parallel", .type = OPT_INT, .arg = "N", .min = 0, .max = 4096, AT(parallel),
      .cmds = ENGINE, .help = "sequences at once (0 = 8)"},
+    {.name = "prefix-cache", .alias = "--cache-prompt --enable-prefix-caching", .key = "model.prefix_cache", .type = OPT_FLAG, AT(prefix_cache), .cmds = ANSWER,
+     .help = "keep computed prompts and answers for requests that begin alike (on; --no-prefix-cache)"},
     {.name = "mmproj", .key = "model.mmproj", .type = OPT_STR, .arg = "FILE", .later = true, .cmds = MODEL, .help = "vision tower"},
     {.name = "image", .type = OPT_STR, .arg = "FILE", .later = true, .cmds = MODEL, .help = "image to show the model"},
     {.name = "draft", .key = "model.draft", .type = OPT_STR, .arg = "MODEL", .later = true, .cmds = MODEL, .help = "draft model for speculation"},
@@ -137,7 +139,7 @@ const opt_table cli_options = {defs, sizeof defs / sizeof *defs};
 
 void options_init(options *o)
 {
-    *o = (options){.seed = -1, .repeat = 5, .port = 8080, .host = "127.0.0.1", .max_queue = 512, .max_body = 32, .timeout = 3600, .drain = 300, .bench_prompt = "512", .bench_gen = "128", .bench_depth = "0",
+    *o = (options){.seed = -1, .prefix_cache = true, .repeat = 5, .port = 8080, .host = "127.0.0.1", .max_queue = 512, .max_body = 32, .timeout = 3600, .drain = 300, .bench_prompt = "512", .bench_gen = "128", .bench_depth = "0",
                    .bench_format = "md"};
 }
 

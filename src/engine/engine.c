@@ -91,9 +91,11 @@ static imp_status request_copy(request *q, const imp_request *r, imp_err *e)
         stop[i] = arena_strdup(a, r->stop[i]);
     q->r.stop = stop;
     q->r.constraint = r->constraint ? arena_strdup(a, r->constraint) : NULL;
-    q->r.salt = r->salt ? arena_strdup(a, r->salt) : NULL;
+    q->r.salt = r->salt && *r->salt ? arena_strdup(a, r->salt) : NULL;
     return a->failed ? err_oom(e, "request", a->n_bytes) : IMP_OK;
 }
+
+#define MAX_SALT 1024 /* the prefix cache keeps a copy with every first block */
 
 static imp_status check_number(double v, double min, double max, const char *name, imp_err *e)
 {
@@ -124,6 +126,8 @@ static imp_status check_request(const engine *g, const imp_request *r, imp_err *
         return err_set(e, IMP_E_USAGE, "prompt: wanted at least one token, got none");
     if (r->n_prompt > g->n_ctx || (r->n_prompt == g->n_ctx && !r->last_logits && !r->echo_logits))
         return err_set(e, IMP_E_CONTEXT, "prompt: %u tokens do not fit the context of %u", r->n_prompt, g->n_ctx);
+    if (r->salt && strnlen(r->salt, MAX_SALT + 1) > MAX_SALT)
+        return err_set(e, IMP_E_USAGE, "salt: wanted at most %d bytes, got more", MAX_SALT);
     if (r->rows_from >= r->n_prompt)
         return err_set(e, IMP_E_USAGE, "rows_from: wanted less than the prompt's %u tokens, got %u", r->n_prompt, r->rows_from);
     for (uint32_t i = 0; i < r->n_prompt; i++)
@@ -146,6 +150,7 @@ static seq *seq_new(engine *g, request *q, uint32_t choice, imp_err *e)
     s->req = q;
     s->choice = choice;
     s->slot = -1;
+    s->at = PREFIX_ROOT;
     s->n_prompt = s->n_tok = s->n_said = q->r.n_prompt;
     s->mirostat_mu = 2 * q->r.sampling.mirostat_tau;
     s->tok = mem_alloc(((size_t)s->cap_tok + 1) * sizeof *s->tok);
@@ -278,7 +283,7 @@ void engine_finish(engine *g, seq *s, imp_finish why, imp_status status, const c
     int64_t now = clock_ns();
     imp_event ev = {.kind = IMP_EVENT_DONE, .finish = why, .status = status, .message = message, .stop_string = s->text.hit,
                     .stop_token = why == IMP_FINISH_STOP && s->n_said > s->n_prompt ? s->tok[s->n_said - 1] : -1};
-    ev.timing = (imp_timing){.n_prompt = s->n_prompt, .n_generated = s->n_said - s->n_prompt};
+    ev.timing = (imp_timing){.n_prompt = s->n_prompt, .n_cached = s->n_cached, .n_generated = s->n_said - s->n_prompt};
     ev.timing.queue_ns = (s->t_first_sched ? s->t_first_sched : now) - s->req->t_submit;
     if (s->t_first_sched)
         ev.timing.prefill_ns = (s->t_first_token ? s->t_first_token : now) - s->t_first_sched;
@@ -449,6 +454,8 @@ static imp_status start(engine *g, const imp_engine_params *p, imp_err *e)
         st = g->api->kv_open(g->be, &g->m->text, &ko, &g->kv, e);
     for (int i = 0; i < g->m->text.n_group && st == IMP_OK; i++)
         st = blocks_init(&g->blk[i], (int32_t)ko.n_block[i], p->shuffle_blocks, e);
+    if (st == IMP_OK)
+        st = kv_cache_open(g, p, e);
     plan_limits lim = {.n_tok = (int32_t)g->n_batch, .n_row = (int32_t)g->n_row, .n_seq = (int32_t)g->n_seq};
     if (st == IMP_OK)
         st = g->api->compile(g->be, &g->m->text, g->w, g->kv, &lim, &g->exec, e);
@@ -474,6 +481,7 @@ static void stop_backend(engine *g)
     mem_free(g->w);
     if (g->be)
         g->api->close(g->be);
+    prefix_free(g->prefix);
     for (int i = 0; i < PLAN_MAX_GROUPS; i++)
         blocks_free(&g->blk[i]);
     for (int i = 0; i < MAX_FLIGHT; i++)
@@ -574,7 +582,8 @@ void engine_stats(engine *g, imp_stats *s)
                      .block_size = (uint32_t)g->block_size, .running = g->n_running, .waiting = g->n_waiting,
                      .blocks_used = (uint64_t)atomic_load(&g->blocks_used), .prompt_tokens = g->n_prompt_tok,
                      .cached_tokens = g->n_cached_tok, .generated_tokens = g->n_gen_tok, .preemptions = g->n_preempt, .forced_tokens = g->n_forced_tok,
-                     .weight_bytes = mem.weights, .kv_bytes = mem.kv, .workspace_bytes = mem.workspace, .load_seconds = g->load_seconds};
+                     .weight_bytes = mem.weights, .kv_bytes = mem.kv, .workspace_bytes = mem.workspace, .load_seconds = g->load_seconds,
+                     .prefix_queries = g->n_query_tok, .blocks_cached = (uint64_t)atomic_load(&g->blocks_cached)};
     for (int i = 0; i < g->m->text.n_group; i++)
         s->blocks_total += (uint64_t)g->blk[i].n_total;
 }
@@ -595,6 +604,8 @@ imp_status engine_profile(engine *g, double read_ceiling, strbuf *out, imp_err *
     while (!g->idle)
         pthread_cond_wait(&g->done, &g->lock);
     imp_status st = g->api->profile(g->exec, 10, &p, e);
+    if (g->prefix)
+        prefix_clear(g->prefix); /* the repeated steps wrote over blocks */
     pthread_mutex_unlock(&g->lock);
     if (st == IMP_OK && p.n_step)
         sb_printf(out, "%lld steps one after the other: %.1f us each, the device idle for %.1f us between them\n", (long long)p.n_step, p.step_us, p.idle_us);

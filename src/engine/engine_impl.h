@@ -9,6 +9,7 @@
 #include "engine/blocks.h"
 #include "engine/engine.h"
 #include "engine/penalty.h"
+#include "engine/prefix.h"
 #include "engine/stream.h"
 
 typedef struct seq seq;
@@ -38,6 +39,10 @@ struct seq {
     uint32_t n_said;           /* tok[0..n_said) are the prompt and what was delivered; behind them are forced tokens on their way */
     int32_t *table[PLAN_MAX_GROUPS];
     int32_t table_len[PLAN_MAX_GROUPS], base[PLAN_MAX_GROUPS];
+    prefix_at at;              /* its path in the prefix cache: the first at.depth blocks of its tables are the cache's too */
+    uint32_t n_landed;         /* positions whose step has landed; <= n_kv */
+    uint32_t n_cached;         /* prompt tokens that the cache had when it was first scheduled */
+    bool looked_up;            /* n_cached is known */
     int32_t slot;              /* -1 while waiting */
     bool state_ready;          /* its state slot holds something */
     uint32_t n_step;           /* tokens in the step being built */
@@ -93,6 +98,8 @@ struct engine {
     bexec *exec;
     blocks blk[PLAN_MAX_GROUPS];
     int64_t grown[PLAN_MAX_GROUPS];
+    prefix *prefix;            /* NULL: no prefix cache */
+    bool cache_answers;        /* generated tokens' blocks serve prompts too: both classes share kernels */
     uint32_t n_ctx, n_seq, n_batch, n_row;
     int32_t block_size;
     double load_seconds;
@@ -111,8 +118,8 @@ struct engine {
     pthread_t thread;
     _Atomic uint32_t n_running, n_waiting;
     bool idle;                 /* under lock: the thread waits for work, no step is open */
-    _Atomic uint64_t n_prompt_tok, n_cached_tok, n_gen_tok, n_preempt, n_forced_tok;
-    _Atomic int64_t blocks_used;
+    _Atomic uint64_t n_prompt_tok, n_query_tok, n_cached_tok, n_gen_tok, n_preempt, n_forced_tok;
+    _Atomic int64_t blocks_used, blocks_cached;
 
     /* engine thread */
     seq_list waiting, running;
@@ -143,9 +150,17 @@ bool constraint_rows(const engine *g, const seq *s);
 bool constraint_row_masks(const engine *g, flight *f); /* makes room for the next; false: out of memory */
 /* The mask of batch row `row` that allows `id` alone. */
 const uint32_t *constraint_only(const engine *g, flight *f, int32_t row, int32_t id);
-/* kv.c: blocks for positions up to n_kv; false when there are not enough free ones. Drops what windows no longer see. */
+/* kv.c: blocks for positions up to n_kv; false when there are not enough free or only cached ones. Drops what windows no longer see. */
 bool kv_reserve(engine *g, seq *s, uint32_t n_kv);
 void kv_release(engine *g, seq *s);
+/* The prefix cache (g->prefix must be there): gives s, which holds nothing yet, the longest computed prefix of its tokens. */
+void kv_reuse(engine *g, seq *s);
+/* An earlier choice of the same request is computing what s could reuse. */
+bool kv_twin_ahead(const engine *g, const seq *s);
+/* The step that computed s's positions up to end has landed: its full blocks become reusable. */
+void kv_landed(engine *g, seq *s, uint32_t end);
+/* Makes g->prefix when it is asked for and the plan allows; after the blocks. */
+imp_status kv_cache_open(engine *g, const imp_engine_params *p, imp_err *e);
 /* step.c: fills and submits a step over the running sequences, and lands the oldest when as many are open as the backend
  * gains from: on a device the next step computes while the host reads the last one's results. */
 void engine_step(engine *g);

@@ -89,7 +89,11 @@ imp_status engine_sizes(engine *g, const imp_engine_params *p, kv_options *ko, i
     ko->block_size = g->block_size;
     ko->n_state = pl->n_state ? (int32_t)g->n_seq : 0;
     for (int i = 0; i < pl->n_group; i++) {
-        uint64_t b = blocks_for(&pl->group[i], asked, n, g->n_batch, bs);
+        uint64_t b = blocks_for(&pl->group[i], asked, n, g->n_batch, bs), least = blocks_for(&pl->group[i], asked, 1, g->n_batch, bs);
+        if (pl->group[i].kind == KVG_WINDOW && p->prefix_cache && g->api->n_ticket > 1)
+            b += g->n_batch / bs; /* of an open step, which a window keeps for the cache until it lands */
+        if (p->kv_blocks && b > p->kv_blocks)
+            b = p->kv_blocks > least ? p->kv_blocks : least;
         if (b > INT32_MAX)
             return err_set(e, IMP_E_LIMIT, "KV cache: %llu blocks are too many", (unsigned long long)b);
         ko->n_block[i] = (int64_t)b;

@@ -45,12 +45,19 @@ static void admit(engine *g)
         list_push(&g->running, s);
         if (!s->t_first_sched)
             s->t_first_sched = clock_ns();
-        if (!s->req->started) {
-            s->req->started = true;
-            imp_event ev = {.kind = IMP_EVENT_START};
-            engine_event(s, &ev);
-        }
     }
+}
+
+/* Its turn has come for the first time, or again after it gave up its blocks. */
+static void begin(engine *g, seq *s)
+{
+    if (g->prefix)
+        kv_reuse(g, s);
+    if (s->req->started)
+        return;
+    s->req->started = true;
+    imp_event ev = {.kind = IMP_EVENT_START, .timing = {.n_prompt = s->n_prompt, .n_cached = s->n_cached}};
+    engine_event(s, &ev);
 }
 
 static void preempt(engine *g, seq *s)
@@ -217,6 +224,11 @@ static bool masked(engine *g, seq *s, uint32_t n)
 /* Gives s its part of the step. May preempt younger sequences or end s. */
 static void visit(engine *g, seq *s)
 {
+    if (!s->n_kv) {
+        if (g->cur->b.n_tok == (int32_t)g->n_batch || (g->prefix && kv_twin_ahead(g, s)))
+            return;
+        begin(g, s);
+    }
     if (s->closed && !constraint_rows(g, s)) { /* forced from the first token to the last: there is nothing to ask the model */
         say_all(g, s);
         return;
@@ -398,7 +410,10 @@ static void process(engine *g, flight *f, const step_result *res)
     for (int32_t i = 0; i < f->b.n_seq; i++) {
         seq *s = f->owner[i];
         uint32_t before = f->from[i], end = before + (uint32_t)(f->seqs[i].tok_end - f->seqs[i].tok_begin);
-        if (s->gone || before >= s->n_prompt)
+        if (s->gone)
+            continue;
+        kv_landed(g, s, end);
+        if (before >= s->n_prompt)
             continue;
         uint32_t done = end < s->n_prompt ? end : s->n_prompt;
         atomic_fetch_add(&g->n_prompt_tok, done - before);

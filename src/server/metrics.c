@@ -212,7 +212,7 @@ static void print_engine(const imp_stats *st, const char *l, strbuf *out)
     static const char *const queries[] = {"vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total"};
     static const char *const hits[] = {"vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"};
     for (int i = 0; i < 2; i++) {
-        one(out, queries[i], "counter", "Prompt tokens looked up in the prefix cache.", l, (double)(st->prompt_tokens + st->cached_tokens));
+        one(out, queries[i], "counter", "Prompt tokens looked up in the prefix cache.", l, (double)st->prefix_queries);
         one(out, hits[i], "counter", "Prompt tokens found in it.", l, (double)st->cached_tokens);
     }
 }

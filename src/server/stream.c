@@ -142,6 +142,7 @@ static void on_event(void *user, const imp_event *ev)
     ev_record r = {.g = g, .c = c, .sub = sub, .t = clock_ns(), .token = ev->token, .logprob = ev->logprob};
     if (ev->kind == IMP_EVENT_START) {
         r.kind = EV_START;
+        r.position = ev->timing.n_cached;
         pump_push(s, &r, NULL, "");
     } else if (ev->kind == IMP_EVENT_TOKEN) {
         r.kind = EV_TOKEN;
@@ -448,12 +449,14 @@ void gen_on_record(gen *g, const ev_record *r, const imp_logprob *top, const cha
 {
     if (!g->t_sched && r->kind == EV_START)
         g->t_sched = r->t;
-    if (r->kind == EV_START && !r->sub->scoring)
+    if (r->kind == EV_START && !r->sub->scoring) {
+        r->c->n_cached = r->position;
         begin(g);
-    else if (r->kind == EV_SCORE)
+    } else if (r->kind == EV_SCORE) {
         keep_score(g, r, top);
-    else if (r->kind == EV_TOKEN)
+    } else if (r->kind == EV_TOKEN) {
         on_token(g, r, top, text);
+    }
 }
 
 static void measure(gen *g, const choice *c)
@@ -636,7 +639,7 @@ gen_usage gen_count(const gen *g)
     gen_usage u = {0};
     for (uint32_t i = 0; i < g->n_prompt; i++) {
         u.prompt += g->prompt[i].n;
-        u.cached += g->choice[(uint32_t)g->a.n * i].timing.n_cached;
+        u.cached += g->choice[(uint32_t)g->a.n * i].n_cached;
     }
     for (uint32_t i = 0; i < g->n_choice; i++) {
         u.completion += g->choice[i].timing.n_generated;

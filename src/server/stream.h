@@ -94,6 +94,7 @@ typedef struct choice {
     strbuf lp[4];              /* logprobs so far, as the protocol writes them (its elements, with commas) */
     size_t n_char;             /* code points so far, for text_offset */
     uint32_t n_token;          /* token events so far */
+    uint32_t n_cached;         /* prompt tokens from the cache, of the choice that began its request */
     bool over, lost, echoed;
     imp_finish finish;
     imp_status status;

@@ -87,6 +87,7 @@ imp_status bench_check(imp_engine *g, imp_model *m, uint32_t n_prompt, uint32_t 
         s = ask(g, &r, &a, e);
     imp_engine_params p;
     imp_engine_params_init(&p);
+    p.prefix_cache = false;
     p.backend = "cpu";
     p.cpu = "scalar";
     p.n_ctx = n + 1;

@@ -227,4 +227,5 @@ const backend_api backend_cpu = {
     .read_ceiling = cpu_read_ceiling,
     .n_ticket = 1,
     .n_batch = 512,
+    .one_class = true,
 };
