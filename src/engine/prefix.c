@@ -37,6 +37,7 @@ struct prefix {
     int32_t *bucket;       /* [mask + 1] first node + 1 */
     uint32_t mask;
     uint64_t seed;         /* so that nobody can choose tokens that fall into one bucket */
+    bool alike;            /* prefix_hash_nothing */
     int32_t made, unused;  /* nodes ever used; list of those given back */
     int32_t first, last, n_idle; /* nodes on no path, oldest first */
 };
@@ -182,7 +183,7 @@ static uint64_t hash_of(const prefix *p, int32_t parent, const char *salt, const
         h = mix(h, (unsigned char)*s);
     for (int32_t i = 0; i < p->block_size; i++)
         h = mix(h, (uint32_t)tok[i]);
-    return h;
+    return p->alike || !h ? 1 : h; /* never 0, which nodes that were given back have */
 }
 
 static int32_t find(const prefix *p, int32_t parent, const char *salt, const int32_t *tok, uint64_t hash)
@@ -408,6 +409,8 @@ void prefix_clear(prefix *p)
 }
 
 /* ---- tests ------------------------------------------------------------------------------------------------------ */
+void prefix_hash_nothing(prefix *p) { p->alike = true; }
+
 static const char *node_fault(const prefix *p, int32_t id)
 {
     const node *n = &p->node[id];

@@ -128,7 +128,7 @@ static bool sim_step(world *w, sim *s)
     return true;
 }
 
-static void world_run(int32_t full, int32_t window, int32_t n_node, bool only_windows)
+static void world_run(int32_t full, int32_t window, int32_t n_node, bool only_windows, bool alike)
 {
     world w = {.group = {{.kind = KVG_FULL}, {.kind = KVG_WINDOW, .window = 5}, {.kind = KVG_LATENT}}};
     imp_err e = {0};
@@ -138,6 +138,8 @@ static void world_run(int32_t full, int32_t window, int32_t n_node, bool only_wi
     for (int i = 0; i < N_GROUP; i++)
         assert_int_equal(blocks_init(&w.blk[i], w.group[i].window ? window : full, true, &e), IMP_OK);
     assert_int_equal(prefix_new(w.blk, w.group, N_GROUP, BS, n_node, &w.p, &e), IMP_OK);
+    if (alike)
+        prefix_hash_nothing(w.p);
     for (int step = 0; step < 6000; step++) {
         sim *x = &s[rnd(N_SIM)];
         if (!x->on)
@@ -164,10 +166,12 @@ static void world_run(int32_t full, int32_t window, int32_t n_node, bool only_wi
 static void tree(void **state)
 {
     (void)state;
-    world_run(20, 12, 20, false);
-    world_run(MAX_POOL, 9, 30, false); /* windows run short first, then nodes */
-    world_run(14, MAX_POOL, 14, false);
-    world_run(20, 12, 25, true);
+    for (int alike = 0; alike < 2; alike++) {
+        world_run(20, 12, 20, false, alike);
+        world_run(MAX_POOL, 9, 30, false, alike); /* windows run short first, then nodes */
+        world_run(14, MAX_POOL, 14, false, alike);
+        world_run(20, 12, 25, true, alike);
+    }
 }
 
 /* Least recently used goes first; what is on a path never does; a parent outlives its children. */
@@ -218,7 +222,7 @@ static void order(void **state)
 }
 
 /* ---- in the engine ---------------------------------------------------------------------------------------------- */
-enum { N_REQ = 20, MAX_OUT = 64, MAX_PROMPT = 150, MAX_CHOICE = 3 };
+enum { N_REQ = 14, MAX_OUT = 64, MAX_PROMPT = 150, MAX_CHOICE = 3 };
 typedef struct outcome {
     int32_t id[MAX_CHOICE][MAX_OUT];
     float lp[MAX_CHOICE][MAX_OUT];
@@ -310,6 +314,15 @@ static uint32_t vocab_of(imp_model *m)
     return info.n_vocab;
 }
 
+static bool has_tok(imp_model *m)
+{
+    int32_t *ids = NULL;
+    size_t n;
+    bool has = imp_tokenize(m, "a", 1, 0, &ids, &n, NULL) == IMP_OK;
+    imp_free(ids);
+    return has;
+}
+
 /* Prompts that begin alike for a random length, answered in every way there is. */
 static void make_asks(ask *a, uint32_t vocab, bool has_tok)
 {
@@ -382,8 +395,8 @@ static void same_bytes(void **state)
 {
     (void)state;
     static const char *const MODELS[] = {"tests/fixtures/models/gemma3-window.gguf", "tests/fixtures/models/qwen3-k.gguf",
-                                         "tests/fixtures/models/mistral-window.gguf", "tests/fixtures/models/gemma2-soft.gguf",
-                                         "tests/fixtures/hf/deepseek-v3", "tests/fixtures/hf/gemma4-e"};
+                                         "tests/fixtures/models/mistral-window.gguf", "tests/fixtures/hf/deepseek-v3",
+                                         "tests/fixtures/hf/gemma4-e"};
     static const how HOW[] = { /* the last two: so few blocks that sequences are preempted and cached blocks evicted */
         {.threads = 2, .chunk = 64, .block = 64, .n_seq = 8}, {.threads = 1, .chunk = 7, .block = 2, .n_seq = 4, .tickets = 2, .shuffle = true},
         {.threads = 2, .chunk = 1, .block = 64, .n_seq = 8, .tickets = 2}, {.threads = 2, .chunk = 64, .block = 2, .n_seq = 8, .kv_blocks = 1, .shuffle = true},
@@ -394,7 +407,7 @@ static void same_bytes(void **state)
     for (size_t k = 0; k < sizeof MODELS / sizeof *MODELS; k++) {
         imp_model *m = open_model(MODELS[k]);
         random_state = 17 + k;
-        make_asks(a, vocab_of(m), strstr(MODELS[k], ".gguf") != NULL);
+        make_asks(a, vocab_of(m), has_tok(m));
         imp_engine *g = open_engine(m, &NONE);
         run(g, a, ref, true);
         assert_int_equal(stats_of(g).cached_tokens, 0);
@@ -405,10 +418,10 @@ static void same_bytes(void **state)
             with.cache = true;
             g = open_engine(m, &with);
             uint64_t hits = 0;
-            for (int round = 0; round < 3; round++) { /* cold, warm, warm and in turn */
+            for (int round = 0; round < 2; round++) { /* cold and warm */
                 char what[128];
                 snprintf(what, sizeof what, "%s, way %zu, round %d", MODELS[k], h, round);
-                run(g, a, got, round == 2);
+                run(g, a, got, round == 1 && h % 2);
                 for (int i = 0; i < N_REQ; i++) {
                     compare(&ref[i], &got[i], i, what);
                     assert_true(got[i].n_cached < a[i].r.n_prompt);
