@@ -79,10 +79,12 @@ def server(imp, tmp_path_factory):
 
 
 def scrub(text):
-    """An answer without what differs from call to call: ids, times, signs of life on a busy machine."""
+    """An answer without what differs from call to call: ids, times, what the prefix cache had, signs of life on a busy machine."""
     text = text.replace(":\n\n", "") if text.startswith(":") else text
     text = re.sub(r'\n\n:\n\n', "\n\n", text).replace('event: ping\ndata: {"type": "ping"}\n\n', "")
     text = re.sub(r'"(id|request_id|created)":("[^"]*"|\d+)', r'"\1":0', text)
+    text = re.sub(r'"cached_tokens":\d+', '"cached_tokens":0', text)
+    text = re.sub(r'"input_tokens":(\d+),"cache_creation_input_tokens":0,"cache_read_input_tokens":(\d+)', lambda m: f'"input_tokens":{int(m[1]) + int(m[2])}', text)
     return re.sub(r'"timings":\{[^}]*\}', '"timings":{}', text)
 
 
