@@ -25,7 +25,7 @@ typedef struct cpu_qmeta {
     float d;             /* absmax / 2080768 or / 30336; NaN or infinite when the block holds such a value */
     float s[2], s_all;   /* d * sum of n: of each half, of all */
     int32_t z[2], z_all; /* Q12: the integer sums of n; Q22: of 128 * hi + mid */
-    int16_t z_lo[2];     /* Q22: the sums of lo */
+    int16_t z_lo[2];     /* the sums of lo (Q22), of t (Q12) */
 } cpu_qmeta;
 
 enum { CPU_QBLOCK_MAX = 96 };

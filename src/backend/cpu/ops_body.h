@@ -225,15 +225,15 @@ VEC_INLINE float largest(v16 a, v16 c)
     return max.f;
 }
 
-/* Sixteen values times inv as eight pairs of Q12; returns the sum of n. Rounded half to even; a pair's second value first,
+/* Sixteen values times inv as eight pairs of Q12; returns the sum of n, in *low that of t. Rounded half to even; a pair's second value first,
  * since what its low bits add to the first one is made good there. */
-VEC_INLINE int32_t split_pairs(v16 x, float inv, int8_t *h, int8_t *t)
+VEC_INLINE int32_t split_pairs(v16 x, float inv, int8_t *h, int8_t *t, int16_t *low)
 {
 #if defined(__AVX512F__)
     __m512 v = _mm512_mul_ps((__m512)x.r[0], _mm512_set1_ps(inv));
     __m256 vi = _mm512_castps512_ps256(v), vj = _mm512_extractf32x8_ps(v, 1);
-    __m256i eight = _mm256_set1_epi32(8), low = _mm256_set1_epi32(15), mj = _mm256_cvtps_epi32(vj);
-    __m256i rj = _mm256_sub_epi32(_mm256_and_si256(_mm256_add_epi32(mj, eight), low), eight);
+    __m256i eight = _mm256_set1_epi32(8), four_bits = _mm256_set1_epi32(15), mj = _mm256_cvtps_epi32(vj);
+    __m256i rj = _mm256_sub_epi32(_mm256_and_si256(_mm256_add_epi32(mj, eight), four_bits), eight);
     __m256i mi = _mm256_cvtps_epi32(_mm256_sub_ps(vi, _mm256_mul_ps(_mm256_cvtepi32_ps(rj), _mm256_set1_ps(0.0625f))));
     __m256i tt = _mm256_add_epi32(_mm256_slli_epi32(mi, 4), rj);
     tt = _mm256_srai_epi32(_mm256_slli_epi32(tt, 24), 24);
@@ -243,10 +243,11 @@ VEC_INLINE int32_t split_pairs(v16 x, float inv, int8_t *h, int8_t *t)
     _mm_storel_epi64((__m128i *)(h + 8), _mm256_cvtepi32_epi8(hj));
     _mm_storel_epi64((__m128i *)t, _mm256_cvtepi32_epi8(tt));
     __m256i sum = _mm256_add_epi32(_mm256_slli_epi32(_mm256_add_epi32(hi, hj), 8), _mm256_mullo_epi32(tt, _mm256_set1_epi32(17)));
+    *low = (int16_t)_mm512_reduce_add_epi32(_mm512_zextsi256_si512(tt));
     return _mm512_reduce_add_epi32(_mm512_zextsi256_si512(sum));
 #else
     float v[16];
-    int32_t sum = 0;
+    int32_t sum = 0, sum_low = 0;
     v_store(v, v_mul(x, v_set(inv)));
     for (int i = 0; i < 8; i++) {
         union { float f; int32_t i; } a = {v[i + 8] + 12582912.0f}, b; /* the integer lies in the low mantissa bits */
@@ -257,7 +258,9 @@ VEC_INLINE int32_t split_pairs(v16 x, float inv, int8_t *h, int8_t *t)
         h[i + 8] = (int8_t)(((mj - rj) >> 4) - ri);
         t[i] = (int8_t)tt;
         sum += 256 * (h[i] + h[i + 8]) + 17 * tt;
+        sum_low += tt;
     }
+    *low = (int16_t)sum_low;
     return sum;
 #endif
 }
@@ -278,8 +281,8 @@ VEC_INLINE void quantise_block(const float *p, long left, cpu_qform form, float 
         z[0] = split_bytes(a, inv, o, o + 32, o + 64, &low[0]);
         z[1] = split_bytes(c, inv, o + 16, o + 48, o + 80, &low[1]);
     } else {
-        z[0] = split_pairs(a, inv, o, o + 32);
-        z[1] = split_pairs(c, inv, o + 16, o + 40);
+        z[0] = split_pairs(a, inv, o, o + 32, &low[0]);
+        z[1] = split_pairs(c, inv, o + 16, o + 40, &low[1]);
     }
     for (int i = 0; i < 2; i++)
         n[i] = form == CPU_Q22 ? 128 * z[i] + low[i] : z[i];

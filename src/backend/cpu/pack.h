@@ -51,7 +51,12 @@ static inline long cpu_mm_panels(uint64_t cols)
     uint64_t n = ((uint64_t)640 << 10) / (cols * 32 + 1);
     return n < 1 ? 1 : n > 16 ? 16 : (long)n;
 }
-static inline uint64_t cpu_mm_scratch(uint64_t cols) { return (uint64_t)cpu_mm_panels(cols) * cols * 32 + 8192; }
+/* Enough for those, or (AVX2) for 64 tokens as words of two bytes twice and a chunk of a panel. */
+static inline uint64_t cpu_mm_scratch(uint64_t cols)
+{
+    uint64_t n = (uint64_t)cpu_mm_panels(cols) * cols * 32;
+    return (n > cols * 256 ? n : cols * 256) + 32768;
+}
 
 extern const cpu_mm cpu_mm_avx2, cpu_mm_vnni, cpu_mm_amx;
 
