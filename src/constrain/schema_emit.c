@@ -45,6 +45,29 @@ static uint64_t obligations_cost(sx *x, const obr *o)
     return cost[sets - 1];
 }
 
+typedef struct keep_arg {
+    const obr *o;
+    sx *x;
+} keep_arg;
+
+static bool keep_label(void *arg, uint32_t label)
+{
+    keep_arg *k = arg;
+    for (uint32_t i = 0; i < k->o->n_cls; i++)
+        if (k->o->cls_label[i] == label)
+            return any_sat(k->x, k->o->cls_node + ((size_t)i << k->o->n_ex), 1u << k->o->n_ex);
+    return false;
+}
+
+/* How many keys outside the names kd (NULL: any key) accepts. */
+static uint32_t other_keys(const obr *o, const cdfa *kd)
+{
+    uint32_t n = kd ? kd->count[kd->start] : INF;
+    for (uint32_t i = 0; i < o->n_names && n != INF; i++)
+        n -= dfa_accepts(kd, o->name[i], o->name_n[i]);
+    return n;
+}
+
 static bool object_sat(sx *x, bnode *bn)
 {
     const branch *b = &bn->b;
@@ -58,9 +81,13 @@ static bool object_sat(sx *x, bnode *bn)
         need += o->required[i];
         can += s;
     }
-    for (uint32_t i = 0; i < o->n_cls; i++)
-        if (any_sat(x, o->cls_node + ((size_t)i << o->n_ex), sets))
-            can = add_sat(can, INF); /* refined by kcount when the object is made */
+    bool extras = false;
+    for (uint32_t i = 0; i < o->n_cls && !extras; i++)
+        extras = any_sat(x, o->cls_node + ((size_t)i << o->n_ex), sets);
+    if (extras && can < b->minp) { /* patterns may allow too few others */
+        keep_arg ka = {o, x};
+        can = add_sat(can, other_keys(o, o->kd ? dfa_filter(x->c, o->kd, keep_label, &ka) : NULL));
+    }
     if (need > b->maxp || can < b->minp)
         return false;
     if (o->n_ex && b->maxp != INF)
@@ -440,20 +467,6 @@ static uint32_t node_domain(sx *x, uint32_t node)
 /* ---- objects and arrays ------------------------------------------------------------------------------------------------------- */
 static uint32_t map_node(sx *x, uint32_t node, bool canonical) { return sat(x, node) ? pnode_of(x, node, canonical) : DEAD; }
 
-typedef struct keep_arg {
-    const obr *o;
-    sx *x;
-} keep_arg;
-
-static bool keep_label(void *arg, uint32_t label)
-{
-    keep_arg *k = arg;
-    for (uint32_t i = 0; i < k->o->n_cls; i++)
-        if (k->o->cls_label[i] == label)
-            return any_sat(k->x, k->o->cls_node + ((size_t)i << k->o->n_ex), 1u << k->o->n_ex);
-    return false;
-}
-
 static const uint32_t *reachable_classes(sx *x, const cdfa *d, const pclass *cls, uint32_t n)
 {
     uint32_t *r = CC_KEEP(x->c, uint32_t, d->n);
@@ -490,18 +503,7 @@ static void order_tables(sx *x, const obr *o, pobj *p)
     p->place = t;
 }
 
-/* How many keys outside the names there are. */
-static uint32_t other_keys(const obr *o, const pobj *p)
-{
-    uint32_t known = 0;
-    if (!p->extras || p->kcount == INF)
-        return p->extras ? INF : 0;
-    for (uint32_t i = 0; i < p->n_names; i++)
-        known += dfa_accepts(p->kd, o->name[i], o->name_n[i]);
-    return p->kcount - known;
-}
-
-static uint32_t emit_object(sx *x, const vnode *v, const bnode *bn)
+static uint32_t emit_object(sx *x, const bnode *bn)
 {
     const obr *o = &bn->o;
     pobj p = {.minp = bn->b.minp, .maxp = bn->b.maxp, .n_ex = o->n_ex, .n_names = o->n_names};
@@ -555,14 +557,7 @@ static uint32_t emit_object(sx *x, const vnode *v, const bnode *bn)
     p.required = req;
     if (o->rank)
         order_tables(x, o, &p);
-    p.others = other_keys(o, &p);
-    if (p.others != INF && !o->n_ex) {
-        uint64_t most = p.others;
-        for (uint32_t i = 0; i < n; i++)
-            most += node[i] != DEAD;
-        if (most < p.minp)
-            cc_fail(x->c, IMP_E_UNSUPPORTED, "schema: %s: minProperties: only %u keys are possible in one of its objects", where_of(x, v), (unsigned)most);
-    }
+    p.others = !extras ? 0 : other_keys(o, p.kd);
     size_t k = x->p->n_obj;
     CC_PUSH(x->c, x->p->obj, k, x->cap_obj, p);
     x->p->n_obj = (uint32_t)k;
@@ -660,7 +655,7 @@ void schema_emit(sx *x, uint32_t root)
             if (!b->sat || (b->b.t != T_ARR && b->b.t != T_OBJ))
                 continue;
             if (b->idx == DEAD)
-                b->idx = b->b.t == T_OBJ ? emit_object(x, v, b) : emit_array(x, b);
+                b->idx = b->b.t == T_OBJ ? emit_object(x, b) : emit_array(x, b);
             add_alt(x, &alt, &n, &cap, b->b.t == T_OBJ ? ALT_OBJ : ALT_ARR, b->idx);
         }
         x->p->node[i] = (pnode){.alt = CC_KEEP(x->c, palt, n + 1), .n = (uint32_t)n, .domain = domain};
