@@ -84,7 +84,7 @@ UNIT    := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_
 
 $(BUILD)/unit/%: tests/unit/%.c $(BUILD)/libimp.a
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) -Itests/unit $(filter-out -Wmissing-prototypes -Wconversion,$(CFLAGS)) $(LDFLAGS) -MMD -MP -o $@ $< $(BUILD)/libimp.a -lcmocka $(LDLIBS)
+	$(CC) $(CPPFLAGS) -Itests/unit $(filter-out -Wmissing-prototypes -Wconversion,$(CFLAGS)) -Wno-psabi $(LDFLAGS) -MMD -MP -o $@ $< $(BUILD)/libimp.a -lcmocka $(LDLIBS)
 
 $(BUILD)/tools/%: tests/tools/%.c $(BUILD)/libimp.a
 	@mkdir -p $(@D)

@@ -1,5 +1,4 @@
-/* mm_amx.c with its tile instructions in plain C (Intel SDM's pseudocode), so that its products are tested bit for bit on
- * machines without AMX. Defines cpu_mm_amx_emulated, which wants AVX-512 VNNI. */
+/* AMX's tile instructions in plain C, after the pseudocode of Intel's manual; avx512_emulated.h includes mm_amx.c behind them. */
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
@@ -58,10 +57,3 @@ static inline void emulated_dot(int d, int a, int b, int b_signed)
 #define _tile_stored(t, p, stride) emulated_store(t, p, stride)
 #define _tile_dpbssd(d, a, b) emulated_dot(d, a, b, 1)
 #define _tile_dpbsud(d, a, b) emulated_dot(d, a, b, 0)
-#define cpu_mm_amx cpu_mm_amx_emulated
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
-#include "../../src/backend/cpu/mm_amx.c"
-#pragma GCC pop_options
-#undef cpu_mm_amx
-extern const cpu_mm cpu_mm_amx;

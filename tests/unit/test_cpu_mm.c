@@ -11,14 +11,14 @@
 
 #include <cmocka.h>
 
-#include "amx_emulated.h"
+#include "avx512_emulated.h"
 #include "backend/cpu/cpu.h"
 #include "base/mem.h"
 
 enum { ROWS = 37, MAX_TOK = 37 };
 static const struct { const char *cpu; const cpu_ops *ops; const cpu_mm *mm; } ISA[] = {
-    {"avx2", &cpu_ops_avx2, &cpu_mm_avx2}, {"vnni", &cpu_ops_avx512, &cpu_mm_vnni}, {"vnni", &cpu_ops_avx512, &cpu_mm_amx_emulated},
-    {"amx", &cpu_ops_avx512, &cpu_mm_amx}};
+    {"avx2", &cpu_ops_avx2, &cpu_mm_avx2}, {"avx2", &cpu_ops_avx512_emulated, &cpu_mm_vnni_emulated},
+    {"avx2", &cpu_ops_avx512_emulated, &cpu_mm_amx_emulated}, {"vnni", &cpu_ops_avx512, &cpu_mm_vnni}, {"amx", &cpu_ops_avx512, &cpu_mm_amx}};
 enum { N_ISA = sizeof ISA / sizeof *ISA };
 static const double STEP[CPU_QFORMS] = {2080768, 1896}; /* steps up to a block's largest value */
 
@@ -261,11 +261,12 @@ static void test_quantise(void **s)
             x[i] = unit() * (round % 3 ? 3 : i % 31 == 0 ? 30 : 0.3f);
         x[40] = 1e-30f;
         x[round % 32] = round % 2 ? 3 : -30;
-        const cpu_ops *all[] = {&cpu_ops_base, available("avx2") ? &cpu_ops_avx2 : NULL, available("vnni") ? &cpu_ops_avx512 : NULL};
+        const cpu_ops *all[] = {&cpu_ops_base, available("avx2") ? &cpu_ops_avx2 : NULL, available("avx2") ? &cpu_ops_avx512_emulated : NULL,
+                                available("vnni") ? &cpu_ops_avx512 : NULL};
         for (int form = 0; form < CPU_QFORMS; form++) {
-            int8_t q[3][3 * CPU_QBLOCK_MAX] = {{0}};
-            cpu_qmeta m[3][3];
-            for (int k = 0; k < 3; k++) {
+            int8_t q[4][3 * CPU_QBLOCK_MAX] = {{0}};
+            cpu_qmeta m[4][3];
+            for (int k = 0; k < 4; k++) {
                 if (!all[k])
                     continue;
                 all[k]->quantise[form](x, 90, 0, 3, q[k], m[k], 1); /* 90 columns: the last block is short */
