@@ -7,6 +7,7 @@
 
 #include "base/jsonw.h"
 #include "base/mem.h"
+#include "base/pool.h"
 #include "cli/cli.h"
 #include "tools/bench.h"
 
@@ -41,6 +42,9 @@ static void test_name(const bench_test *t, char *out, size_t n)
     if (t->n_depth && k > 0 && (size_t)k < n)
         snprintf(out + k, n - (size_t)k, " @ d%u", t->n_depth);
 }
+
+/* Threads in use: without -t as many as the backend takes by itself. */
+static long long threads(const context *x) { return x->c->o.threads > 0 ? x->c->o.threads : pool_default_threads(); }
 
 /* Bytes that a decode step of this test must read, in the middle of what it generates. */
 static double floor_bytes(const context *x, const bench_test *t)
@@ -82,7 +86,7 @@ static void fields(const context *x, const bench_result *r, jw *w)
     jw_kint(w, "model_n_params", (int64_t)x->info.n_param);
     jw_kint(w, "n_batch", x->stats.n_batch);
     jw_kint(w, "n_ubatch", x->stats.n_batch);
-    jw_kint(w, "n_threads", x->c->o.threads);
+    jw_kint(w, "n_threads", threads(x));
     jw_kint(w, "n_prompt", r->test.n_prompt);
     jw_kint(w, "n_gen", r->test.n_gen);
     jw_kint(w, "n_depth", r->test.n_depth);
@@ -125,7 +129,7 @@ static void print_md(context *x, const bench_result *r)
     else if (prompt_flops(x, r) > 0)
         snprintf(ceiling, sizeof ceiling, "%.2f TFLOP/s", prompt_flops(x, r) * 1e-12);
     printf("| %s | %.2f MiB | %.2f M | %s | %lld | %s | %.2f ± %.2f | %s |\n", x->info.name, (double)x->info.weight_bytes / 1048576,
-           (double)x->info.n_param / 1e6, x->stats.backend, (long long)x->c->o.threads, name, r->avg_ts, r->std_ts, ceiling);
+           (double)x->info.n_param / 1e6, x->stats.backend, threads(x), name, r->avg_ts, r->std_ts, ceiling);
 }
 
 static void print_csv(context *x, const bench_result *r)

@@ -79,6 +79,7 @@ static void cpu_close(backend *b)
 {
     if (!b)
         return;
+    cpu_slab_drop(b->slab);
     pool_free(b->pool);
     mem_free(b);
 }

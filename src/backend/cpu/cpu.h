@@ -10,8 +10,16 @@
 
 typedef enum cpu_level { CPU_SCALAR, CPU_AVX2, CPU_AVX512, CPU_VNNI, CPU_AMX, CPU_LEVELS } cpu_level;
 
+/* Memory that several packed weights share, so that small ones lie on huge pages too. */
+typedef struct cpu_slab {
+    uint8_t *data; /* mem_map */
+    uint64_t n_data, used;
+    uint32_t refs; /* weights in it, and the backend while it still gives from it */
+} cpu_slab;
+
 struct backend {
     pool *pool;
+    cpu_slab *slab;    /* the one that weights are taken from; NULL: none yet */
     int n_thread;
     cpu_level level;
     const cpu_ops *ops;
@@ -24,7 +32,8 @@ struct backend {
 struct bweight {
     const weight *w;       /* borrowed: the model outlives its weights on a backend */
     const cpu_pack *pack;  /* NULL: not packed */
-    uint8_t *data;         /* n_expert * n_group panels of 16 rows, mem_map */
+    cpu_slab *slab;        /* holds data */
+    uint8_t *data;         /* n_expert * n_group panels of 16 rows */
     uint64_t n_data, panel; /* bytes in all, bytes a panel */
     long n_group;          /* panels an expert */
     quant_id plain;        /* F32, F16 or BF16 when rows can be multiplied as they lie; else QUANT_NONE */
@@ -59,6 +68,7 @@ imp_status cpu_upload(backend *b, const weight *w, plan_op_kind hint, uint64_t r
                       uint64_t col_end, bweight **out, imp_err *e);
 uint64_t cpu_weight_bytes(const bweight *w);
 void cpu_weight_free(backend *b, bweight *w);
+void cpu_slab_drop(cpu_slab *s); /* one reference; NULL is fine */
 
 imp_status cpu_kv_open(backend *b, const plan *p, const kv_options *opt, kvcache **out, imp_err *e);
 imp_status cpu_kv_grow(kvcache *kv, int32_t group, int64_t n_block, imp_err *e);

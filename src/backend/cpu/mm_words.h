@@ -166,6 +166,7 @@ U_INLINE void words_tokens(const words_chunk *c, int n_block, const words_act *a
         long at = (t0 / 4 * nb + b0 + b) * 4 + t0 % 4;
         const cpu_qmeta *m = meta + (b0 + b) * step;
         const int16_t *n = a->n + at * words;
+#pragma GCC unroll 2
         for (int part = 0; part <= split; part++) {
             int k0 = split ? 8 * part : 0, k1 = split ? 8 * part + 8 : 16;
             __m256i i[2][4], low[2][4];
@@ -177,6 +178,7 @@ U_INLINE void words_tokens(const words_chunk *c, int n_block, const words_act *a
                 for (int t = 0; t < T; t++)
                     for (int h = 0; h < 2; h++)
                         v[h][t] = _mm256_cvtepi32_ps(low[h][t]);
+                __asm__("" ::: "memory"); /* weights are to be read again, not carried over on the stack */
             }
             if (kind == WORDS_WIDE)
                 words_rest(i, c->e[b], a->t + at * 16, m, k0 / 4, k1 / 4, T);

@@ -50,6 +50,51 @@ static void pack_share(void *arg, int ith, int nth)
     }
 }
 
+/* ---- memory: a matrix of a small model is less than a huge page, so that they share slabs ------------------------------- */
+enum { SLAB_BYTES = 64 << 20 };
+
+void cpu_slab_drop(cpu_slab *s)
+{
+    if (!s || --s->refs)
+        return;
+    mem_unmap(s->data, s->n_data);
+    mem_free(s);
+}
+
+static cpu_slab *slab_new(uint64_t n)
+{
+    cpu_slab *s = mem_calloc(1, sizeof *s);
+    if (!s)
+        return NULL;
+    *s = (cpu_slab){.data = mem_map(n), .n_data = n, .refs = 1};
+    if (s->data)
+        return s;
+    mem_free(s);
+    return NULL;
+}
+
+/* n bytes for b, 64-aligned. Pages are taken when they are written, so that the end of a slab that nobody uses costs nothing. */
+static bool slab_take(backend *be, bweight *b, uint64_t n)
+{
+    if (n > SLAB_BYTES / 2) { /* alone */
+        b->slab = slab_new(n);
+        b->data = b->slab ? b->slab->data : NULL;
+        return b->data != NULL;
+    }
+    if (!be->slab || be->slab->n_data - be->slab->used < n) {
+        cpu_slab *s = slab_new(SLAB_BYTES);
+        if (!s)
+            return false;
+        cpu_slab_drop(be->slab);
+        be->slab = s;
+    }
+    b->slab = be->slab;
+    b->slab->refs++;
+    b->data = b->slab->data + b->slab->used;
+    b->slab->used += (n + 63) / 64 * 64;
+    return true;
+}
+
 static imp_status pack(backend *be, bweight *b, imp_err *e)
 {
     const weight *w = b->w;
@@ -59,8 +104,7 @@ static imp_status pack(backend *be, bweight *b, imp_err *e)
         !ck_mul((uint64_t)b->n_group, w->n_expert, &panels) ||
         !ck_mul(panels, b->panel, &b->n_data))
         return err_set(e, IMP_E_LIMIT, "weight '%s': too large", w->name);
-    b->data = mem_map(b->n_data);
-    if (!b->data)
+    if (!slab_take(be, b, b->n_data))
         return err_oom(e, w->name, b->n_data);
     pack_job j = {b, weight_find(w, PART_DATA)};
     pool_run(be->pool, pack_share, &j);
@@ -147,7 +191,7 @@ void cpu_weight_free(backend *b, bweight *w)
     if (!w)
         return;
     b->n_weights -= w->n_bytes;
-    mem_unmap(w->data, w->n_data);
+    cpu_slab_drop(w->slab);
     mem_free(w->bias);
     mem_free(w->vec);
     mem_free(w);
