@@ -65,7 +65,7 @@ int main(int argc, char **argv)
         long tile = t / CPU_TILE, left = n_tok - tile * CPU_TILE, step = left < CPU_TILE ? left : CPU_TILE, at = tile * CPU_TILE * nb + t % CPU_TILE;
         cpu_ops_avx2.quantise[form](x, cols, 0, nb, a.q + at * cpu_qblock(form), a.meta + at, step);
     }
-    cpu_panels p = {data, panel, 0};
+    cpu_panels p = {data, panel, argc > 7 ? atol(argv[7]) : 0};
     int reps = (int)(4e8 / ((double)rows * (double)cols * (double)n_tok)) + 1;
     double best = 1e9;
     for (int r = 0; r < 8; r++) {

@@ -121,12 +121,12 @@ static void few_all(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, 
         const uint8_t *s = k->s;                                                                    \
         const int8_t *a = k->a;                                                                     \
         const cpu_qmeta *am = k->am;                                                                \
-        long ahead = n == 1 ? k->ahead : 0;                                                         \
+        long ahead = k->ahead;                                                                      \
         for (int t = 0; t < n; t++)                                                                 \
             acc[0][t] = acc[1][t] = u_setf(0);                                                      \
         for (long b = 0; b < k->n_super; b++, s += (QB) + (SB))                                     \
             for (int j = 0; j < (SUB); j++, a += cpu_qblock(form) * k->step, am += k->step) {       \
-                if (n == 1 && ahead)                                                                \
+                if (ahead)                                                                          \
                     for (int i = 0; i < ((QB) + (SB)) / (SUB); i += 64)                             \
                         __builtin_prefetch(s + j * (((QB) + (SB)) / (SUB)) + i + ahead);            \
                 _Pragma("GCC unroll 2") for (int h = 0; h < 2; h++)                                 \

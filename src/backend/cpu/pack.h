@@ -33,7 +33,7 @@ const cpu_pack *cpu_pack_find(quant_id id); /* NULL: no packed layout */
 typedef struct cpu_panels {
     const uint8_t *data;
     uint64_t stride; /* bytes from panel to panel */
-    long ahead;      /* bytes to ask from memory in advance where one token streams through; 0: the machine does it itself */
+    long ahead;      /* bytes to ask from memory in advance where few tokens stream through; 0: the machine does it itself */
 } cpu_panels;
 
 /* n_row rows of panels times all of a: y[t][0..n_row) = products (+ bias[n_row]). scratch: cpu_mm_scratch(cols) bytes,
