@@ -165,6 +165,7 @@ void machine_free(machine *m)
             mem_free(r);
         }
     mem_free(m->mask);
+    mem_free(m->alike);
     mem_free(m->fr);
     mem_free(m->fr_tab.slot);
     mem_free(m->blob);

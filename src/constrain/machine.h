@@ -90,6 +90,8 @@ typedef struct machine {
     bool text_known, used_text;
     bool deep_trust, deep_guessed; /* let unknown whole items pass; one did */
     mask_row **mask;       /* hash by state */
+    uint32_t *alike;       /* [cap_alike] frame that has the same masks (mask.c); 0 = not asked yet */
+    size_t cap_alike;
     size_t n_mask, cap_mask;
     size_t bytes;
 } machine;

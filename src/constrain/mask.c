@@ -420,7 +420,79 @@ static bool easy_mask(constrain_state *s, uint32_t id, uint32_t *bits)
     return true;
 }
 
-static void mask_fill(constrain_state *s, uint32_t *bits)
+/* ---- counts ---------------------------------------------------------------------------------------------------------------
+ * A token of n bytes begins at most n rounds of a repeat whose rounds are not empty. Counts from which so many rounds meet
+ * neither of its bounds, or are all between them, allow the same tokens: one stands for them all, so that the four hundredth
+ * line finds the masks of the first. */
+static uint32_t count_alike(const grep_ *r, uint32_t cnt, uint32_t reach)
+{
+    if (r->min > reach && cnt < r->min - reach)
+        return r->min - reach - 1;
+    return r->max != INF && cnt > r->min && r->max > reach && cnt < r->max - reach ? r->min : cnt;
+}
+
+static bool has_long_counts(const constrain_state *s)
+{
+    uint32_t reach = s->v->all.max_depth;
+    for (uint32_t i = 0; !s->p->json && i < s->p->n_rep; i++)
+        if (s->p->rep[i].min > reach || (s->p->rep[i].max != INF && s->p->rep[i].max - s->p->rep[i].min > reach))
+            return true;
+    return false;
+}
+
+/* The frame that stands for frame id; remembered, so a frame costs its own step up once. 0: out of room. */
+static uint32_t frame_alike(constrain_state *s, uint32_t id)
+{
+    machine *m = &s->m;
+    uint32_t depth = 0, at = id, up = 0;
+    if (m->cap_alike < m->cap_fr) {
+        uint32_t *more = mem_realloc(m->alike, m->cap_fr * sizeof *more);
+        if (!more)
+            return 0;
+        memset(more + m->cap_alike, 0, (m->cap_fr - m->cap_alike) * sizeof *more);
+        m->alike = more;
+        m->cap_alike = m->cap_fr;
+    }
+    uint32_t chain[64]; /* frames are made from below, one by one: their parents are known but for the first time */
+    for (; depth < 64 && m->fr[at].kind != F_END && !m->alike[at]; at = m->fr[at].parent)
+        chain[depth++] = at;
+    up = m->alike[at] ? m->alike[at] : at; /* deeper than 64: as it is */
+    while (depth--) {
+        frame f = m->fr[chain[depth]];
+        f.parent = up;
+        if (f.kind == F_REP && !s->p->rule[s->p->rep[f.node].rule].nullable)
+            f.cnt = count_alike(&s->p->rep[f.node], f.cnt, s->v->all.max_depth);
+        up = machine_frame(m, &f);
+        if (!up)
+            return 0;
+        m->alike[chain[depth]] = up;
+    }
+    return up;
+}
+
+/* The set whose mask is that of the state's set. */
+static uint32_t set_alike(constrain_state *s)
+{
+    machine *m = &s->m;
+    size_t n;
+    const uint32_t *of = machine_list(m, s->set, &n);
+    uint32_t *ids = has_long_counts(s) ? mem_alloc((n + 1) * sizeof *ids) : NULL, set = s->set;
+    for (size_t i = 0; ids && i < n; i++) {
+        ids[i] = frame_alike(s, of[i]);
+        if (!ids[i])
+            n = 0;
+    }
+    if (ids && n)
+        set = machine_set(m, ids, n);
+    if (m->full || m->oom || !set) { /* it does without */
+        m->full = m->oom = false;
+        set = s->set;
+    }
+    mem_free(ids);
+    return set;
+}
+
+static void mask_fill(constrain_state *s, uint32_t set, uint32_t *bits)
 {
     machine *m = &s->m;
     size_t n, n_rest = 0;
@@ -429,14 +501,14 @@ static void mask_fill(constrain_state *s, uint32_t *bits)
      * unknown, which at most forbids a token that completes two of them, or a whole array or object of uniqueItems
      * together with something before it. */
     m->text_known = false;
-    machine_list(m, s->set, &n);
+    machine_list(m, set, &n);
     uint32_t *rest = mem_alloc((n + 1) * sizeof *rest);
     if (!rest) {
         m->oom = true;
         return;
     }
     for (size_t i = 0; i < n; i++) {
-        uint32_t id = machine_list(m, s->set, &n)[i];
+        uint32_t id = machine_list(m, set, &n)[i];
         if (!easy_mask(s, id, bits))
             rest[n_rest++] = id;
     }
@@ -459,7 +531,7 @@ static void deep_fill(constrain_state *s, uint32_t *bits)
     m->deep_trust = true;
     m->deep_guessed = false;
     s->cross_set = 0;
-    mask_fill(s, trust);
+    mask_fill(s, s->set, trust);
     m->deep_trust = false;
     s->cross_set = 0;
     for (size_t w = 0; w < v->words && m->deep_guessed && !m->full && !m->oom; w++)
@@ -513,12 +585,13 @@ imp_status constrain_state_mask(constrain_state *s, uint32_t *bits)
     memset(bits, 0, v->words * sizeof *bits);
     if (!s->set)
         return IMP_OK;
-    const uint32_t *known = mask_find(m, s->set);
+    uint32_t set = set_alike(s);
+    const uint32_t *known = mask_find(m, set);
     if (known) {
         memcpy(bits, known, v->words * sizeof *bits);
     } else {
         for (int tries = 0;; tries++) {
-            mask_fill(s, bits);
+            mask_fill(s, set, bits);
             if (s->p->deep_unique && !m->full && !m->oom)
                 deep_fill(s, bits);
             if (!m->full && !m->oom)
@@ -529,9 +602,10 @@ imp_status constrain_state_mask(constrain_state *s, uint32_t *bits)
             if (tries || oom || !state_renew(s)) {
                 return oom ? IMP_E_NOMEM : IMP_E_LIMIT;
             }
+            set = set_alike(s);
         }
         if (!s->p->deep_unique)
-            mask_keep(m, s->set, bits, v->words);
+            mask_keep(m, set, bits, v->words);
     }
     bool complete = machine_complete(m, s->set);
     for (uint32_t i = 0; i < v->n_eos; i++)

@@ -244,6 +244,10 @@ static void test_masks(void **st)
          "{\"abc\":\"xa\", \"AB\":1, \"\xe3\x81\x82xx\":2}"},
         {constrain_compile_regex, "([a-c]+,?\xc3\xa9?)*1", "ab,\xc3\xa9" "c1"},
         {constrain_compile_grammar, "root ::= \"{\" (root \",\"?)* \"}\" | \"\\\"\" [ab]+ \"\\\"\"", "{\"ab\",{\"a\"}}"},
+        /* counts far from their bounds and close to them (the longest token has nine bytes); recursion keeps them out of automata */
+        {constrain_compile_grammar, "root ::= w{24,45} \"1\"\nw ::= [abc] | \"{\" w \"}\"", "abcabcabcabcabcabcabcabcabcabcabcabcabcabcabc1"},
+        {constrain_compile_grammar, "root ::= l{14}\nl ::= w{0,12} \"\\n\"\nw ::= [abc] | \"{\" w \"}\"", "a\na\n\n\n\nabcabcabcabc\n\n\n\n\nab\n\n\na\n"},
+        {constrain_compile_grammar, "root ::= v{20} \"1\"\nv ::= \"a\"? | \"{\" v \"}\"", "aaaaaaaaaaaaaaaa1"},
     };
     static const struct { const char *text, *walk; } keys[] = { /* with keys in order */
         {"{\"type\":\"object\",\"properties\":{\"b\":{\"type\":\"integer\"},\"a\":{\"type\":\"string\"},\"ab\":{\"type\":\"integer\"}},\"required\":[\"a\"]}",
