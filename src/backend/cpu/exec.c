@@ -82,8 +82,8 @@ static instr instr_init(instr_fn run, const plan_op *op, cpu_split split)
     return in;
 }
 
-/* The quantised form of register r, made when first needed. */
-static int32_t quantised(bexec *x, int32_t r)
+/* The quantised form of register r, made when operation `op` needs it first. */
+static int32_t quantised(bexec *x, int32_t r, int32_t op)
 {
     for (int32_t i = x->p->n_reg; i < x->n_reg; i++)
         if (x->reg[i].quantised && x->reg[i].source == r)
@@ -93,6 +93,7 @@ static int32_t quantised(bexec *x, int32_t r)
     in.out[0] = add_reg(x, x->reg[r].dim, x->reg[r].width, true, r);
     if (in.out[0] < 0)
         return -1;
+    x->reg[in.out[0]].form = op > x->last_route ? CPU_Q12 : CPU_Q22;
     append(x, &in, true);
     return in.out[0];
 }
@@ -167,7 +168,7 @@ static imp_status compile_op(bexec *x, int32_t i, bweight *const *w, imp_err *e)
     if (matrix && in.w[0]->vec && !in.w[0]->pack && in.w[0]->plain == QUANT_NONE)
         return unsupported(x, i, "a vector where a matrix is wanted", e);
     if (is_product(o->kind) && in.w[0]->pack) {
-        in.in[0] = quantised(x, in.in[0]);
+        in.in[0] = quantised(x, in.in[0], i);
         if (in.in[0] < 0)
             return err_oom(e, "registers", 0);
     }
@@ -187,7 +188,7 @@ static bool reg_bytes(const bexec *x, xreg *r)
 {
     uint64_t rows = (uint64_t)(r->dim == DIM_R ? x->lim.n_row : x->lim.n_tok);
     if (r->quantised) {
-        r->bytes = qact_bytes(x->form, (r->width + 31) / 32, (long)rows);
+        r->bytes = qact_bytes(r->form, (r->width + 31) / 32, (long)rows);
         return ck_align(r->bytes, 64, &r->bytes);
     }
     return ck_mul(rows, (uint64_t)r->ld * sizeof(float), &r->bytes) && ck_align(r->bytes, 64, &r->bytes);
@@ -267,13 +268,14 @@ static imp_status step_tables(bexec *x, imp_err *e)
 }
 
 /* A router picks experts by differences. On the goldens two experts came as close as 1.1e-5, where 15 bits were off by 2e-5
- * (and 12 bits by 2e-4): one such token of 192 makes the mean KL 5e-3. So plans with one take the form that is as exact as f32 sums. */
-static cpu_qform quantised_form(const plan *p)
+ * (and 12 bits by 2e-4): one such token of 192 makes the mean KL 5e-3. So what lies before a router takes the form that is as exact
+ * as f32 sums; what comes after the last one (its experts' second product, the head) decides nothing any more. */
+static int32_t last_route(const plan *p)
 {
-    for (int32_t i = 0; i < p->n_op; i++)
-        if (p->op[i].kind == OP_ROUTE)
-            return CPU_Q22;
-    return CPU_Q12;
+    int32_t i = p->n_op - 1;
+    while (i >= 0 && p->op[i].kind != OP_ROUTE)
+        i--;
+    return i;
 }
 
 imp_status cpu_compile(backend *b, const plan *p, bweight *const *w, kvcache *kv, const plan_limits *lim, bexec **out, imp_err *e)
@@ -291,7 +293,7 @@ imp_status cpu_compile(backend *b, const plan *p, bweight *const *w, kvcache *kv
     x->kv = kv;
     x->lim = *lim;
     x->kv_epoch = -1;
-    x->form = quantised_form(p);
+    x->last_route = last_route(p);
     x->cap_reg = p->n_reg + p->n_op + 64;
     x->cap_code = 3 * p->n_op + 64;
     x->reg = ARENA_ARRAY(&x->mem, xreg, (size_t)x->cap_reg);

@@ -19,6 +19,7 @@ typedef struct xreg {
     plan_dim dim;
     uint32_t width, ld;      /* columns, and f32 from row to row */
     bool quantised;          /* a cpu_qact instead of rows */
+    cpu_qform form;          /* of it */
     bool idx;                /* i32 */
     int32_t source;          /* of a quantised form: the register */
     cpu_split split;         /* of its writer */
@@ -43,7 +44,7 @@ struct bexec {
     const plan *p;
     kvcache *kv;
     plan_limits lim;
-    cpu_qform form;          /* of all quantised registers */
+    int32_t last_route;      /* operation; -1: none */
     arena mem;
     instr *code;
     int32_t n_code, cap_code;
@@ -84,7 +85,7 @@ static inline cpu_qact x_qact(const bexec *x, int32_t r)
 {
     long n = x_rows(x, x->reg[r].dim), nb = (x->reg[r].width + 31) / 32;
     int8_t *q = (int8_t *)(x->work + x->reg[r].off);
-    return (cpu_qact){.q = q, .meta = (cpu_qmeta *)(q + nb * cpu_qblock(x->form) * n), .nb = nb, .n_tok = n};
+    return (cpu_qact){.q = q, .meta = (cpu_qmeta *)(q + nb * cpu_qblock(x->reg[r].form) * n), .nb = nb, .n_tok = n};
 }
 
 /* Where block 0 of token t lies, and the tokens between its blocks. */

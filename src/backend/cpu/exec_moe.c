@@ -154,7 +154,7 @@ static void gather(const cpu_qact *from, const group *g, long bytes, cpu_qact *t
 static void flush(const bexec *x, const instr *in, long expert, long r0, long r1, group *g)
 {
     const bweight *b = in->w[0];
-    long k = (long)b->w->cols, nb = k / 32, bytes = cpu_qblock(x->form);
+    long k = (long)b->w->cols, nb = k / 32, bytes = cpu_qblock(x->reg[in->in[0]].form);
     uint8_t *work = (uint8_t *)(g + 1) + (-(uintptr_t)(g + 1) & 63);
     if (!b->pack) {
         for (int i = 0; i < g->n; i++)
@@ -173,7 +173,7 @@ static void flush(const bexec *x, const instr *in, long expert, long r0, long r1
     } else {
         gather(&from, g, bytes, &a);
     }
-    cpu_mm_fn fn = x->be->mm->fn[x->form][b->pack - cpu_pack_table];
+    cpu_mm_fn fn = x->be->mm->fn[x->reg[in->in[0]].form][b->pack - cpu_pack_table];
     const float *bias = b->bias ? b->bias + expert * (long)b->w->rows : NULL;
     long step = g->n == 1 ? r1 - r0 : result_rows(b->w->cols);
     for (long r = r0; r < r1; r += step) {

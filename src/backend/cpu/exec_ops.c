@@ -212,10 +212,11 @@ void run_quantise(const bexec *x, const instr *in, int ith)
 {
     part p = share(x, in, ith, in->out[0]);
     cpu_qact a = x_qact(x, in->out[0]);
+    cpu_qform form = x->reg[in->out[0]].form;
     EACH_ROW(p, t) {
         long step, at = qact_at(&a, t, &step);
-        x->be->ops->quantise[x->form](row(x, in->in[0], t), x->reg[in->in[0]].width, p.c0 / 32, (p.c1 + 31) / 32, 
-                                        a.q + at * cpu_qblock(x->form), a.meta + at, step);
+        x->be->ops->quantise[form](row(x, in->in[0], t), x->reg[in->in[0]].width, p.c0 / 32, (p.c1 + 31) / 32, 
+                                        a.q + at * cpu_qblock(form), a.meta + at, step);
     }
 }
 
@@ -262,14 +263,12 @@ void cpu_linear_f32(const bexec *x, const bweight *b, long expert, long r0, long
         linear_generic(x, b, first, r0, r1, in, ldx, n_tok, y, ldy, scratch);
 }
 
-static void linear_packed(const bexec *x, const bweight *b, long expert, long r0, long r1, const cpu_qact *a, float *y, long ldy, int ith)
+static void linear_packed(const bexec *x, const bweight *b, cpu_qform form, long r0, long r1, const cpu_qact *a, float *y, long ldy, int ith)
 {
-    cpu_mm_fn fn = x->be->mm->fn[x->form][b->pack - cpu_pack_table];
-    long rows = (long)b->w->rows;
-    const float *bias = b->bias ? b->bias + expert * rows : NULL;
-    cpu_panels p = {b->data + (uint64_t)(expert * b->n_group + r0 / 16) * b->panel, b->panel, x->be->ahead};
+    cpu_mm_fn fn = x->be->mm->fn[form][b->pack - cpu_pack_table];
+    cpu_panels p = {b->data + (uint64_t)(r0 / 16) * b->panel, b->panel, x->be->ahead};
     if (r0 < r1)
-        fn(&p, a, y + r0, ldy, r1 - r0, bias ? bias + r0 : NULL, x_scratch(x, ith));
+        fn(&p, a, y + r0, ldy, r1 - r0, b->bias ? b->bias + r0 : NULL, x_scratch(x, ith));
 }
 
 static void run_linear(const bexec *x, const instr *in, int ith)
@@ -282,7 +281,7 @@ static void run_linear(const bexec *x, const instr *in, int ith)
     pool_share((long)b->w->rows, 32, ith, x->be->n_thread, &r0, &r1);
     if (b->pack) {
         cpu_qact a = x_qact(x, in->in[0]);
-        linear_packed(x, b, 0, r0, r1, &a, y, ldy, ith);
+        linear_packed(x, b, x->reg[in->in[0]].form, r0, r1, &a, y, ldy, ith);
     } else {
         cpu_linear_f32(x, b, 0, r0, r1, x_f32(x, in->in[0]), x->reg[in->in[0]].ld, n_tok, y, ldy, x_scratch(x, ith));
     }

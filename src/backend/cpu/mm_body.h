@@ -1,16 +1,14 @@
-/* mm_body: products of panels with quantised activations, written once. Includer defines, after unpack.h:
+/* mm_body: products of panels with quantised activations, sixteen rows a register. Includer defines, after unpack.h:
  *   mm_dot(acc, w, a): acc + w . a for groups of four bytes, w as unpacked, a signed (the four bytes at a for every row)
- *   mm_dot_pairs(acc, p, a, bits, centre): the same with X_pairs' bytes less `centre`
- *   MM_SIGNED: mm_dot takes w - 128 of formats whose ZERO is 128 itself, so that no correction is wanted
  *   MM_MAX: tokens a block of registers
- * For every row and token the order is one: over blocks of 32 columns, acc = fma(f * d_a, d_w, acc), f = float(dot) or fma(float(dot), 128, float(dot of lo)), then
- * acc = fma(-m_w, s_a, acc) where there are minima; where scales change every 16 columns, each half so in turn. The dots
- * are exact, so kernels that differ in anything else agree in every bit. */
+ * For every row and token the order is one: over blocks of 32 columns, acc = fma(f * d_a, d_w, acc), where f is the dot as f32
+ * (Q22: fma(dot, 128, dot of lo)), then acc = fma(-m_w, s_a, acc) where there are minima; where scales change every 16 columns,
+ * each half so in turn. The dots are exact, so kernels that differ in anything else agree in every bit; mm_avx2 and mm_amx follow
+ * the same order in their own ways. */
 #include <string.h>
 
 #include "backend/cpu/pack.h"
 
-#ifdef __AVX512F__
 typedef __m512i mm_i;
 U_INLINE mm_i mm_seti(int v) { return _mm512_set1_epi32(v); }
 U_INLINE mm_i mm_addi(mm_i a, mm_i b) { return _mm512_add_epi32(a, b); }
@@ -23,24 +21,6 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
         v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(k, bias));
     _mm512_mask_storeu_ps(y, k, v);
 }
-#else
-typedef __m256i mm_i;
-U_INLINE mm_i mm_seti(int v) { return _mm256_set1_epi32(v); }
-U_INLINE mm_i mm_addi(mm_i a, mm_i b) { return _mm256_add_epi32(a, b); }
-U_INLINE uf mm_fma(uf a, uf b, uf c) { return _mm256_fmadd_ps(a, b, c); }
-U_INLINE uf mm_fnma(uf a, uf b, uf c) { return _mm256_fnmadd_ps(a, b, c); }
-U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
-{
-    float t[8];
-    _mm256_storeu_ps(t, v);
-    for (long i = 0; i < n && i < 8; i++)
-        y[i] = bias ? t[i] + bias[i] : t[i];
-}
-#endif
-
-/* Zero point that the dot must be corrected by, and what pairs must be where it needs none. */
-#define MM_ZERO(X) (MM_SIGNED && X##_ZERO == 128 ? 0 : X##_ZERO)
-#define MM_CENTRE(X) (MM_SIGNED && X##_ZERO == 128 ? 17 * 128 >> U_DROP(X##_BITS) : 0)
 
 /* The sums of one block of 32 columns and one token as f32, out[0] of all or of the first sixteen columns, out[1] of the others
  * where X_SPLIT. Q22: from high, middle (e, f) and low bytes (g); Q12: from own bytes (e) and what pairs share (f). The correction for
@@ -48,15 +28,15 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
 #define MM_SUMS22(X, w, at, meta, out)                                                              \
     do {                                                                                            \
         mm_i e[2] = {mm_seti(0), mm_seti(0)}, f[2], g[2];                                           \
-        f[0] = mm_seti(-MM_ZERO(X) * (X##_SPLIT ? (meta)->z[0] : (meta)->z_all));                   \
-        f[1] = mm_seti(-MM_ZERO(X) * (meta)->z[1]);                                                 \
-        g[0] = mm_seti(-MM_ZERO(X) * (X##_SPLIT ? (meta)->z_lo[0] : (meta)->z_lo[0] + (meta)->z_lo[1])); \
-        g[1] = mm_seti(-MM_ZERO(X) * (meta)->z_lo[1]);                                              \
+        f[0] = mm_seti(-X##_ZERO * (X##_SPLIT ? (meta)->z[0] : (meta)->z_all));                     \
+        f[1] = mm_seti(-X##_ZERO * (meta)->z[1]);                                                   \
+        g[0] = mm_seti(-X##_ZERO * (X##_SPLIT ? (meta)->z_lo[0] : (meta)->z_lo[0] + (meta)->z_lo[1])); \
+        g[1] = mm_seti(-X##_ZERO * (meta)->z_lo[1]);                                                \
         for (int k = 0; k < 8; k++) {                                                               \
             int i = X##_SPLIT ? k / 4 : 0;                                                          \
-            e[i] = mm_dot(e[i], w[k], (at) + 4 * k, X##_ZERO);                                      \
-            f[i] = mm_dot(f[i], w[k], (at) + 32 + 4 * k, X##_ZERO);                                 \
-            g[i] = mm_dot(g[i], w[k], (at) + 64 + 4 * k, X##_ZERO);                                 \
+            e[i] = mm_dot(e[i], w[k], (at) + 4 * k);                                                \
+            f[i] = mm_dot(f[i], w[k], (at) + 32 + 4 * k);                                           \
+            g[i] = mm_dot(g[i], w[k], (at) + 64 + 4 * k);                                           \
         }                                                                                           \
         for (int i = 0; i <= X##_SPLIT; i++)                                                        \
             out[i] = mm_fma(u_cvt32(mm_addi(u_shl32(e[i], 7), f[i])), u_setf(128), u_cvt32(g[i]));  \
@@ -65,12 +45,12 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
 #define MM_SUMS12(X, w, p, at, meta, out)                                                           \
     do {                                                                                            \
         mm_i e[2] = {mm_seti(0), mm_seti(0)}, f[2];                                                 \
-        f[0] = mm_seti(-(MM_ZERO(X) >> U_DROP(X##_BITS)) * (X##_SPLIT ? (meta)->z[0] : (meta)->z_all)); \
-        f[1] = mm_seti(-(MM_ZERO(X) >> U_DROP(X##_BITS)) * (meta)->z[1]);                           \
+        f[0] = mm_seti(-(X##_ZERO >> U_DROP(X##_BITS)) * (X##_SPLIT ? (meta)->z[0] : (meta)->z_all)); \
+        f[1] = mm_seti(-(X##_ZERO >> U_DROP(X##_BITS)) * (meta)->z[1]);                             \
         for (int k = 0; k < 8; k++)                                                                 \
-            e[X##_SPLIT ? k / 4 : 0] = mm_dot(e[X##_SPLIT ? k / 4 : 0], w[k], (at) + 4 * k, X##_ZERO); \
+            e[X##_SPLIT ? k / 4 : 0] = mm_dot(e[X##_SPLIT ? k / 4 : 0], w[k], (at) + 4 * k);        \
         for (int g = 0; g < 4; g++)                                                                 \
-            f[X##_SPLIT ? g / 2 : 0] = mm_dot_pairs(f[X##_SPLIT ? g / 2 : 0], p[g], (at) + 32 + 4 * g, X##_BITS, MM_CENTRE(X)); \
+            f[X##_SPLIT ? g / 2 : 0] = mm_dot(f[X##_SPLIT ? g / 2 : 0], p[g], (at) + 32 + 4 * g);   \
         for (int i = 0; i <= X##_SPLIT; i++)                                                        \
             out[i] = u_cvt32(mm_addi(u_shl32(e[i], 8), u_shl32(f[i], U_DROP(X##_BITS))));           \
     } while (0)
@@ -148,7 +128,7 @@ typedef struct mm_task {
     MM_FN(X, mm22, (X##_rows22_1, X##_rows22_2, X##_rows22_max), SUB, SB, CPU_Q22)                  \
     MM_FN(X, mm12, (X##_rows12_1, X##_rows12_2, X##_rows12_max), SUB, SB, CPU_Q12)
 
-#define MM_ROWS(X, name, form, n) \
+#define MM_ROWS(X, name, form, n)                                                                   \
     __attribute__((noinline)) static void X##_##name(const mm_task *k, int h) { X##_rows(k, form, n, h); }
 
 typedef void (*mm_rows)(const mm_task *k, int h);
@@ -181,8 +161,8 @@ static void mm_all(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, l
 #define MM_UNWRAP(a, b, c) {a, b, c}
 #define MM_FN(X, name, kernels, SUB, SB, form)                                                                                    \
     static void X##_##name(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch) \
-    {                                                                                                                            \
-        static const mm_rows rows[3] = MM_UNWRAP kernels;                                                                        \
-        (void)scratch;                                                                                                           \
-        mm_all(p, x, y, ldy, n_row, bias, rows, SUB, SB, form);                                                                       \
+    {                                                                                               \
+        static const mm_rows rows[3] = MM_UNWRAP kernels;                                           \
+        (void)scratch;                                                                              \
+        mm_all(p, x, y, ldy, n_row, bias, rows, SUB, SB, form);                                     \
     }

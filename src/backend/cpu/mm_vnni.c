@@ -1,23 +1,14 @@
 /* mm_vnni: sixteen rows x one, two or eight tokens a pass, VPDPBUSD. A line of a panel is one register. */
 #include "backend/cpu/unpack.h"
 
-#define MM_SIGNED 0
 #define MM_MAX 8
 
 /* a: four activations, broadcast to every row. */
-static inline __attribute__((always_inline)) __m512i mm_dot(__m512i acc, __m512i w, const int8_t *a, int zero)
+static inline __attribute__((always_inline)) __m512i mm_dot(__m512i acc, __m512i w, const int8_t *a)
 {
     int32_t v;
-    (void)zero;
     __builtin_memcpy(&v, a, 4);
     return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(v));
-}
-
-static inline __attribute__((always_inline)) __m512i mm_dot_pairs(__m512i acc, __m512i p, const int8_t *a, int bits, int centre)
-{
-    (void)bits;
-    (void)centre; /* 0: bytes are unsigned here */
-    return mm_dot(acc, p, a, 0);
 }
 
 #include "backend/cpu/mm_body.h"

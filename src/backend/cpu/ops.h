@@ -8,7 +8,7 @@
 
 /* Activations as integers: a block of 32 values is x = d * n, and a product is the exact integer sum of w * n in 32 bits
  * times both factors. n has more bits than the multipliers' bytes: one byte a value would be off by half a percent, which
- * layers add up to a few percent of a logit. Two forms, chosen once a plan:
+ * layers add up to a few percent of a logit. Two forms, chosen by where a value goes (exec.c):
  * CPU_Q22: n = 16384 * hi + 128 * mid + lo, |n| <= 2080768, three signed bytes a value: 32 hi, 32 mid, 32 lo. A product is the
  *   exact sum of w * (128 * hi + mid) and that of w * lo, each made f32, the first times 128 added to the second.
  * CPU_Q12: columns c and c + 8 of each sixteen are a pair (i, j), and share one further byte t beside their own bytes:
