@@ -1,5 +1,5 @@
 /* mm_bench: products of packed panels alone, by the thread's own CPU time, so that a busy machine spoils little.
- * usage: mm_bench FORMAT COLUMNS ROWS TOKENS [avx2|vnni|amx [22|12]]     FORMAT: Q4_K, Q8_0, ... as in a GGUF file
+ * usage: mm_bench FORMAT COLUMNS ROWS TOKENS [avx2|vnni|amx [22|12 [AHEAD]]]     FORMAT: Q4_K, Q8_0, ... as in a GGUF file
  * build: gcc -O2 -std=gnu17 -Iinclude -Isrc tests/tools/mm_bench.c build/libimp.a -lm -pthread -o mm_bench */
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,7 +46,7 @@ int main(int argc, char **argv)
             mm = KERNELS[i].mm;
     cpu_qform form = argc > 6 && strcmp(argv[6], "22") == 0 ? CPU_Q22 : CPU_Q12;
     if (!pk || cols < 256 || cols % 256 || rows < 16 || n_tok < 1) {
-        fputs("usage: mm_bench FORMAT COLUMNS ROWS TOKENS [avx2|vnni|amx [22|12]]   (columns: a multiple of 256)\n", stderr);
+        fputs("usage: mm_bench FORMAT COLUMNS ROWS TOKENS [avx2|vnni|amx [22|12 [AHEAD]]]   (columns: a multiple of 256)\n", stderr);
         return 2;
     }
     uint64_t panel = ((uint64_t)cols / pk->values * (pk->q_bytes + pk->s_bytes) + 63) / 64 * 64, n = panel * (uint64_t)((rows + 15) / 16);
