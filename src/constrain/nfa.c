@@ -88,6 +88,9 @@ typedef struct build {
     bool hit;                    /* it holds MATCH */
 } build;
 
+/* A closure stops at such a node and holds it; the others are passed through. */
+static bool is_stop(nfa_op op) { return op != N_SPLIT && op != N_BOL && op != N_MATCH && op != N_FAIL; }
+
 static void closure_add(build *b, uint32_t q, bool bol)
 {
     uint32_t sp = 0;
@@ -175,6 +178,11 @@ static uint32_t intern(build *b, dstates *d, bool search, bool start)
                 s.s[j] = s.s[j - 1];
             s.s[j] = v;
         }
+    } else if (s.n > b->m.n / 32) { /* most of the nodes: their marks stand in order already */
+        uint32_t n = 0;
+        for (uint32_t q = 0; q < b->m.n; q++)
+            if (b->mark[q] == b->stamp && is_stop(b->m.node[q].op))
+                s.s[n++] = q;
     } else {
         qsort(s.s, s.n, sizeof *s.s, by_u32);
     }

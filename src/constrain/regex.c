@@ -27,8 +27,33 @@ re_node *re_new(cc *c, re_op op, re_node *a, re_node *b)
     return r;
 }
 
+/* n * k rounds, INF where either has no end; too many to be one repeat: 0 rounds of a repeat that has some. */
+static uint32_t rounds(uint32_t n, uint32_t k)
+{
+    if (!n || !k)
+        return 0;
+    return n == INF || k == INF ? INF : (uint64_t)n * k <= RE_REPEAT ? n * k : 0;
+}
+
+/* Counts of counts, x{a,b}{min,max}, are one count of x where no number between is left out: written out they would be
+ * thousands of ways to the same text, each state a set of all that are left. */
+static bool fold_counts(const re_node *a, uint32_t *min, uint32_t *max)
+{
+    if (a->op != RE_REP)
+        return false;
+    bool gap = *max > *min && (a->max == INF && *min ? false : (uint64_t)a->min * (*min + 1ull) > (a->max == INF ? 0 : (uint64_t)a->max * *min) + 1);
+    uint32_t lo = rounds(a->min, *min), hi = rounds(a->max, *max);
+    if (gap || (!lo && a->min && *min) || (!hi && a->max && *max))
+        return false;
+    *min = lo;
+    *max = hi;
+    return true;
+}
+
 re_node *re_rep(cc *c, re_node *a, uint32_t min, uint32_t max)
 {
+    if (fold_counts(a, &min, &max))
+        a = a->a;
     re_node *r = re_new(c, RE_REP, a, NULL);
     r->min = min;
     r->max = max;

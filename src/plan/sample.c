@@ -115,13 +115,10 @@ static void apply_sparse(float *l, int32_t n_vocab, const sample_row_in *in)
             l[id] = l[id] > 0 ? l[id] / p->repeat_penalty : l[id] * p->repeat_penalty;
         l[id] -= p->frequency_penalty * (float)in->count[i].n + p->presence_penalty;
     }
-    if (!in->mask)
-        return;
-    for (int32_t w = 0; w < n_vocab; w += 32)
-        if (in->mask[w >> 5] != UINT32_MAX) /* words with all bits are many in the masks of strings */
-            for (int32_t i = w; i < n_vocab && i < w + 32; i++)
-                if (!(in->mask[i >> 5] >> (i & 31) & 1))
-                    l[i] = -INFINITY;
+    if (in->mask)
+        for (int32_t i = 0; i < n_vocab; i++)
+            if (!(in->mask[i >> 5] >> (i & 31) & 1))
+                l[i] = -INFINITY;
 }
 
 /* Largest finite value and its lowest index; -1 when there is none. */

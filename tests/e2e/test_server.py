@@ -179,6 +179,14 @@ def test_constraints(server):
 FIXED = "(red|blue) is the colour of the [a-c]{2} house, and the number is [0-9]{3}\\."
 
 
+@pytest.mark.parametrize("regex", [".{24}", "[a-f]{24}", "[^a-zA-Z]{24}", "(x|yy|[0-9 ])+"])
+def test_greedy_under_a_mask_is_the_reference_choice(server, regex):
+    """With log-probabilities the reference sampler chooses, without them the threads' shared search does."""
+    for prompt in ("The", "1, 2", "Once upon a time"):
+        body = {**P, "prompt": prompt, "guided_regex": regex, "temperature": 0, "max_tokens": 24, "ignore_eos": False}
+        assert server.post(COMPLETIONS, body)["choices"][0]["text"] == server.post(COMPLETIONS, {**body, "logprobs": 1})["choices"][0]["text"]
+
+
 def test_constraints_with_choices_logprobs_and_stops(server):
     body = {**P, "guided_regex": FIXED, "ignore_eos": False, "max_tokens": 200, "temperature": 1.3, "seed": 5, "n": 3}
     plain = server.post(COMPLETIONS, body)

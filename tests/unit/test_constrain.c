@@ -124,6 +124,12 @@ static const row regexes[] = {
     {"[^\\x00-\\x7f]{2}", {"\xc3\xa9\xe6\x97\xa5"}, {"\xc3\xa9", "ab", "\xc3"}},
     {"a{0,65536}", {"", "aaa"}, {"b"}},
     {"(a|b)*?c(?:d|)", {"abcd", "c"}, {"ab"}},
+    /* counts of counts: one count where nothing between is left out */
+    {"^((ab){2,3}){2}$", {"abababab", "abababababab"}, {"ababab", "ababababababab"}},
+    {"^(a{3}){1,2}$", {"aaa", "aaaaaa"}, {"aaaa", "aaaaa"}},
+    {"^(a{2,3}){0,2}$", {"", "aa"}, {"a", "aaaaaaa"}},
+    {"^(a{2,3})+$", {"aa", "aaaaaaaaaaaaa"}, {"", "a"}},
+    {"^(ok|B{0,40}{213})$", {"ok", "BBBBBBBBB"}, {"okB", "o"}},
 };
 
 static void test_regexes(void **st)
