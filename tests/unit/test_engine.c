@@ -14,6 +14,7 @@
 
 #include "base/mem.h"
 #include "imp.h"
+#include "open_model.h"
 
 #define N_SEQ 8
 #define MAX_OUT 96
@@ -43,15 +44,6 @@ static void on_event(void *user, const imp_event *ev)
         o->n_done++;
         snprintf(o->message, sizeof o->message, "%s", ev->message ? ev->message : "");
     }
-}
-
-static imp_model *open_model(const char *path)
-{
-    imp_err e = {0};
-    imp_model *m = NULL;
-    if (imp_model_open(path, NULL, &m, &e) != IMP_OK)
-        fail_msg("%s", e.message);
-    return m;
 }
 
 static imp_engine *open_engine(imp_model *m, int32_t threads, uint32_t chunk, uint32_t block, bool shuffle, uint32_t n_seq, uint32_t n_ticket)

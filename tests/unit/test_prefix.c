@@ -14,6 +14,7 @@
 
 #include "engine/prefix.h"
 #include "imp.h"
+#include "open_model.h"
 
 static uint64_t random_state = 1;
 static uint32_t rnd(uint32_t n)
@@ -261,15 +262,6 @@ static void on_event(void *user, const imp_event *ev)
             o->n_cached = ev->timing.n_cached;
         snprintf(o->message, sizeof o->message, "%s", ev->message ? ev->message : "");
     }
-}
-
-static imp_model *open_model(const char *path)
-{
-    imp_err e = {0};
-    imp_model *m = NULL;
-    if (imp_model_open(path, NULL, &m, &e) != IMP_OK)
-        fail_msg("%s", e.message);
-    return m;
 }
 
 typedef struct how {
