@@ -15,7 +15,7 @@ static void config(cfg *k, model_config *c)
         return;
     cfg_rope(k, c, c->d_head, &c->rope[0]);
     cfg_act(k, c, ACT_GELU_TANH);
-    c->tied = true;
+    c->tied = cfg_tied(k, true);
     c->post_norm = true;
     c->norm_plus_one = !k->gguf; /* the converter folds the one in */
     c->embed_scale = sqrtf((float)c->n_hidden);

@@ -9,8 +9,15 @@ static const tensor_name names[] = {
     {NULL, NULL, NULL},
 };
 
+/* Published text_configs of the 4B, 12B and 27B leave out what equals their class. */
+static const cfg_default absent[] = {
+    {"vocab_size", 262208}, {"num_attention_heads", 8}, {"num_key_value_heads", 4}, {"head_dim", 256},
+    {"max_position_embeddings", 131072}, {NULL, 0},
+};
+
 static void config(cfg *k, model_config *c)
 {
+    k->absent = k->nest[0] ? absent : NULL;
     cfg_common(k, c);
     if (k->status != IMP_OK)
         return;
@@ -24,7 +31,7 @@ static void config(cfg *k, model_config *c)
     meta_str local = cfg_str(k, NULL, "rope_parameters.sliding_attention.rope_type", "default");
     if (!cfg_str_is(local, "default"))
         cfg_fail(k, "key rope_parameters.sliding_attention.rope_type: only default is supported");
-    c->tied = !mf_tensor_find(k->mf, k->gguf ? "output.weight" : "lm_head.weight");
+    c->tied = cfg_tied(k, true);
     c->qk_norm = true;
     c->post_norm = true;
     c->norm_plus_one = !k->gguf;
@@ -36,7 +43,8 @@ static void config(cfg *k, model_config *c)
     c->attn_softcap = (float)cfg_float(k, "attn_logit_softcapping", "attn_logit_softcapping", 0);
     c->final_softcap = (float)cfg_float(k, "final_logit_softcapping", "final_logit_softcapping", 0);
     c->window = (uint32_t)cfg_int(k, "attention.sliding_window", "sliding_window", 0, 1 << 30, 1024);
-    uint32_t pattern = (uint32_t)cfg_int(k, "attention.sliding_window_pattern", "sliding_window_pattern", 1, 1024, 6);
+    int64_t newer = cfg_int(k, NULL, "_sliding_window_pattern", 1, 1024, 6);
+    uint32_t pattern = (uint32_t)cfg_int(k, "attention.sliding_window_pattern", "sliding_window_pattern", 1, 1024, newer);
     if (cfg_bool(k, NULL, "use_bidirectional_attention", false))
         cfg_fail(k, "key use_bidirectional_attention: only false is supported");
     for (uint32_t i = 0; i < c->n_layer; i++) {
@@ -46,12 +54,16 @@ static void config(cfg *k, model_config *c)
     }
 }
 
-static const char *const harmless[] = {"cache_implementation", "*_sliding_window_pattern", "gemma3.mm.tokens_per_image", NULL};
+static const char *const harmless[] = {"cache_implementation", "gemma3.mm.tokens_per_image", "mm_tokens_per_image", "boi_token_index",
+                                       "eoi_token_index", "image_token_index", "vision_config*", NULL};
+static const char *const ignored[] = {"vision_tower.*", "multi_modal_projector.*", "model.vision_tower.*",
+                                      "model.multi_modal_projector.*", NULL};
 
 const arch_def arch_gemma3 = {
     .title = "Gemma 3",
-    .names = {"gemma3", "Gemma3ForCausalLM"},
+    .names = {"gemma3", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"},
     .tensor = names,
     .harmless = harmless,
+    .ignored_tensor = ignored,
     .config = config,
 };

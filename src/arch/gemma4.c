@@ -78,17 +78,26 @@ static void share_kv(cfg *k, model_config *c)
     }
 }
 
-/* Head width of the global layers: a key of its own, or the first global layer's entry in transformers 5's files. */
-static uint32_t global_width(cfg *k, model_config *c)
+/* What transformers 5 writes where layer i differs from the rest; it pads layer numbers with zeros to the widest of them. */
+static int64_t own_int(cfg *k, uint32_t i, const char *name, int64_t max, int64_t dflt)
 {
-    uint32_t d = (uint32_t)cfg_int(k, NULL, "global_head_dim", 1, 4096, c->d_head);
-    for (uint32_t i = 0; i < c->n_layer; i++) {
-        char key[64];
-        snprintf(key, sizeof key, "per_layer_config.%u.head_dim", i);
-        if (is_global(k, i))
-            return (uint32_t)cfg_int(k, NULL, key, 1, 4096, d);
+    char key[64];
+    for (int width = 1; width <= 4; width++) {
+        snprintf(key, sizeof key, "per_layer_config.%0*u.%s", width, i, name);
+        if (cfg_has(k, NULL, key))
+            return cfg_int(k, NULL, key, 1, max, dflt);
     }
-    return d;
+    return dflt;
+}
+
+/* Head width and key heads of global layers that say nothing of their own: where any layer does, they are as the others. */
+static void global_shape(cfg *k, const model_config *c, bool k_eq_v, uint32_t *width, uint32_t *n_kv)
+{
+    bool by_layer = false;
+    for (uint32_t i = 0; i < c->n_layer && !by_layer; i++)
+        by_layer = own_int(k, i, "head_dim", 4096, 0) || own_int(k, i, "num_key_value_heads", 65536, 0);
+    *width = by_layer ? c->d_head : (uint32_t)cfg_int(k, NULL, "global_head_dim", 1, 4096, 512);
+    *n_kv = by_layer || !k_eq_v ? 0 : (uint32_t)cfg_int(k, NULL, "num_global_key_value_heads", 1, 65536, 0);
 }
 
 static void config(cfg *k, model_config *c)
@@ -97,13 +106,20 @@ static void config(cfg *k, model_config *c)
     if (k->status != IMP_OK)
         return;
     cfg_act(k, c, ACT_GELU_TANH);
-    uint32_t d_global = k->gguf ? c->d_head : global_width(k, c);
-    uint32_t d_local = (uint32_t)cfg_int(k, "attention.key_length_swa", "head_dim", 1, 4096, c->d_head);
-    uint32_t kv_global = (uint32_t)cfg_int(k, NULL, "num_global_key_value_heads", 1, 65536, c->n_kv_head ? c->n_kv_head : 1);
     bool k_eq_v = cfg_bool(k, NULL, "attention_k_eq_v", false);
+    uint32_t d_local = (uint32_t)cfg_int(k, "attention.key_length_swa", "head_dim", 1, 4096, c->d_head);
+    uint32_t d_global = c->d_head, kv_global = 0, widest;
+    if (!k->gguf)
+        global_shape(k, c, k_eq_v, &d_global, &kv_global);
+    widest = d_global; /* of the global layers, which share one rotation */
+    for (uint32_t i = 0; i < c->n_layer && !k->gguf; i++)
+        if (is_global(k, i)) {
+            widest = (uint32_t)own_int(k, i, "head_dim", 4096, d_global);
+            break;
+        }
     cfg_int(k, "attention.value_length_swa", NULL, 1, 4096, d_local);
-    ropes(k, c, d_global, d_local);
-    c->tied = true;
+    ropes(k, c, widest, d_local);
+    c->tied = cfg_tied(k, true);
     c->embed_scale = sqrtf((float)c->n_hidden);
     c->final_softcap = (float)cfg_float(k, "final_logit_softcapping", "final_logit_softcapping", 0);
     c->window = (uint32_t)cfg_int(k, "attention.sliding_window", "sliding_window", 1, 1 << 30, 512);
@@ -115,17 +131,15 @@ static void config(cfg *k, model_config *c)
     for (uint32_t i = 0; i < c->n_layer && k->status == IMP_OK; i++) {
         layer_config *l = &c->layer[i];
         bool global = is_global(k, i);
-        char v[64], own_d[64], own_kv[64]; /* transformers 5 writes what differs layer by layer */
+        char v[64];
         snprintf(v, sizeof v, "blk.%u.attn_v.weight", i);
-        snprintf(own_d, sizeof own_d, "per_layer_config.%u.head_dim", i);
-        snprintf(own_kv, sizeof own_kv, "per_layer_config.%u.num_key_value_heads", i);
         l->window = global ? 0 : c->window;
         l->rope = global ? 0 : 1;
-        l->d_k = l->d_v = (uint32_t)cfg_int(k, NULL, own_d, 1, 4096, global ? d_global : d_local);
+        l->d_k = l->d_v = (uint32_t)own_int(k, i, "head_dim", 4096, global ? d_global : d_local);
         if (global && c->rope[0].rot > l->d_k)
             cfg_fail(k, "rotation: wanted at most %u columns, got %u", l->d_k, c->rope[0].rot);
         if (!k->gguf)
-            l->n_kv_head = (uint32_t)cfg_int(k, NULL, own_kv, 1, 65536, global ? kv_global : l->n_kv_head);
+            l->n_kv_head = (uint32_t)own_int(k, i, "num_key_value_heads", 65536, global && kv_global ? kv_global : l->n_kv_head);
         l->v_is_k = global && (k->gguf ? !mf_tensor_find(k->mf, v) : k_eq_v);
         if (l->n_kv_head == 0 || l->n_head % l->n_kv_head)
             cfg_fail(k, "key num_key_value_heads: layer %u: wanted a divisor of %u, got %u", i, l->n_head, l->n_kv_head);
@@ -216,11 +230,12 @@ static const char *const harmless[] = {
     "audio_config*", "audio_token_id", "boa_token_id", "boi_token_id", "eoa_token_index", "eoa_token_id", "eoi_token_id", "image_token_id",
     "video_token_id", "vision_config*", "vision_soft_tokens_per_image", "use_bidirectional_attention",
     "vocab_size_per_layer_input", "num_global_key_value_heads", "attention_k_eq_v", NULL};
-static const char *const ignored[] = {"model.embed_vision.*", "model.vision_tower.*", "model.audio_tower.*", "model.embed_audio.*", NULL};
+static const char *const ignored[] = {"model.embed_vision.*", "model.vision_embedder.*", "model.vision_tower.*", "model.audio_tower.*",
+                                      "model.embed_audio.*", NULL};
 
 const arch_def arch_gemma4 = {
     .title = "Gemma 4",
-    .names = {"gemma4", "Gemma4ForConditionalGeneration", "Gemma4ForCausalLM"},
+    .names = {"gemma4", "Gemma4ForConditionalGeneration", "Gemma4ForCausalLM", "Gemma4UnifiedForConditionalGeneration"},
     .tensor = names,
     .harmless = harmless,
     .ignored_tensor = ignored,

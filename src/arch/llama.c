@@ -7,6 +7,7 @@ static void config(cfg *k, model_config *c)
     if (k->status != IMP_OK)
         return;
     cfg_rope(k, c, c->d_head, &c->rope[0]);
+    cfg_only_bool(k, "rope_interleaved", false); /* SmolLM 2 */
     c->rope[0].interleaved = k->gguf; /* the converter permutes q and k rows; Hugging Face's weights are not */
     c->qkv_bias = c->o_bias = cfg_bias(k, "attention_bias", "blk.0.attn_q.bias");
     c->mlp_bias = cfg_bias(k, "mlp_bias", "blk.0.ffn_gate.bias");
@@ -30,7 +31,8 @@ static const tensor_name names[] = {
 };
 
 static const char *const harmless[] = {"llama.attention.layer_norm_epsilon", "llama.rope.scaling.finetuned", "output_router_logits",
-                                       "router_aux_loss_coef", "router_jitter_noise", NULL};
+                                       "router_aux_loss_coef", "router_jitter_noise", "is_llama_config", "max_sequence_length",
+                                       "llama.tensor_data_layout", NULL};
 
 const arch_def arch_llama = {
     .title = "Llama, Mistral, Mixtral",

@@ -31,6 +31,7 @@ static const tensor_name names[] = {
     {"ffn_shexp_down", "blk.%d.ffn_down_shexp.weight", HF "mixer.shared_experts.down_proj.weight"},
     {"ffn_latent_in", "blk.%d.ffn_latent_down.weight", HF "mixer.fc1_latent_proj.weight"},
     {"ffn_latent_out", "blk.%d.ffn_latent_up.weight", HF "mixer.fc2_latent_proj.weight"},
+    {"next_proj", NULL, NULL}, /* its module is not built: known and left out */
     {NULL, NULL, NULL},
 };
 
@@ -91,7 +92,10 @@ static void config(cfg *k, model_config *c)
         return;
     double eps = cfg_float(k, "attention.layer_norm_epsilon", "layer_norm_epsilon", 1e-5); /* its norms are RMS whatever the key says */
     c->norm_eps = (float)cfg_float(k, "attention.layer_norm_rms_epsilon", "norm_eps", eps);
-    c->act = ACT_RELU2;
+    cfg_act(k, c, ACT_RELU2);
+    cfg_next(k, c, "nextn_predict_layers", NULL);
+    static const char *const silu[] = {"silu", "swish", NULL};
+    cfg_only_str(k, "mamba_hidden_act", silu);
     if (!cfg_has(k, "attention.key_length", "head_dim")) /* the first ones' word for it */
         c->d_head = (uint32_t)cfg_int(k, NULL, "attention_head_dim", 1, 4096, c->d_head);
     for (uint32_t i = 0; i < c->n_layer; i++)
@@ -132,11 +136,12 @@ static void layer(build *b, int32_t i, plan_reg *x)
 }
 
 static const char *const harmless[] = {
-    "chunk_size", "expand", "hidden_dropout", "num_hidden_layers", "layers_block_type", "layer_types", "mamba_hidden_act", "mamba_ssm_cache_dtype", "moe_shared_expert_overlap", "mtp_*",
-    "num_logits_to_keep", "num_nextn_predict_layers", "rescale_prenorm_residual", "residual_in_fp32", "sliding_window", "time_step_*",
-    "use_mamba_kernels", "output_router_logits", "norm_eps", "n_shared_experts", "rope_theta", "partial_rotary_factor", "intermediate_size",
-    "max_position_embeddings", "nemotron_h_moe.rope.*", "nemotron_h.rope.*", "nemotron_h_moe.attention.layer_norm_epsilon",
-    "nemotron_h.attention.layer_norm_epsilon", "mamba_dt_*", "use_cache", "expert_gating_func", NULL};
+    "chunk_size", "expand", "hidden_dropout", "num_hidden_layers", "layers_block_type", "layer_types", "attention_head_dim",
+    "mamba_ssm_cache_dtype", "moe_shared_expert_overlap", "mtp_*", "num_logits_to_keep", "num_nextn_predict_layers",
+    "rescale_prenorm_residual", "residual_in_fp32", "sliding_window", "time_step_*", "use_mamba_kernels", "output_router_logits", "norm_eps",
+    "n_shared_experts", "rope_theta", "partial_rotary_factor", "intermediate_size", "max_position_embeddings", "nemotron_h_moe.rope.*",
+    "nemotron_h.rope.*", "nemotron_h_moe.attention.layer_norm_epsilon", "nemotron_h.attention.layer_norm_epsilon", "mamba_dt_*",
+    "expert_gating_func", NULL};
 static const char *const ignored[] = {"mtp.*", NULL};
 
 const arch_def arch_nemotron_h = {

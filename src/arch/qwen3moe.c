@@ -14,6 +14,9 @@ static void config(cfg *k, model_config *c)
     if (cfg_bool(k, NULL, "use_sliding_window", false)) /* all layers alike, whatever max_window_layers says */
         c->window = (uint32_t)cfg_int(k, NULL, "sliding_window", 0, 1 << 30, 4096);
     cfg_moe_layers(k, c);
+    cfg_only_bool(k, "use_qk_norm", true); /* these three: the 480B Coder's */
+    cfg_only_bool(k, "qkv_bias", false);
+    cfg_only(k, "expert_shared_feed_forward_length", "shared_expert_intermediate_size", 0);
     for (uint32_t i = 0; i < c->n_layer; i++)
         c->layer[i].window = c->window;
 }

@@ -6,6 +6,7 @@ static void config(cfg *k, model_config *c)
     cfg_common(k, c);
     if (k->status != IMP_OK)
         return;
+    c->tied = cfg_tied(k, true);
     cfg_rope(k, c, c->d_head, &c->rope[0]);
     c->rope[0].interleaved = k->gguf; /* the converter permutes q and k as for Llama */
     const meta_value *rotates = cfg_value(k, NULL, "no_rope_layers"); /* despite its name: 1 = rotates */

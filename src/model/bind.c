@@ -327,17 +327,25 @@ static bool matches(const char *const *list, const char *name)
 static const char *const harmless_gguf[] = {
     "general.*", "tokenizer.*", "split.*", "quantize.*", "imatrix.*", "GGUF.*", "sampling.*", NULL,
 };
+/* Every configuration of transformers may carry these, at the top or in text_config: how a model was trained or is to be sampled
+ * from, what a task or another framework makes of it. Matched without "text_config.". */
 static const char *const harmless_hf[] = {
-    "architectures*", "model_type", "text_config.model_type", "torch_dtype", "dtype", "text_config.torch_dtype", "text_config.dtype",
-    "transformers_version", "text_config.transformers_version", "*bos_token_id", "*eos_token_id", "*pad_token_id",
-    "*initializer_range", "*use_cache", "*attention_dropout", "_name_or_path", "auto_map*", "*_attn_implementation",
-    "*pretraining_tp", "generation_config.*", "*unk_token_id", "*decoder_start_token_id", "*sep_token_id",
-    "*return_dict", "*output_hidden_states", "*output_attentions", "*is_encoder_decoder", "*cross_attention_hidden_size",
-    "*add_cross_attention", "*tie_encoder_decoder", "*chunk_size_feed_forward", "*problem_type", "*tie_word_embeddings",
-    "*hidden_dropout", "*resid_pdrop", "*embd_pdrop", "*head_dim", "quantization_config*", "compression_config*", "hf_quant_config*", "*id2label*",
-    "*label2id*", "*max_window_layers", "*attention_bias", "*mlp_bias", NULL,
+    "architectures*", "model_type", "torch_dtype", "dtype", "transformers_version", "*bos_token_id", "*eos_token_id", "*pad_token_id",
+    "*unk_token_id", "*sep_token_id", "decoder_start_token_id", "_name_or_path", "auto_map*", "initializer_range", "use_cache",
+    "attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "*_attn_implementation", "_attn_implementation_autoset",
+    "pretraining_tp", "return_dict", "output_hidden_states", "output_attentions", "is_encoder_decoder", "is_decoder",
+    "cross_attention_hidden_size", "add_cross_attention", "tie_encoder_decoder", "chunk_size_feed_forward", "problem_type",
+    "tie_word_embeddings", "head_dim", "max_window_layers", "attention_bias", "mlp_bias", "id2label.*", "label2id.*",
+    "finetuning_task", "task_specific_params*", "pruned_heads*", "tokenizer_class", "prefix", "torchscript", "use_bfloat16", "tf_legacy_loss",
+    "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k",
+    "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids",
+    "num_return_sequences", "output_scores", "return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty",
+    "suppress_tokens", "begin_suppress_tokens", "transformers.js_config.*", "unsloth_fixed", "unsloth_version", "generation_config.*",
+    "quantization_config*", "compression_config*", "hf_quant_config*", NULL,
 };
-static const char *const ignored_tensors[] = {"*.rotary_emb.inv_freq", "*.attn_rot_embd", "rope_freqs.weight", NULL};
+/* Rotations that are computed, and scales of quantised caches where they lie beside no weight; imp's caches need none. */
+static const char *const ignored_tensors[] = {"*.rotary_emb.inv_freq", "*.attn_rot_embd", "rope_freqs.weight", "*.self_attn.q_scale",
+                                              "*.self_attn.k_scale", "*.self_attn.v_scale", "*.kv_scale", NULL};
 
 /* A tensor of a multi-token-prediction module that its plan has no use for: those that the configuration counts come after
  * the text's layers. A module that was planned may still hold copies of the embedding and the head. */
@@ -359,7 +367,7 @@ imp_status bind_check_all(build *b)
     for (size_t i = 0; i < mf_meta_count(b->mf); i++) {
         const meta_kv *kv = mf_meta_at(b->mf, i);
         const char *inner = strncmp(kv->key, "text_config.", 12) == 0 ? kv->key + 12 : kv->key; /* nested or not, the same key */
-        if (!kv->used && kv->v.type != META_NULL && !matches(gguf ? harmless_gguf : harmless_hf, kv->key) && !matches(b->arch->harmless, kv->key) &&
+        if (!kv->used && kv->v.type != META_NULL && !matches(gguf ? harmless_gguf : harmless_hf, inner) && !matches(b->arch->harmless, kv->key) &&
             !matches(b->arch->harmless, inner))
             return build_fail(b, IMP_E_UNSUPPORTED, "key %s: family %s does not read it, so the model may mean something else",
                               kv->key, b->arch->title);

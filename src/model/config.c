@@ -86,6 +86,9 @@ int64_t cfg_int(cfg *k, const char *gguf, const char *hf, int64_t min, int64_t m
     const char *name = k->gguf ? gguf : hf;
     if (v)
         return checked_int(k, name, v, min, max, dflt);
+    for (const cfg_default *d = k->gguf || !hf ? NULL : k->absent; d && d->hf; d++)
+        if (strcmp(d->hf, hf) == 0)
+            return d->value;
     if (dflt != CFG_REQUIRED)
         return dflt;
     cfg_fail(k, "key %s: missing", name ? name : hf ? hf : gguf);
@@ -172,6 +175,33 @@ bool cfg_bias(cfg *k, const char *hf, const char *tensor)
     return k->gguf ? mf_tensor_find(k->mf, tensor) != NULL : cfg_bool(k, NULL, hf, false);
 }
 
+bool cfg_tied(cfg *k, bool dflt)
+{
+    return k->gguf ? !mf_tensor_find(k->mf, "output.weight") : cfg_bool(k, NULL, "tie_word_embeddings", dflt);
+}
+
+void cfg_only(cfg *k, const char *gguf, const char *hf, double only)
+{
+    if (cfg_float(k, gguf, hf, only) != only)
+        cfg_fail(k, "key %s: only %g is supported, got %g", k->gguf ? gguf : hf, only, cfg_float(k, gguf, hf, only));
+}
+
+void cfg_only_bool(cfg *k, const char *hf, bool only)
+{
+    if (cfg_bool(k, NULL, hf, only) != only)
+        cfg_fail(k, "key %s: only %s is supported", hf, only ? "true" : "false");
+}
+
+void cfg_only_str(cfg *k, const char *hf, const char *const *only)
+{
+    meta_str s = cfg_str(k, NULL, hf, NULL);
+    for (size_t i = 0; s.s && only[i]; i++)
+        if (cfg_str_is(s, only[i]))
+            return;
+    if (s.s)
+        cfg_fail(k, "key %s: only '%s' is supported, got '%.*s'", hf, only[0], (int)(s.n < 64 ? s.n : 64), s.s);
+}
+
 /* Layers that a list spells out need no number beside it. */
 static int64_t count_layers(cfg *k)
 {
@@ -226,7 +256,7 @@ void cfg_common(cfg *k, model_config *c)
         cfg_fail(k, "key vocab_size: missing, and there is no token embedding to tell");
     c->n_vocab = (uint32_t)vocab;
     c->embed_scale = 1;
-    c->tied = k->gguf ? !mf_tensor_find(k->mf, "output.weight") : cfg_bool(k, NULL, "tie_word_embeddings", false);
+    c->tied = cfg_tied(k, false);
     cfg_act(k, c, ACT_SILU);
     if (k->status != IMP_OK)
         return;

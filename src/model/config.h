@@ -82,11 +82,17 @@ typedef struct model_config {
 /* ---- reading keys ----------------------------------------------------------------------------------------------
  * One name for both kinds of file: GGUF keys get the prefix "<architecture>.", config.json keys "text_config." when the
  * file nests them. The first failure sticks in cfg.e; getters after it return their defaults, so check once. */
+typedef struct cfg_default {
+    const char *hf;
+    int64_t value;
+} cfg_default;
+
 typedef struct cfg {
     modelfile *mf;
     bool gguf;
     const char *arch;          /* general.architecture */
     const char *nest;          /* "" or "text_config." */
+    const cfg_default *absent; /* what config.json's missing integers mean in this family; hf NULL-terminated, or NULL */
     const char *rope_kind;     /* while cfg_rope_kind reads: the kind of layer; else NULL */
     imp_err *e;
     arena *mem;                /* of the model: what rope divisors and layer tables live in */
@@ -107,6 +113,12 @@ int64_t cfg_layer_int(cfg *k, const char *gguf, const char *hf, int32_t layer, i
 bool cfg_layer_is(cfg *k, uint32_t i, const char *type, bool dflt);
 /* A number whose absence means dflt and whose null means none (0). */
 double cfg_float_or_none(cfg *k, const char *gguf, const char *hf, double dflt);
+/* Is the head the embedding? dflt: what the family's class in transformers takes when config.json is silent. */
+bool cfg_tied(cfg *k, bool dflt);
+/* A key that may only say one thing (or be absent); strings: one of a NULL-terminated list. */
+void cfg_only(cfg *k, const char *gguf, const char *hf, double only);
+void cfg_only_bool(cfg *k, const char *hf, bool only);
+void cfg_only_str(cfg *k, const char *hf, const char *const *only);
 /* Biases: a key in config.json; in GGUF the tensor itself tells. */
 bool cfg_bias(cfg *k, const char *hf, const char *tensor);
 /* Complains once, by name: "key: wanted .., got ..". */

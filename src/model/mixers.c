@@ -145,6 +145,8 @@ plan_reg piece_mamba2(build *b, int32_t layer, plan_reg x)
 /* ---- which layers are which ------------------------------------------------------------------------------------------- */
 void cfg_gdn(cfg *k, model_config *c)
 {
+    static const char *const silu[] = {"silu", "swish", NULL};
+    cfg_only_str(k, "output_gate_type", silu);
     c->gdn.n_k_head = (uint32_t)cfg_int(k, "ssm.group_count", "linear_num_key_heads", 1, 4096, CFG_REQUIRED);
     c->gdn.n_v_head = (uint32_t)cfg_int(k, "ssm.time_step_rank", "linear_num_value_heads", 1, 4096, CFG_REQUIRED);
     c->gdn.d_k = (uint32_t)cfg_int(k, "ssm.state_size", "linear_key_head_dim", 1, 4096, CFG_REQUIRED);

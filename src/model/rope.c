@@ -197,6 +197,11 @@ void cfg_rope(cfg *k, const model_config *c, uint32_t d_head, rope_config *r)
     r->beta_fast = scaling(k, "rope.scaling.yarn_beta_fast", "beta_fast", 32);
     r->beta_slow = scaling(k, "rope.scaling.yarn_beta_slow", "beta_slow", 1);
     r->attn_factor = scaling(k, "rope.scaling.attn_factor", "attention_factor", 0);
+    /* Factors beside attention_factor and beyond the ramp: vLLM multiplies by the one, llama.cpp writes both and reads neither. */
+    static const char *const one[][2] = {{"rope.scaling.yarn_attn_factor", "attn_factor"}, {"rope.scaling.yarn_ext_factor", "extrapolation_factor"}};
+    for (size_t i = 0; i < sizeof one / sizeof *one; i++)
+        if (scaling(k, one[i][0], one[i][1], 1) != 1)
+            cfg_fail(k, "key %s: only 1 is supported", one[i][!k->gguf]);
     r->mscale = scaling(k, NULL, "mscale", 0);
     r->mscale_all_dim = scaling(k, NULL, "mscale_all_dim", 0);
     r->truncate = cfg_bool(k, NULL, cfg_has(k, NULL, "rope_parameters.truncate") ? "rope_parameters.truncate" : "rope_scaling.truncate", true);

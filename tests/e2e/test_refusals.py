@@ -109,6 +109,24 @@ def test_packed_layouts_that_are_not_int4(imp, copy):
     c.refused(imp, packed, "its scales are missing")
 
 
+# What transformers, its JavaScript sibling and others write into any configuration, here with values that are nobody's default.
+GENERIC = dict(max_length=4096, min_length=1, do_sample=True, early_stopping=True, num_beams=2, num_beam_groups=2, diversity_penalty=0.5, temperature=0.6,
+               top_k=20, top_p=0.9, typical_p=0.9, repetition_penalty=1.1, length_penalty=2.0, no_repeat_ngram_size=3, num_return_sequences=2,
+               encoder_no_repeat_ngram_size=3, bad_words_ids=[[5]], output_scores=True, return_dict_in_generate=True, remove_invalid_values=True,
+               suppress_tokens=[1], begin_suppress_tokens=[2], exponential_decay_length_penalty=[3, 1.1], is_decoder=True, torchscript=True,
+               use_bfloat16=True, tf_legacy_loss=True, pruned_heads={"0": [1]}, finetuning_task="x", task_specific_params={"a": {"b": 1}},
+               tokenizer_class="X", prefix="x", id2label={"0": "A"}, label2id={"A": 0}, problem_type="x", unsloth_fixed=True,
+               unsloth_version="2026.1", _attn_implementation_autoset=True, _name_or_path="x",
+               **{"transformers.js_config": {"use_external_data_format": {"model.onnx": 1}}})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_any_file_may_say(imp, copy, name):
+    c = copy(name)
+    c.config.update(GENERIC)
+    c.taken(imp)
+
+
 # Keys of published configurations that change nothing as they stand there.
 PUBLISHED = {
     "phi3": dict(auto_map={"AutoConfig": "configuration_phi3.Phi3Config"}, embd_pdrop=0.0, resid_pdrop=0.0, attention_bias=False,
@@ -117,12 +135,16 @@ PUBLISHED = {
     "deepseek-v3": dict(aux_loss_alpha=0.001, ep_size=1, moe_layer_freq=1, seq_aux=True, scoring_func="sigmoid", topk_method="noaux_tc",
                         pretraining_tp=1, auto_map={}),
     "glm4-moe": dict(router_aux_loss_coef=0.001, output_router_logits=False, use_cache=True),
-    "qwen3-next": dict(use_sliding_window=False, full_attention_interval=4, router_aux_loss_coef=0.001, mlp_only_layers=[], decoder_sparse_step=1),
-    "qwen3-moe": dict(use_sliding_window=False, sliding_window=None, max_window_layers=48, router_aux_loss_coef=0.001, mlp_only_layers=[]),
+    "qwen3-next": dict(use_sliding_window=False, full_attention_interval=4, router_aux_loss_coef=0.001, mlp_only_layers=[], decoder_sparse_step=1,
+                       output_gate_type="swish"),
+    "qwen3-moe": dict(use_sliding_window=False, sliding_window=None, max_window_layers=48, router_aux_loss_coef=0.001, mlp_only_layers=[],
+                      qkv_bias=False, use_qk_norm=True, shared_expert_intermediate_size=0),
     "gpt-oss": dict(experts_per_token=2, initial_context_length=4096, swiglu_limit=7.0, router_aux_loss_coef=0.9),
     "nemotron-h": dict(chunk_size=128, expand=2, hidden_dropout=0.0, mamba_proj_bias=False, partial_rotary_factor=1.0, rope_theta=10000,
-                       residual_in_fp32=False, rescale_prenorm_residual=True, sliding_window=None, num_logits_to_keep=1, time_step_rank=None),
+                       residual_in_fp32=False, rescale_prenorm_residual=True, sliding_window=None, num_logits_to_keep=1, time_step_rank=None,
+                       mamba_hidden_act="silu", mlp_hidden_act="relu2", attention_head_dim=16),
     "smollm3": dict(use_sliding_window=False, sliding_window=None, max_window_layers=28, pretraining_tp=2, mlp_bias=False),
+    "llama-linear": dict(is_llama_config=True, rope_interleaved=False, max_sequence_length=4096, attn_factor=None),
 }
 
 
@@ -131,3 +153,61 @@ def test_what_published_files_say_besides(imp, copy, name):
     c = copy(name)
     c.config.update(PUBLISHED[name])
     c.taken(imp)
+
+
+def test_a_head_that_nobody_mentions(imp, copy):
+    """SmolLM3's and Gemma's classes tie the head, so their files say nothing of it; Llama's do not."""
+    c = copy("smollm3")
+    del c.config["tie_word_embeddings"]
+    c.taken(imp)
+    c = copy("phi3")
+    c.config.pop("tie_word_embeddings", None)
+    c.drop("lm_head.weight")
+    c.refused(imp, "tensor lm_head.weight: missing")
+
+
+# The same keys with a value that means another computation.
+MEANS_MORE = [("llama-linear", "rope_interleaved", True), ("qwen3-moe", "use_qk_norm", False), ("qwen3-moe", "qkv_bias", True),
+              ("qwen3-moe", "shared_expert_intermediate_size", 64), ("qwen3-next", "output_gate_type", "sigmoid"),
+              ("nemotron-h", "mamba_hidden_act", "relu"), ("nemotron-h", "mlp_hidden_act", "crelu")]
+
+
+@pytest.mark.parametrize("name,key,value", MEANS_MORE)
+def test_what_they_may_not_say(imp, copy, name, key, value):
+    c = copy(name)
+    c.config[key] = value
+    c.refused(imp, key.replace("mlp_hidden_act", "hidden_act"))
+
+
+@pytest.mark.parametrize("key", ["attn_factor", "extrapolation_factor"])
+def test_factors_of_yarn_beside_the_known(imp, copy, key):
+    c = copy("deepseek-v3")
+    home = "rope_parameters" if "rope_parameters" in c.config else "rope_scaling"
+    c.config[home].update(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)
+    c.config[home][key] = 1.0
+    c.taken(imp)
+    c.config[home][key] = 2.0
+    c.refused(imp, key, "only 1 is supported")
+
+
+def test_scales_of_a_quantised_cache_are_left_out(imp, copy):
+    """compressed-tensors keeps them beside the attention, Model Optimizer beside the projections; imp's caches need none."""
+    c = copy("phi3")
+    for name in ("self_attn.k_scale", "self_attn.v_scale", "self_attn.q_scale", "self_attn.kv_scale"):
+        c.add(f"model.layers.0.{name}", "F32", [1], 4)
+    c.taken(imp)
+    c.add("model.layers.0.self_attn.w_scale", "F32", [1], 4)
+    c.refused(imp, "self_attn.w_scale", "no place")
+
+
+def test_padded_layer_numbers(imp, copy):
+    """transformers 5 pads the numbers in per_layer_config with zeros when there are ten layers or more."""
+    c = copy("gemma4-e")
+    c.taken(imp)
+    own = c.config["per_layer_config"]
+    c.config["per_layer_config"] = {k.zfill(2): v for k, v in own.items()}
+    c.taken(imp)
+    c.config["per_layer_config"] = {k.zfill(2): dict(v, num_key_value_heads=1000) for k, v in own.items()}
+    c.refused(imp, "num_key_value_heads")
+    c.config["per_layer_config"] = {"99": dict(head_dim=16), **own}
+    c.refused(imp, "key per_layer_config.99.head_dim", "does not read it")
