@@ -2,17 +2,55 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "constrain/state.h"
+#include "constrain/mask.h"
 
-static inline void set_bit(uint32_t *bits, uint32_t id) { bits[id / 32] |= 1u << id % 32; }
-static inline void clear_bit(uint32_t *bits, uint32_t id) { bits[id / 32] &= ~(1u << id % 32); }
+/* The frame of a set whose automaton may take whole parts of the trie at once: the one that loops on most. 0: none. */
+static uint32_t taker(const machine *m, uint32_t set, span_row *cache)
+{
+    size_t n;
+    const uint32_t *ids = machine_list(m, set, &n);
+    uint32_t best = 0;
+    int most = 0;
+    for (size_t i = 0; i < n && i < 8; i++) {
+        const frame *f = &m->fr[ids[i]];
+        if (f->kind != F_RAW || f->x || f->y)
+            continue;
+        const span_row *r = span_row_of(m->p->raw[f->node], f->q, false, cache);
+        int size = __builtin_popcountll(r->set[0]) + __builtin_popcountll(r->set[1]);
+        if (size > most) {
+            most = size;
+            best = ids[i];
+        }
+    }
+    return best;
+}
 
-/* Sets the bits of the tokens of t that can follow `from`. room: merged trie only: code points the string may still take
- * before its quote, and must take (need). */
+/* Does a character begin where the tokens of a walk from `set` begin? */
+static bool at_character(const machine *m, uint32_t set)
+{
+    size_t n;
+    const uint32_t *ids = machine_list(m, set, &n);
+    for (size_t i = 0; i < n; i++) {
+        const frame *f = &m->fr[ids[i]];
+        if ((f->kind == F_RAW || f->kind == F_STR || f->kind == F_KEY) && f->x)
+            return false;
+    }
+    return true;
+}
+
+#define UNASKED 0xFFFFFFFFu
+#define SMALL_PART 6 /* nodes of a part of the trie that is sooner walked than judged */
+
+/* Sets the bits of the tokens of t that can follow `from`. Where one automaton takes all that a part of the trie writes, that
+ * part is not visited. room: merged trie only: code points the string may still take before its quote, and must take (need). */
 static void walk(constrain_state *s, const trie *t, uint32_t from, uint32_t *bits, bool merged, uint32_t need, uint32_t room)
 {
     machine *m = &s->m;
+    span_row cache[SPAN_ROWS];
+    bool parts = !merged && at_character(m, from);
+    memset(cache, 0, sizeof cache);
     s->path_set[0] = from;
+    s->path_base[0] = UNASKED; /* here: the taker of path_set */
     memset(s->path_first[0], 0, sizeof s->path_first[0]);
     machine_first(m, from, s->path_first[0]);
     if (merged)
@@ -25,6 +63,17 @@ static void walk(constrain_state *s, const trie *t, uint32_t from, uint32_t *bit
         if (!(s->path_first[d - 1][v->byte / 32] >> v->byte % 32 & 1)) {
             i = v->end;
             continue;
+        }
+        if (parts && v->end - i >= SMALL_PART) {
+            if (s->path_base[d - 1] == UNASKED)
+                s->path_base[d - 1] = taker(m, s->path_set[d - 1], cache);
+            const frame *f = &m->fr[s->path_base[d - 1]];
+            if (s->path_base[d - 1] && span_taken(s->v, m->p->raw[f->node], f->q, i, d - 1, cache)) {
+                for (uint32_t k = v->first; k < t->node[v->end].first; k++)
+                    bits[t->order[k] / 32] |= s->v->utf8_mask[t->order[k] / 32] & 1u << t->order[k] % 32;
+                i = v->end;
+                continue;
+            }
         }
         m->n_text = s->n_text + d - 1;
         uint32_t next = machine_step(m, s->path_set[d - 1], v->byte);
@@ -40,6 +89,7 @@ static void walk(constrain_state *s, const trie *t, uint32_t from, uint32_t *bit
         i++;
         if (i < v->end) {
             s->path_set[d] = next;
+            s->path_base[d] = next == s->path_set[d - 1] ? s->path_base[d - 1] : UNASKED;
             if (next == s->path_set[d - 1]) {
                 memcpy(s->path_first[d], s->path_first[d - 1], sizeof s->path_first[d]);
             } else {
@@ -93,12 +143,6 @@ static void walk_apart(constrain_state *s, uint32_t from, uint32_t base, uint32_
     }
 }
 
-static void or_bits(uint32_t *bits, const uint32_t *o, size_t words)
-{
-    for (size_t i = 0; i < words; i++)
-        bits[i] |= o[i];
-}
-
 /* The tokens that close some string and go on with `after`. Asked for again and again while a string is written. */
 static const uint32_t *crossing(constrain_state *s, uint32_t after)
 {
@@ -130,151 +174,12 @@ static void free_string(constrain_state *s, uint32_t after, uint32_t need, uint3
 }
 
 /* ---- strings and keys with an automaton ------------------------------------------------------------------------------ */
-static bool at_live(const strlex *l, uint32_t q, uint32_t cnt) { return q != DEAD && str_viable(l, q, cnt); }
-
-/* One byte; CODEC_DEAD when the string could not be finished any more. */
-static codec_result at_step(const constrain_prog *p, const strlex *l, at *a, unsigned char b)
-{
-    uint32_t next, cp;
-    codec_result r = codec_step((codec)p->codec, a->part, b, &next, &cp);
-    if (r == CODEC_CP) {
-        a->part = 0;
-        a->q = dfa_step(l->d, a->q, cp);
-        a->cnt = str_count(l, a->cnt);
-        return at_live(l, a->q, a->cnt) ? CODEC_CP : CODEC_DEAD;
-    }
-    if (r != CODEC_PART)
-        return r;
-    cprange rg[CODEC_RANGES];
-    unsigned n = codec_ranges((codec)p->codec, next, rg);
-    for (unsigned i = 0; i < n; i++)
-        for (uint32_t lo = rg[i].lo; lo <= rg[i].hi;) { /* one of each class speaks for all */
-            uint32_t k = 0, end = rg[i].hi;
-            while (k + 1 < l->d->nr && l->d->rlo[k + 1] <= lo)
-                k++;
-            if (lo < 128)
-                end = lo;
-            else if (k + 1 < l->d->nr && l->d->rlo[k + 1] - 1 < end)
-                end = l->d->rlo[k + 1] - 1;
-            if (at_live(l, dfa_step(l->d, a->q, lo), str_count(l, a->cnt))) {
-                a->part = next;
-                return CODEC_PART;
-            }
-            lo = end + 1;
-        }
-    return CODEC_DEAD;
-}
-
-/* Clears the bits of the groups (byte_group) that a range of code points from 0x80 on touches. */
-static void drop_groups(uint64_t *set, uint32_t lo, uint32_t hi)
-{
-    for (uint32_t at = lo; at < hi;) {
-        uint32_t end = at < 0x800 ? (at | 0xFF) + 1 : at < 0x10000 ? (at | 0xFFF) + 1 : 0x110000;
-        uint32_t g = at < 0x800 ? 17 + at / 256 : at < 0x10000 ? at / 4096 : 16;
-        *set &= ~(1ull << g);
-        at = end;
-    }
-}
-
-/* Groups of bytes that leave state q where it is. */
-static void loops(const cdfa *d, uint32_t q, uint64_t out[2])
-{
-    const uint32_t *t = d->trans + (size_t)q * d->ncls;
-    out[0] = 0xFFFFFFFF;
-    out[1] = 0;
-    for (unsigned b = 0x20; b < 0x80; b++)
-        if (b != '"' && b != '\\' && t[d->ascii[b]] == q)
-            out[b / 64] |= 1ull << b % 64;
-    for (uint32_t i = 0; i < d->nr; i++)
-        if (t[d->rcls[i]] != q) {
-            uint32_t lo = d->rlo[i], hi = i + 1 < d->nr ? d->rlo[i + 1] : 0x110000;
-            drop_groups(out, lo, lo < 0xD800 && hi > 0xD800 ? 0xD800 : hi); /* surrogates never occur */
-            if (hi > 0xE000)
-                drop_groups(out, lo > 0xE000 ? lo : 0xE000, hi);
-        }
-}
-
-typedef struct loop_row {
-    uint32_t q;
-    uint64_t set[2];
-} loop_row;
-
-static const uint64_t *loops_of(const cdfa *d, uint32_t q, loop_row *cache)
-{
-    loop_row *r = &cache[q & 31];
-    if (r->q != q + 1) {
-        r->q = q + 1;
-        loops(d, q, r->set);
-    }
-    return r->set;
-}
-
-/* Does every string that a token below node i writes leave the automaton in a's state, with room for its length? */
-static inline bool stays(const constrain_vocab *v, const strlex *l, uint32_t i, const at *a, uint32_t depth, loop_row *cache)
-{
-    if (a->part || (l->max != INF && a->cnt + (v->all.node[i].deep - depth) + (uint64_t)l->d->mind[a->q] > l->max))
-        return false;
-    const uint64_t *lp = loops_of(l->d, a->q, cache);
-    return !(v->span[i][0] & ~lp[0]) && !(v->span[i][1] & ~lp[1]);
-}
-
-/* at_step, shorter for a plain character of a string without a longest length. */
-static inline codec_result at_step_quick(const constrain_prog *p, const strlex *l, at *a, unsigned char b)
-{
-    if (b < 0x20 || b > 0x7E || b == '"' || b == '\\' || a->part || l->max != INF || l->min)
-        return at_step(p, l, a, b);
-    a->q = l->d->trans[(size_t)a->q * l->d->ncls + l->d->ascii[b]];
-    return a->q == DEAD ? CODEC_DEAD : CODEC_CP;
-}
-
-/* Sets the bits of tokens that stay inside the string. Where a state loops on all that a part of the trie holds, that part
- * is not visited. A permissive state starts from the mask of the string without conditions and clears. */
-static void inside_walk(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t *out)
-{
-    const constrain_vocab *v = s->v;
-    const trie *t = &v->all;
-    const uint32_t *any = v->len_mask[VOCAB_LEN_MASKS - 1];
-    loop_row cache[32] = {{0}};
-    at *path = s->path_at;
-    const uint64_t *l0 = loops_of(l->d, q, cache);
-    bool clear = l->max == INF && __builtin_popcountll(l0[0] >> 32) + __builtin_popcountll(l0[1]) > 60;
-    uint32_t *bits = clear ? s->tmp_dfa : out;
-    if (clear)
-        memcpy(bits, any, v->words * sizeof *bits);
-    path[0] = (at){q, 0, cnt};
-    for (uint32_t i = 1; i < t->n;) {
-        const trie_node *n = &t->node[i];
-        uint32_t d = n->depth, stop = t->node[n->end].first;
-        at a = path[d - 1];
-        bool whole = stays(v, l, i, &a, d - 1, cache);
-        codec_result r = whole ? CODEC_CP : at_step_quick(s->p, l, &a, n->byte);
-        if (r == CODEC_DEAD || r == CODEC_QUOTE) {
-            for (uint32_t k = n->first; clear && r == CODEC_DEAD && k < stop; k++)
-                clear_bit(bits, t->order[k]);
-            i = n->end;
-            continue;
-        }
-        if (whole || stays(v, l, i, &a, d, cache)) {
-            for (uint32_t k = n->first; !clear && k < stop; k++)
-                bits[t->order[k] / 32] |= any[t->order[k] / 32] & (1u << t->order[k] % 32);
-            i = n->end;
-            continue;
-        }
-        for (uint32_t k = n->first; !clear && k < n->first + n->n_here; k++)
-            set_bit(bits, t->order[k]);
-        path[d] = a;
-        i++;
-    }
-    if (clear)
-        or_bits(out, bits, v->words);
-}
-
-/* inside_walk, remembered in the program: every state that comes by this place of the automaton takes it from there. */
+/* span_inside, remembered in the program: every state that comes by this place of the automaton takes it from there. */
 static void inside_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t *out)
 {
     const constrain_vocab *v = s->v;
     if (l->max != INF || cnt < l->min) {
-        inside_walk(s, l, q, cnt, out);
+        span_inside(s, l, q, cnt, out);
         return;
     }
     _Atomic(inside_row *) *slot = NULL;
@@ -291,14 +196,14 @@ static void inside_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t
     }
     inside_row *row = slot ? mem_calloc(1, sizeof *row + v->words * sizeof *row->bits) : NULL, *none = NULL;
     if (!row) {
-        inside_walk(s, l, q, cnt, out);
+        span_inside(s, l, q, cnt, out);
         return;
     }
     row->d = l->d;
     row->q = q;
     row->vocab = v->digest;
     row->words = v->words;
-    inside_walk(s, l, q, cnt, row->bits);
+    span_inside(s, l, q, cnt, row->bits);
     or_bits(out, row->bits, v->words);
     if (!atomic_compare_exchange_strong(slot, &none, row))
         mem_free(row); /* another state was faster */
@@ -318,7 +223,7 @@ static void cross_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t 
             at a = {q, 0, cnt};
             codec_result r = CODEC_CP;
             for (uint32_t i = 0; i < v->tok[id].n && r != CODEC_DEAD && r != CODEC_QUOTE; i++)
-                r = at_step(s->p, l, &a, (unsigned char)v->tok[id].s[i]);
+                r = span_step(s->p, l, &a, (unsigned char)v->tok[id].s[i]);
             if (r == CODEC_QUOTE && str_ends(l, a.q, a.cnt) && (!label || l->d->label[a.q] == label))
                 set_bit(out, id);
         }
@@ -612,8 +517,7 @@ imp_status constrain_state_mask(constrain_state *s, uint32_t *bits)
         if (complete)
             set_bit(bits, v->eos[i]);
     if (s->p->json && s->p->ws == CONSTRAIN_WS_FREE && !s->lex.in_str && s->lex.ws_run + v->max_lead > s->p->ws_max)
-        for (uint32_t i = 0; i < v->n_ws_tok; i++)
-            if (s->lex.ws_run + v->ws_lead[i] > s->p->ws_max)
-                clear_bit(bits, v->ws_tok[i]);
+        for (uint32_t i = 0; i < v->n_ws_tok && s->lex.ws_run + v->ws_lead[i] > s->p->ws_max; i++)
+            clear_bit(bits, v->ws_tok[i]);
     return IMP_OK;
 }

@@ -92,9 +92,21 @@ static long in_string(const char *s, uint32_t n, uint32_t *need)
     return (long)n;
 }
 
+static bool is_utf8(const char *s, uint32_t n)
+{
+    uint32_t part = 0, cp;
+    for (uint32_t i = 0; i < n; i++) {
+        codec_result r = codec_step(CODEC_UTF8, part, (unsigned char)s[i], &part, &cp);
+        if (r == CODEC_DEAD)
+            return false;
+        part = r == CODEC_CP ? 0 : part;
+    }
+    return true;
+}
+
 static uint32_t *new_mask(const constrain_vocab *v) { return mem_calloc(v->words + 1, sizeof(uint32_t)); }
 
-static int by_need_desc(const void *a, const void *b)
+static int by_u64_desc(const void *a, const void *b)
 {
     const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
     return x > y ? -1 : x < y;
@@ -107,7 +119,8 @@ static bool string_tables(constrain_vocab *v)
     uint32_t n_cross = 0, n_long = 0;
     bool ok = cross && longs;
     v->need = mem_calloc(v->n + 1, sizeof *v->need);
-    ok = ok && v->need;
+    v->utf8_mask = new_mask(v);
+    ok = ok && v->need && v->utf8_mask;
     for (int i = 0; i < VOCAB_LEN_MASKS && ok; i++)
         ok = (v->len_mask[i] = new_mask(v)) != NULL;
     for (size_t i = 0; i < v->n && ok; i++) {
@@ -115,6 +128,8 @@ static bool string_tables(constrain_vocab *v)
         uint32_t need;
         if (!t->n)
             continue;
+        if (is_utf8(t->s, t->n))
+            v->utf8_mask[i / 32] |= 1u << i % 32;
         long at = in_string(t->s, t->n, &need);
         if (at < 0)
             continue;
@@ -134,7 +149,7 @@ static bool string_tables(constrain_vocab *v)
             v->len_mask[k][w] |= v->len_mask[k - 1][w];
     ok = ok && (v->by_need = mem_alloc((n_long + 1) * sizeof *v->by_need));
     if (ok) {
-        qsort(longs, n_long, sizeof *longs, by_need_desc);
+        qsort(longs, n_long, sizeof *longs, by_u64_desc);
         for (uint32_t i = 0; i < n_long; i++)
             v->by_need[i] = (uint32_t)longs[i];
         v->n_by_need = n_long;
@@ -169,6 +184,22 @@ static bool span_table(constrain_vocab *v)
     mem_free(acc);
     mem_free(deep);
     return ok;
+}
+
+/* Tokens that begin with white space, the longest runs first: only those that are too long are asked for. */
+static bool ws_longest_first(constrain_vocab *v)
+{
+    uint64_t *by = mem_alloc((v->n_ws_tok + 1) * sizeof *by);
+    for (uint32_t i = 0; by && i < v->n_ws_tok; i++)
+        by[i] = (uint64_t)v->ws_lead[i] << 32 | v->ws_tok[i];
+    if (by)
+        qsort(by, v->n_ws_tok, sizeof *by, by_u64_desc);
+    for (uint32_t i = 0; by && i < v->n_ws_tok; i++) {
+        v->ws_tok[i] = (uint32_t)by[i];
+        v->ws_lead[i] = (uint16_t)(by[i] >> 32);
+    }
+    mem_free(by);
+    return by != NULL;
 }
 
 imp_status constrain_vocab_new(const constrain_token *tok, size_t n, constrain_vocab **out, imp_err *e)
@@ -218,6 +249,8 @@ imp_status constrain_vocab_new(const constrain_token *tok, size_t n, constrain_v
             v->max_lead = lead > v->max_lead ? lead : v->max_lead;
         }
     }
+    if (!ws_longest_first(v))
+        goto oom;
     if (!trie_build(&v->all, ent, k) || !string_tables(v) || !span_table(v))
         goto oom;
     mem_free(ent);
@@ -245,6 +278,7 @@ void constrain_vocab_free(constrain_vocab *v)
     for (int i = 0; i < VOCAB_LEN_MASKS; i++)
         mem_free(v->len_mask[i]);
     mem_free(v->span);
+    mem_free(v->utf8_mask);
     mem_free(v->by_need);
     mem_free(v->need);
     mem_free(v->ws_tok);

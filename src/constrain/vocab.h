@@ -38,8 +38,9 @@ struct constrain_vocab {
     uint32_t max_extra;   /* most code points before the closing quote in a token of cross */
     trie cross;           /* what follows the closing quote, for tokens that close such a string */
     uint64_t (*span)[2];  /* [node of all]: what its byte and the bytes below it are, as bits of byte_group() */
+    uint32_t *utf8_mask;  /* tokens that are UTF-8 from their first byte on, the last character perhaps unfinished */
     uint64_t digest;      /* of the tokens: equal vocabularies share a program's masks */
-    uint32_t *ws_tok;     /* tokens that begin with white space */
+    uint32_t *ws_tok;     /* tokens that begin with white space, the longest runs first */
     uint16_t *ws_lead;
     uint32_t n_ws_tok;
     uint32_t max_lead;
@@ -48,13 +49,14 @@ struct constrain_vocab {
 };
 
 /* The bit of a byte in span: printable ASCII has its own, 32..127; characters beyond are known by their first byte: 0..15 three
- * bytes by E0..EF, 16 four, 17..24 two bytes in groups of 256 code points. -1: control and continuation bytes, and the quote:
- * whether a token with one of them can stand in a string does not depend on an automaton, or its first byte tells. */
+ * bytes by E0..EF, 16 four, 17..24 two bytes in groups of 256 code points; 25..28 tab, line feed, return, other controls.
+ * -1: continuation bytes: their first byte tells, or they are nothing. */
+#define SPAN_CONTROLS (15ull << 25)
 static inline int byte_group(unsigned char b)
 {
-    if (b < 0x80)
-        return b < 0x20 || b == '"' ? -1 : b;
-    return b < 0xC0 ? -1 : b < 0xE0 ? 17 + (b - 0xC0) / 4 : b < 0xF0 ? b - 0xE0 : 16;
+    if (b >= 0x80)
+        return b < 0xC0 ? -1 : b < 0xE0 ? 17 + (b - 0xC0) / 4 : b < 0xF0 ? b - 0xE0 : 16;
+    return b >= 0x20 ? b : b == '\t' ? 25 : b == '\n' ? 26 : b == '\r' ? 27 : 28;
 }
 
 #endif

@@ -445,6 +445,31 @@ def test_random_regexes(driver):
     assert checked > 20000
 
 
+# ---- masks against every token: automata that take whole parts of the vocabulary at once ---------------------------------------
+TAKERS = [
+    ".*", r"[\s\S]*", "[a-h]+", "[a-h]{2,9}", "[a-h ]{0,300}", "([a-h]{1,4} ?)+", r"[a-h]+(-[a-h]+)*", r"[^\n]{1,12}\n.*",
+    r"[\t\n a-h]*", r"[\x00-\x1f]*[a-h]*", r'[^"]{0,6}"[^"]*', r"\w{3}[0-9]{0,3}\w*", r"[\u0080-\uffff]{1,4}",
+    r"[^\u0400-\u04ff]*", r"[\u00e0-\u00ff日-本]+x?", "(ab|cd|[e-h]{2,5})*", r"(?:[a-h]{3})*[0-9]?", r"^(?!ab)[a-h]+"]
+TAKING_GRAMMARS = [
+    'root ::= ([a-h]+ " ")+ "." | [0-9]{2,5} root', 'root ::= w (" " w)* "\\n"\nw ::= [a-h]{1,5} | "(" root ")"\n',
+    'root ::= "<" [^<>]{0,9} ">" root? "</>"\n', 'root ::= (x | y){2,40}\nx ::= [a-d]{1,3} ("," root)?\ny ::= [e-h]+ "é"\n']
+
+
+def test_masks_of_classes_against_every_token(driver):
+    """Words and texts in classes of characters, loose, counted, with lengths: the mask allows what is taken, no more, no less."""
+    def check(**request):
+        a = driver(max_steps=6, verify=True, **request)
+        assert a["ok"] and not any(isinstance(w, dict) for w in a["walks"]), (request, a)
+
+    for n, rx in enumerate(TAKERS):
+        check(regex=rx, walks=3, seed=n)
+        for more in ({}, {"maxLength": 9}, {"minLength": 4}, {"minLength": 2, "maxLength": 6}):
+            item = {"type": "string", "pattern": rx + "$" if rx[0] == "^" else f"^(?:{rx})$", **more}
+            check(schema=json.dumps({"type": "array", "items": item}), walks=2, seed=n, plain_escapes=n % 2 == 0)
+    for n, g in enumerate(TAKING_GRAMMARS):
+        check(grammar=g, walks=3, seed=n)
+
+
 # ---- grammars ---------------------------------------------------------------------------------------------------------------
 def test_grammar_walks(driver):
     arith = 'root ::= sum\nsum ::= prod ([-+] prod)*\nprod ::= atom ("*" atom)*\natom ::= [0-9]{1,3} | "(" sum ")"\n'

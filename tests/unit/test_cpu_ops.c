@@ -116,14 +116,29 @@ static void test_argmax(void **s)
                 if (round % 3 == 2 && i % 11 == 0)
                     x[i] = i % 2 ? INFINITY : -INFINITY;
             }
-            long best = -1;
-            for (int i = 0; i < n; i++)
+            uint32_t mask[N / 32 + 1];
+            for (int w = 0; w <= N / 32; w++) { /* words with no bit, a few, about half, all */
+                float u = unit();
+                mask[w] = u > 0.5f ? UINT32_MAX : 0;
+                for (int b = 0; b < 32 && u <= 0.5f && u >= -0.5f; b++)
+                    mask[w] |= (uint32_t)(unit() > (u > 0 ? 0.0f : 0.9f)) << b;
+            }
+            long best = -1, masked = -1;
+            for (int i = 0; i < n; i++) {
                 if (x[i] < INFINITY && x[i] > (best < 0 ? -INFINITY : x[best]))
                     best = i;
-            assert_int_equal(o->argmax(x, n), best);
+                if ((mask[i / 32] >> i % 32 & 1) && x[i] < INFINITY && x[i] > (masked < 0 ? -INFINITY : x[masked]))
+                    masked = i;
+            }
+            assert_int_equal(o->argmax(x, NULL, n), best);
+            assert_int_equal(o->argmax(x, mask, n), masked);
         }
+        uint32_t first = 1, none = 0;
+        x[0] = 1;
+        assert_int_equal(o->argmax(x, &first, 1), 0);
+        assert_int_equal(o->argmax(x, &none, 1), -1);
         x[0] = x[1] = NAN;
-        assert_int_equal(o->argmax(x, 2), -1);
+        assert_int_equal(o->argmax(x, NULL, 2), -1);
     }
 }
 

@@ -141,7 +141,8 @@ typedef struct cpu_ops {
     void (*attend)(const cpu_attend_task *t, float *work);
     /* y[n] (+)= w * x, in order */
     void (*axpy)(float *y, const float *x, float w, long n, bool add);
-    long (*argmax)(const float *x, long n); /* largest finite value, lowest index; -1: none */
+    /* largest finite value of those whose bit is set, lowest index; -1: none. mask: a bit for each value, NULL = all */
+    long (*argmax)(const float *x, const uint32_t *mask, long n);
     void (*gdn)(const cpu_gdn_task *t);
     void (*mamba2)(const cpu_mamba2_task *t);
     void (*conv)(const cpu_conv_task *t);

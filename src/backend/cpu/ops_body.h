@@ -312,28 +312,44 @@ static void axpy(float *y, const float *x, float w, long n, bool accumulate)
     }
 }
 
-static long argmax(const float *x, long n)
+/* The largest of x[0..n), or of those that a mask allows: no branch for each bit, as masks of letters or digits are scattered. */
+static float chunk_max(const float *x, const uint32_t *mask, long n)
+{
+    const v16 none = v_set(-INFINITY);
+    v16 m[2] = {none, none};
+    long i = 0;
+    for (; i + 32 <= n; i += 32) { /* max(x, m) is m where x is a NaN */
+        uint32_t w = mask ? mask[i / 32] : UINT32_MAX;
+        v16 a = v_load(x + i), b = v_load(x + i + 16);
+        if (!w)
+            continue;
+        if (w != UINT32_MAX) {
+            a = v_select(v_bits(w), a, none);
+            b = v_select(v_bits(w >> 16), b, none);
+        }
+        m[0] = v_max(a, m[0]);
+        m[1] = v_max(b, m[1]);
+    }
+    float big = v_max_lane(v_max(m[0], m[1]));
+    for (; i < n; i++)
+        if (!mask || (mask[i / 32] >> i % 32 & 1))
+            big = x[i] > big ? x[i] : big;
+    return big;
+}
+
+static long argmax(const float *x, const uint32_t *mask, long n)
 {
     /* a chunk's maximum first; its index is looked for only where a new best lies */
     long best = -1;
     float top = -INFINITY;
     for (long b = 0; b < n; b += 1024) {
         long e = n - b < 1024 ? n : b + 1024;
-        v16 m[2] = {v_set(-INFINITY), v_set(-INFINITY)};
-        bool odd = false; /* an infinity somewhere: look closely */
-        long i = b;
-        for (; i + 32 <= e; i += 32) { /* max(x, m) is m where x is a NaN */
-            m[0] = v_max(v_load(x + i), m[0]);
-            m[1] = v_max(v_load(x + i + 16), m[1]);
-        }
-        float big = v_max_lane(v_max(m[0], m[1]));
-        for (; i < e; i++)
-            big = x[i] > big ? x[i] : big;
-        odd = big == INFINITY;
+        float big = chunk_max(x + b, mask ? mask + b / 32 : NULL, e - b);
+        bool odd = big == INFINITY; /* an infinity somewhere: look closely */
         if (!(big > top))
             continue;
-        for (i = b; i < e; i++)
-            if (x[i] > top && x[i] < INFINITY) {
+        for (long i = b; i < e; i++)
+            if (x[i] > top && x[i] < INFINITY && (!mask || (mask[i / 32] >> i % 32 & 1))) {
                 top = x[i];
                 best = i;
                 if (!odd && top == big)

@@ -11,31 +11,6 @@ static bool is_plain_greedy(const sample_row_in *s)
     return !(s->par.temperature > 0) && !s->n_bias && !s->n_count && s->n_top < 0;
 }
 
-/* argmax of l[c0..c1) under a mask; c0 is a multiple of 32. Masks are mostly runs of words with all bits or none. */
-static long masked_argmax(const cpu_ops *ops, const float *l, const uint32_t *mask, long c0, long c1)
-{
-    long best = -1;
-    for (long i = c0; i < c1;) {
-        long end = i;
-        while (end + 32 <= c1 && mask[end / 32] == UINT32_MAX)
-            end += 32;
-        if (end > i) {
-            long j = ops->argmax(l + i, end - i);
-            if (j >= 0 && (best < 0 || l[i + j] > l[best]))
-                best = i + j;
-            i = end;
-            continue;
-        }
-        for (uint32_t bits = mask[i / 32]; bits; bits &= bits - 1) {
-            long j = i + __builtin_ctz(bits);
-            if (j < c1 && l[j] < INFINITY && l[j] > (best < 0 ? -INFINITY : l[best]))
-                best = j;
-        }
-        i += 32;
-    }
-    return best;
-}
-
 static void find_best(const bexec *x, int ith)
 {
     long c0, c1;
@@ -45,8 +20,8 @@ static void find_best(const bexec *x, int ith)
         if (!(row->want & BATCH_SAMPLE) || !is_plain_greedy(&row->sample))
             continue;
         const float *l = x_f32(x, x->p->logits) + (long)r * (long)x->reg[x->p->logits].ld;
-        long i = row->sample.mask ? masked_argmax(x->be->ops, l, row->sample.mask, c0, c1) : x->be->ops->argmax(l + c0, c1 - c0);
-        x->best[(long)r * x->be->n_thread + ith] = i < 0 || row->sample.mask ? i : c0 + i;
+        long i = x->be->ops->argmax(l + c0, row->sample.mask ? row->sample.mask + c0 / 32 : NULL, c1 - c0); /* c0: a multiple of 32 */
+        x->best[(long)r * x->be->n_thread + ith] = i < 0 ? i : c0 + i;
     }
 }
 

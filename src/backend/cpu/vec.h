@@ -149,6 +149,18 @@ VEC_INLINE i16v v_iota(int32_t base)
     VEC_EACH o.r[vec_i] = *(const vec_iu *)(lane + vec_i * VEC_LANES) + base;
     return o;
 }
+/* Bit i of bits as a mask of lane i. */
+VEC_INLINE i16v v_bits(uint32_t bits)
+{
+    static const int32_t lane[16] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+    i16v o;
+    VEC_EACH
+    {
+        vec_i32 one = *(const vec_iu *)(lane + vec_i * VEC_LANES);
+        o.r[vec_i] = (vec_i32)((one & (int32_t)bits) == one);
+    }
+    return o;
+}
 VEC_INLINE i16v v_in_range(i16v i, int32_t lo, int32_t hi)
 {
     i16v o;
