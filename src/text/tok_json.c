@@ -524,9 +524,37 @@ static void eog_lists(tj *j, modelfile *mf)
         eog_id(j, v, NULL);
 }
 
+/* One of several templates, [{"name": "default", "template": ".."}, ..]: the one called default. */
+static void default_template(tj *j, jobj item, void *user)
+{
+    jobj name, text;
+    size_t n;
+    char *s = jobj_get(j, item, "name", &name) ? jobj_str(j, name, &n) : NULL;
+    if (s && strcmp(s, "default") == 0 && jobj_get(j, item, "template", &text))
+        *(jobj *)user = text;
+}
+
+/* chat_template of tokenizer_config.json, or what older folders keep in chat_template.json. */
+static void config_template(tj *j, modelfile *mf, jobj cfg)
+{
+    jobj v = {0}, list;
+    if (!jobj_get(j, cfg, "chat_template", &v) && j->st == IMP_OK) {
+        j->name = "chat_template.json";
+        if ((j->st = side(mf, j->name, &cfg, j->e)) != IMP_OK || !jobj_get(j, cfg, "chat_template", &v))
+            return;
+    }
+    if (j->st == IMP_OK && v.n && v.s[0] == '[') {
+        list = v;
+        v = (jobj){0};
+        jobj_each(j, list, default_template, &v);
+    }
+    if (j->st == IMP_OK && v.n && v.s[0] == '"')
+        j->t->chat = jobj_str(j, v, &j->t->n_chat);
+}
+
 static void folder_config(tj *j, modelfile *mf, bool proto)
 {
-    jobj cfg, tpl, v;
+    jobj cfg, tpl;
     tok *t = j->t;
     j->name = "tokenizer_config.json";
     if ((j->st = side(mf, j->name, &cfg, j->e)) == IMP_OK && cfg.s) {
@@ -550,8 +578,8 @@ static void folder_config(tj *j, modelfile *mf, bool proto)
         mf_side_file(mf, "chat_template.jinja", &raw, &n, NULL); /* white space at its start counts */
         t->chat = arena_strndup(&t->a, raw, n);
         t->n_chat = n;
-    } else if (j->st == IMP_OK && jobj_get(j, cfg, "chat_template", &v) && v.s[0] == '"') {
-        t->chat = jobj_str(j, v, &t->n_chat);
+    } else if (j->st == IMP_OK) {
+        config_template(j, mf, cfg);
     }
     eog_lists(j, mf);
 }

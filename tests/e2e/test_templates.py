@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from conftest import ROOT
+from conftest import FIXTURES, ROOT
 
 GOLDEN = ROOT.parent / "shared" / "conformance" / "chat_templates"
 
@@ -104,3 +104,25 @@ def test_failures(imp, tmp_path, template, body, status, message):
 def test_no_template(imp):
     r = imp("template", stdin=b"{}")
     assert r.returncode == 2 and b"--template" in r.stderr
+
+
+LISTED = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain {{ messages[0].content }}"}]
+
+
+@pytest.mark.parametrize("files,want", [
+    ({"tokenizer_config.json": {"chat_template": "one {{ messages[0].content }}"}}, b"one hi"),
+    ({"tokenizer_config.json": {"chat_template": LISTED}}, b"plain hi"),
+    ({"chat_template.json": {"chat_template": "older {{ messages[0].content }}"}}, b"older hi"),
+    ({"tokenizer_config.json": {"chat_template": "one"}, "chat_template.json": {"chat_template": "older"}}, b"one"),
+    ({"tokenizer_config.json": {"chat_template": LISTED}, "chat_template.jinja": "newest"}, b"newest"),
+    ({"tokenizer_config.json": {"chat_template": LISTED[:1]}}, None)])
+def test_where_folders_keep_their_template(imp, tmp_path, files, want):
+    """As transformers looks for it: chat_template.jinja, then tokenizer_config.json (one or a list, of which `default` counts), and what
+    processors once wrote beside it."""
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(FIXTURES / "hf" / "phi3" / name)
+    (tmp_path / "tokenizer.json").symlink_to(FIXTURES / "tok" / "json-gemma" / "tokenizer.json")
+    for name, text in files.items():
+        (tmp_path / name).write_text(text if isinstance(text, str) else json.dumps(text))
+    r = imp("template", "-m", tmp_path, stdin=json.dumps({"messages": [{"role": "user", "content": "hi"}]}).encode())
+    assert (r.returncode, r.stdout) == (0, want) if want else r.returncode == 1, (r.returncode, r.stdout, r.stderr)
