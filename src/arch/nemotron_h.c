@@ -85,6 +85,15 @@ static void pattern(cfg *k, model_config *c)
     }
 }
 
+/* Time steps are not clamped here: files say 0 to Infinity, 1e308, or (transformers 5) an object that spells Infinity. */
+static void no_limit(cfg *k)
+{
+    const meta_value *v = cfg_value(k, NULL, "time_step_limit");
+    double x;
+    if (v && ((mf_array_float(v, 0, &x) && x > 0) || (mf_array_float(v, 1, &x) && x < 1e9)))
+        cfg_fail(k, "key time_step_limit: only 0 to infinity is supported");
+}
+
 static void config(cfg *k, model_config *c)
 {
     cfg_common(k, c);
@@ -113,6 +122,7 @@ static void config(cfg *k, model_config *c)
         cfg_fail(k, "keys use_bias, mamba_proj_bias, attention_bias, mlp_bias: only false is supported");
     if (!cfg_bool(k, NULL, "use_conv_bias", true))
         cfg_fail(k, "key use_conv_bias: only true is supported");
+    no_limit(k);
     cfg_moe_deepseek(k, c);
     c->moe.gated = false;
     c->moe.n_latent = (uint32_t)cfg_int(k, "moe_latent_size", "moe_latent_size", 0, 1 << 20, 0);

@@ -211,3 +211,13 @@ def test_padded_layer_numbers(imp, copy):
     c.refused(imp, "num_key_value_heads")
     c.config["per_layer_config"] = {"99": dict(head_dim=16), **own}
     c.refused(imp, "key per_layer_config.99.head_dim", "does not read it")
+
+
+def test_limits_of_a_time_step(imp, copy):
+    c = copy("nemotron-h")
+    for limit in ([0.0, float("inf")], [0, 1e308], [0.0, {"__float__": "Infinity"}], None):
+        c.config["time_step_limit"] = limit
+        c.taken(imp)
+    for limit in ([0.001, 1e308], [0.0, 0.1]):
+        c.config["time_step_limit"] = limit
+        c.refused(imp, "key time_step_limit")
