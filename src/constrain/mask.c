@@ -68,7 +68,7 @@ static void walk(constrain_state *s, const trie *t, uint32_t from, uint32_t *bit
             if (s->path_base[d - 1] == UNASKED)
                 s->path_base[d - 1] = taker(m, s->path_set[d - 1], cache);
             const frame *f = &m->fr[s->path_base[d - 1]];
-            if (s->path_base[d - 1] && span_taken(s->v, m->p->raw[f->node], f->q, i, d - 1, cache)) {
+            if (s->path_base[d - 1] && span_taken(s->v, m->p->raw[f->node], f->q, i, cache)) {
                 for (uint32_t k = v->first; k < t->node[v->end].first; k++)
                     bits[t->order[k] / 32] |= s->v->utf8_mask[t->order[k] / 32] & 1u << t->order[k] % 32;
                 i = v->end;
@@ -174,39 +174,88 @@ static void free_string(constrain_state *s, uint32_t after, uint32_t need, uint3
 }
 
 /* ---- strings and keys with an automaton ------------------------------------------------------------------------------ */
-/* span_inside, remembered in the program: every state that comes by this place of the automaton takes it from there. */
-static void inside_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t *out)
+/* The tokens that stay inside from state q on when no length is in the way; remembered in the program: every state that comes by
+ * this place of the automaton takes them from there. NULL: no room for them. Valid until the next walk. */
+static const uint32_t *inside_known(constrain_state *s, const cdfa *d, uint32_t q)
 {
     const constrain_vocab *v = s->v;
-    if (l->max != INF || cnt < l->min) {
-        span_inside(s, l, q, cnt, out);
-        return;
-    }
+    const strlex free_of_lengths = {.d = d, .max = INF};
     _Atomic(inside_row *) *slot = NULL;
-    uint64_t h = hash64((uint64_t)(uintptr_t)l->d ^ q);
+    uint64_t h = hash64((uint64_t)(uintptr_t)d ^ q);
     for (unsigned k = 0; k < 8 && !slot; k++) {
         _Atomic(inside_row *) *at = &s->p->inside[(h + k) % INSIDE_ROWS];
         inside_row *r = atomic_load_explicit(at, memory_order_acquire);
         if (!r)
             slot = at;
-        else if (r->d == l->d && r->q == q && r->vocab == v->digest && r->words == v->words) {
-            or_bits(out, r->bits, v->words);
-            return;
-        }
+        else if (r->d == d && r->q == q && r->vocab == v->digest && r->words == v->words)
+            return r->bits;
     }
     inside_row *row = slot ? mem_calloc(1, sizeof *row + v->words * sizeof *row->bits) : NULL, *none = NULL;
-    if (!row) {
-        span_inside(s, l, q, cnt, out);
-        return;
-    }
-    row->d = l->d;
+    if (!row)
+        return NULL;
+    row->d = d;
     row->q = q;
     row->vocab = v->digest;
     row->words = v->words;
-    span_inside(s, l, q, cnt, row->bits);
-    or_bits(out, row->bits, v->words);
-    if (!atomic_compare_exchange_strong(slot, &none, row))
-        mem_free(row); /* another state was faster */
+    span_inside(s, &free_of_lengths, q, 0, 0, row->bits);
+    if (atomic_compare_exchange_strong(slot, &none, row))
+        return row->bits;
+    memcpy(s->tmp_dfa, row->bits, v->words * sizeof *row->bits); /* another state was faster */
+    mem_free(row);
+    return s->tmp_dfa;
+}
+
+/* The string's end when token id is written from state q and length cnt on; CODEC_CP or CODEC_PART: it stays inside. */
+static codec_result string_run(const constrain_state *s, const strlex *l, at *a, uint32_t id)
+{
+    const constrain_token *t = &s->v->tok[id];
+    codec_result r = CODEC_CP;
+    for (uint32_t i = 0; i < t->n && r != CODEC_DEAD && r != CODEC_QUOTE; i++)
+        r = span_step(s->p, l, a, (unsigned char)t->s[i]);
+    return r;
+}
+
+/* A string with a longest length: tokens so short that every state they may lead to can still end are those that stay inside
+ * without lengths; only longer ones are walked. False: it is not far enough from its end for that. */
+static bool inside_bounded(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t *out)
+{
+    const constrain_vocab *v = s->v;
+    const uint32_t *any = v->len_mask[VOCAB_LEN_MASKS - 1];
+    uint32_t room = l->max - cnt, far = 0;
+    for (uint32_t i = 0; i < l->d->n; i++)
+        far = l->d->mind[i] > far ? l->d->mind[i] : far;
+    const uint32_t *row = room > far ? inside_known(s, l->d, q) : NULL;
+    if (!row)
+        return false;
+    uint32_t sure = room - far, k = sure < VOCAB_LEN_MASKS - 2 ? sure : VOCAB_LEN_MASKS - 2;
+    for (size_t w = 0; w < v->words; w++) {
+        out[w] |= row[w] & v->len_mask[k][w];
+        for (uint32_t more = row[w] & ~any[w]; more; more &= more - 1) { /* escapes that the tables of lengths do not know */
+            uint32_t id = (uint32_t)(w * 32) + (uint32_t)__builtin_ctz(more);
+            at a = {q, 0, cnt};
+            codec_result r = string_run(s, l, &a, id);
+            if (r == CODEC_CP || r == CODEC_PART)
+                set_bit(out, id);
+        }
+    }
+    for (uint32_t i = v->n_by_need; i-- > 0 && v->need[v->by_need[i]] <= sure;)
+        if (row[v->by_need[i] / 32] >> v->by_need[i] % 32 & 1)
+            set_bit(out, v->by_need[i]);
+    if (sure < v->most_chars)
+        span_inside(s, l, q, cnt, sure, out);
+    return true;
+}
+
+/* Adds the tokens that stay inside a string or key with an automaton. */
+static void inside_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t *out)
+{
+    if (cnt >= l->min && l->max != INF && inside_bounded(s, l, q, cnt, out))
+        return;
+    const uint32_t *row = cnt >= l->min && l->max == INF ? inside_known(s, l->d, q) : NULL;
+    if (row)
+        or_bits(out, row, s->v->words);
+    else
+        span_inside(s, l, q, cnt, 0, out);
 }
 
 /* Tokens that close the string and go on with `after`: what follows the quote is walked, what stands before it is run
@@ -221,10 +270,7 @@ static void cross_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t 
         for (uint32_t more = hit[w]; more; more &= more - 1) {
             uint32_t id = (uint32_t)(w * 32) + (uint32_t)__builtin_ctz(more);
             at a = {q, 0, cnt};
-            codec_result r = CODEC_CP;
-            for (uint32_t i = 0; i < v->tok[id].n && r != CODEC_DEAD && r != CODEC_QUOTE; i++)
-                r = span_step(s->p, l, &a, (unsigned char)v->tok[id].s[i]);
-            if (r == CODEC_QUOTE && str_ends(l, a.q, a.cnt) && (!label || l->d->label[a.q] == label))
+            if (string_run(s, l, &a, id) == CODEC_QUOTE && str_ends(l, a.q, a.cnt) && (!label || l->d->label[a.q] == label))
                 set_bit(out, id);
         }
 }

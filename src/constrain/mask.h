@@ -24,12 +24,13 @@ typedef struct span_row {
 
 /* The row of q, from the cache. json: read through a JSON string's spelling. */
 const span_row *span_row_of(const cdfa *d, uint32_t q, bool json, span_row *cache);
-/* Can every text that a token of the vocabulary writes from `depth` on, by way of node i, be read from state q on? (False does not
- * say that it cannot.) The tokens must be UTF-8 from there. */
-bool span_taken(const constrain_vocab *v, const cdfa *d, uint32_t q, uint32_t i, uint32_t depth, span_row *cache);
+/* Can every text that a token writes from node i on (its byte included) be read from state q on? (False does not say that it
+ * cannot.) The tokens must be UTF-8 from there. */
+bool span_taken(const constrain_vocab *v, const cdfa *d, uint32_t q, uint32_t i, span_row *cache);
 /* One byte of a string with an automaton; CODEC_DEAD when it could not be finished any more. */
 codec_result span_step(const constrain_prog *p, const strlex *l, at *a, unsigned char b);
-/* Adds to out the tokens that stay inside a string with an automaton, from state q and length cnt on. */
-void span_inside(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t *out);
+/* Adds to out the tokens that stay inside a string with an automaton, from state q and length cnt on. known: parts of the trie
+ * of at most so many characters are not looked at (with a longest length only; 0: all are). */
+void span_inside(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t known, uint32_t *out);
 
 #endif

@@ -8,6 +8,20 @@
 
 static bool at_live(const strlex *l, uint32_t q, uint32_t cnt) { return q != DEAD && str_viable(l, q, cnt); }
 
+/* The range beyond ASCII that holds cp, or the first. */
+static uint32_t range_of(const cdfa *d, uint32_t cp)
+{
+    uint32_t lo = 0, hi = d->nr;
+    while (hi - lo > 1) {
+        uint32_t m = (lo + hi) / 2;
+        if (d->rlo[m] <= cp)
+            lo = m;
+        else
+            hi = m;
+    }
+    return lo;
+}
+
 codec_result span_step(const constrain_prog *p, const strlex *l, at *a, unsigned char b)
 {
     uint32_t next, cp;
@@ -23,8 +37,8 @@ codec_result span_step(const constrain_prog *p, const strlex *l, at *a, unsigned
     cprange rg[CODEC_RANGES];
     unsigned n = codec_ranges((codec)p->codec, next, rg);
     for (unsigned i = 0; i < n; i++)
-        for (uint32_t lo = rg[i].lo; lo <= rg[i].hi;) { /* one of each class speaks for all */
-            uint32_t k = 0, end = rg[i].hi;
+        for (uint32_t lo = rg[i].lo, k = range_of(l->d, lo); lo <= rg[i].hi;) { /* one of each class speaks for all */
+            uint32_t end = rg[i].hi;
             while (k + 1 < l->d->nr && l->d->rlo[k + 1] <= lo)
                 k++;
             if (lo < 128)
@@ -43,15 +57,28 @@ codec_result span_step(const constrain_prog *p, const strlex *l, at *a, unsigned
 /* ---- rows ------------------------------------------------------------------------------------------------------------------- */
 #define NO_WAY 0xFFFFFFFEu /* a group with nothing in it yet */
 
-/* The groups that a range of code points touches all lead to t, or to several states (DEAD) if they led elsewhere before. */
-static void lead(uint32_t *to, uint32_t lo, uint32_t hi, uint32_t t)
+static void join(uint32_t *to, uint32_t t) { *to = *to == NO_WAY || *to == t ? t : DEAD; }
+
+static void lead_groups(uint32_t *to, uint32_t lo, uint32_t hi, uint32_t t)
 {
     for (uint32_t at = lo; at < hi;) {
-        uint32_t end = at < 0x800 ? (at | 0xFF) + 1 : at < 0x10000 ? (at | 0xFFF) + 1 : 0x110000;
-        uint32_t g = at < 0x800 ? 17 + at / 256 : at < 0x10000 ? at / 4096 : 16;
-        to[g] = to[g] == NO_WAY || to[g] == t ? t : DEAD;
-        at = end;
+        join(&to[at < 0x800 ? 17 + at / 256 : at < 0x10000 ? at / 4096 : 16], t);
+        at = at < 0x800 ? (at | 0xFF) + 1 : at < 0x10000 ? (at | 0xFFF) + 1 : CP_MAX + 1;
     }
+}
+
+/* The groups that the code points [lo, hi) touch all lead to t, or to several states (DEAD) if they led elsewhere before. */
+static void lead(uint32_t *to, uint32_t lo, uint32_t hi, uint32_t t)
+{
+    for (size_t i = 0; i < VOCAB_N_ODD_SPACES && lo < hi; i++) {
+        const cprange *odd = &VOCAB_ODD_SPACES[i];
+        if (odd->hi < lo || odd->lo >= hi)
+            continue;
+        lead_groups(to, lo, odd->lo, t);
+        join(&to[SPAN_ODD_SPACE], t);
+        lo = odd->hi + 1;
+    }
+    lead_groups(to, lo, hi, t);
 }
 
 static void row_fill(span_row *r, bool json)
@@ -62,8 +89,7 @@ static void row_fill(span_row *r, bool json)
     for (unsigned g = 0; g < 128; g++)
         to[g] = NO_WAY;
     for (unsigned b = 0; b < 0x80; b++) {
-        uint32_t *g = &to[byte_group((unsigned char)b)], next = t[d->ascii[b]];
-        *g = *g == NO_WAY || *g == next ? next : DEAD;
+        join(&to[byte_group((unsigned char)b)], t[d->ascii[b]]);
     }
     for (uint32_t i = 0; i < d->nr; i++) {
         uint32_t lo = d->rlo[i], hi = i + 1 < d->nr ? d->rlo[i + 1] : CP_MAX + 1;
@@ -107,9 +133,12 @@ const span_row *span_row_of(const cdfa *d, uint32_t q, bool json, span_row *cach
 
 static inline bool in_row(const uint64_t span[2], const span_row *r) { return !(span[0] & ~r->set[0]) && !(span[1] & ~r->set[1]); }
 
-bool span_taken(const constrain_vocab *v, const cdfa *d, uint32_t q, uint32_t i, uint32_t depth, span_row *cache)
+bool span_taken(const constrain_vocab *v, const cdfa *d, uint32_t q, uint32_t i, span_row *cache)
 {
-    for (uint32_t left = v->all.node[i].deep - depth; left; left--) {
+    uint32_t left = v->all.node[i].chars;
+    if (d->maxd[q] < left)
+        return false;
+    for (; left; left--) {
         const span_row *r = span_row_of(d, q, false, cache);
         if (r->to == DEAD || !in_row(v->span[i], r))
             return false;
@@ -121,13 +150,13 @@ bool span_taken(const constrain_vocab *v, const cdfa *d, uint32_t q, uint32_t i,
 }
 
 /* ---- inside strings ---------------------------------------------------------------------------------------------------------- */
-/* span_taken for a string: with its lengths, and tokens that other tables sort out already. */
-static inline bool stays(const constrain_vocab *v, const strlex *l, uint32_t i, const at *a, uint32_t depth, span_row *cache)
+/* span_taken for a string with its lengths, and `left` characters to come; other tables sort out what no string may hold. */
+static inline bool stays(const constrain_vocab *v, const strlex *l, uint32_t i, const at *a, uint32_t left, span_row *cache)
 {
     uint32_t q = a->q, cnt = a->cnt;
-    if (a->part)
+    if (a->part || l->d->maxd[q] < left || (l->max != INF && cnt + (uint64_t)left > l->max))
         return false;
-    for (uint32_t left = v->all.node[i].deep - depth; left; left--) {
+    for (; left; left--) {
         const span_row *r = span_row_of(l->d, q, true, cache);
         if (r->to == DEAD || !in_row(v->span[i], r))
             return false;
@@ -151,7 +180,7 @@ static inline codec_result step_quick(const constrain_prog *p, const strlex *l, 
 }
 
 /* A permissive state starts from the mask of the string without conditions and clears. */
-void span_inside(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t *out)
+void span_inside(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t known, uint32_t *out)
 {
     const constrain_vocab *v = s->v;
     const trie *t = &v->all;
@@ -169,7 +198,11 @@ void span_inside(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, 
         const trie_node *n = &t->node[i];
         uint32_t d = n->depth, stop = t->node[n->end].first;
         at a = path[d - 1];
-        bool whole = stays(v, l, i, &a, d - 1, cache);
+        if (known && a.cnt - cnt + (a.part != 0) + n->chars <= known) {
+            i = n->end;
+            continue;
+        }
+        bool whole = stays(v, l, i, &a, n->chars, cache);
         codec_result r = whole ? CODEC_CP : step_quick(s->p, l, &a, n->byte);
         if (r == CODEC_DEAD || r == CODEC_QUOTE) {
             for (uint32_t k = n->first; clear && r == CODEC_DEAD && k < stop; k++)
@@ -177,7 +210,7 @@ void span_inside(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, 
             i = n->end;
             continue;
         }
-        if (whole || stays(v, l, i, &a, d, cache)) {
+        if (whole || stays(v, l, i, &a, n->chars - ((n->byte & 0xC0) != 0x80), cache)) {
             for (uint32_t k = n->first; !clear && k < stop; k++)
                 bits[t->order[k] / 32] |= any[t->order[k] / 32] & (1u << t->order[k] % 32);
             i = n->end;

@@ -160,29 +160,58 @@ static bool string_tables(constrain_vocab *v)
     return ok;
 }
 
+static bool is_odd_space(uint32_t cp)
+{
+    for (size_t i = 0; i < VOCAB_N_ODD_SPACES; i++)
+        if (cp >= VOCAB_ODD_SPACES[i].lo && cp <= VOCAB_ODD_SPACES[i].hi)
+            return true;
+    return false;
+}
+
+/* Marks the nodes whose byte completes white space beyond ASCII (two or three bytes, all of them in the path). */
+static void odd_spaces(constrain_vocab *v, uint8_t *path)
+{
+    const trie *t = &v->all;
+    for (uint32_t i = 1; i < t->n; i++) {
+        uint32_t d = t->node[i].depth;
+        path[d] = t->node[i].byte;
+        uint32_t two = d > 1 ? (path[d - 1] & 0x1Fu) << 6 | (path[d] & 0x3Fu) : 0;
+        uint32_t three = d > 2 ? (path[d - 2] & 0xFu) << 12 | (path[d - 1] & 0x3Fu) << 6 | (path[d] & 0x3Fu) : 0;
+        bool low = (path[d] & 0xC0) == 0x80;
+        if ((low && d > 1 && path[d - 1] >= 0xC2 && path[d - 1] < 0xE0 && is_odd_space(two)) ||
+            (low && d > 2 && path[d - 2] >= 0xE0 && path[d - 2] < 0xF0 && (path[d - 1] & 0xC0) == 0x80 && is_odd_space(three)))
+            v->span[i][0] = 1ull << SPAN_ODD_SPACE;
+    }
+}
+
 static bool span_table(constrain_vocab *v)
 {
     trie *t = &v->all;
+    uint8_t *path = mem_calloc((size_t)t->max_depth + 3, 1);
     uint64_t(*acc)[2] = mem_calloc((size_t)t->max_depth + 3, sizeof *acc);
-    uint16_t *deep = mem_calloc((size_t)t->max_depth + 3, sizeof *deep);
+    uint16_t *chars = mem_calloc((size_t)t->max_depth + 3, sizeof *chars);
     v->span = mem_calloc((size_t)t->n + 1, sizeof *v->span);
-    bool ok = acc && deep && v->span;
+    bool ok = acc && chars && v->span && path;
+    if (ok)
+        odd_spaces(v, path);
     for (uint32_t i = t->n; ok && i-- > 1;) { /* children come before their parent this way */
         uint32_t d = t->node[i].depth;
         int b = byte_group(t->node[i].byte);
-        v->span[i][0] = acc[d + 1][0];
+        v->span[i][0] |= acc[d + 1][0];
         v->span[i][1] = acc[d + 1][1];
         if (b >= 0)
             v->span[i][b / 64] |= 1ull << b % 64;
-        t->node[i].deep = deep[d + 1] ? deep[d + 1] : (uint16_t)d;
+        t->node[i].chars = (uint16_t)(chars[d + 1] + ((t->node[i].byte & 0xC0) != 0x80));
         memset(acc[d + 1], 0, sizeof *acc);
-        deep[d + 1] = 0;
+        chars[d + 1] = 0;
         acc[d][0] |= v->span[i][0];
         acc[d][1] |= v->span[i][1];
-        deep[d] = deep[d] > t->node[i].deep ? deep[d] : t->node[i].deep;
+        chars[d] = chars[d] > t->node[i].chars ? chars[d] : t->node[i].chars;
+        v->most_chars = v->most_chars > t->node[i].chars ? v->most_chars : t->node[i].chars;
     }
     mem_free(acc);
-    mem_free(deep);
+    mem_free(chars);
+    mem_free(path);
     return ok;
 }
 

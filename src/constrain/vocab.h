@@ -10,7 +10,7 @@ typedef struct trie_node {
     uint32_t end, first;
     uint16_t depth;       /* bytes from the root to here, this one included */
     uint16_t n_here;
-    uint16_t deep;        /* depth of the deepest node below */
+    uint16_t chars;       /* the most characters that begin here and below */
     uint8_t byte;
 } trie_node;
 
@@ -35,6 +35,7 @@ struct constrain_vocab {
     uint32_t *by_need;    /* tokens of more than VOCAB_LEN_MASKS - 2 code points, most first */
     uint16_t *need;       /* [token] */
     uint32_t n_by_need;
+    uint32_t most_chars;  /* in any token */
     uint32_t max_extra;   /* most code points before the closing quote in a token of cross */
     trie cross;           /* what follows the closing quote, for tokens that close such a string */
     uint64_t (*span)[2];  /* [node of all]: what its byte and the bytes below it are, as bits of byte_group() */
@@ -49,9 +50,14 @@ struct constrain_vocab {
 };
 
 /* The bit of a byte in span: printable ASCII has its own, 32..127; characters beyond are known by their first byte: 0..15 three
- * bytes by E0..EF, 16 four, 17..24 two bytes in groups of 256 code points; 25..28 tab, line feed, return, other controls.
+ * bytes by E0..EF, 16 four, 17..24 two bytes in groups of 256 code points; 25..28 tab, line feed, return, other controls; 29 the
+ * white space beyond ASCII (is_odd_space), which . and \\s set apart from its neighbours: it belongs to no other group.
  * -1: continuation bytes: their first byte tells, or they are nothing. */
 #define SPAN_CONTROLS (15ull << 25)
+#define SPAN_ODD_SPACE 29
+static const cprange VOCAB_ODD_SPACES[] = {{0xA0, 0xA0}, {0x1680, 0x1680}, {0x2000, 0x200A}, {0x2028, 0x2029},
+                                           {0x202F, 0x202F}, {0x205F, 0x205F}, {0x3000, 0x3000}, {0xFEFF, 0xFEFF}};
+#define VOCAB_N_ODD_SPACES (sizeof VOCAB_ODD_SPACES / sizeof *VOCAB_ODD_SPACES)
 static inline int byte_group(unsigned char b)
 {
     if (b >= 0x80)
