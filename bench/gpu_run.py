@@ -120,6 +120,11 @@ def figures(run):
         got, bad, _ = run.bench("random:" + model, "-r", 3, "-p", "512,2048,8192", "-n", 0, "-b", CHUNK)
         rows += got
         lost += [[model, "prompt", bad]] if bad else []
+        got, bad, _ = run.bench(
+            "random:" + model, "-r", 3, "-p", "512,2048,8192", "-n", 0, "-b", CHUNK, "--prefill", "fp8"
+        )
+        rows += [r | {"prefill": "fp8"} for r in got]
+        lost += [[model, "prompt fp8", bad]] if bad else []
     if not quick:
         got, bad, _ = run.bench("random:qwen3-30b-a3b:Q4_K_M", "-r", 2, "-p", "512,2048,8192", "-n", 0, "-b", CHUNK)
         rows += got

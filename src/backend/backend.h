@@ -26,6 +26,7 @@ typedef struct backend_options {
     int32_t n_threads;       /* 0 = all allowed (CPU) */
     const char *cpu;         /* "auto", "scalar", "avx2", "avx512", "vnni", "amx" */
     bool deterministic, profile; /* profile: events around steps, for backend_profile.idle_us */
+    bool prefill_fp8;        /* prompts with e4m3 products; IMP_E_UNSUPPORTED where there are none */
     const log_sink *log;
 } backend_options;
 

@@ -113,6 +113,7 @@ imp_status cli_load_engine(cli *c, uint32_t n_row, imp_err *e)
     p.n_row = n_row;
     p.block_size = (uint32_t)c->o.block_size;
     p.kv = kv_of(&c->o);
+    p.prefill = c->o.prefill && strcmp(c->o.prefill, "fp8") == 0 ? IMP_PREFILL_FP8 : IMP_PREFILL_FULL;
     p.deterministic = c->o.deterministic;
     p.profile = c->o.profile;
     p.prefix_cache = c->o.prefix_cache && (c->cmd & (CMD_RUN | CMD_CHAT | CMD_SERVE)); /* what measures computes everything */

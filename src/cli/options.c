@@ -26,6 +26,8 @@ static const opt_def defs[] = {
      .help = "format of the KV cache"},
     {.name = "kv-fp8", .type = OPT_FLAG, AT(kv_fp8), .cmds = MODEL, .help = "the same as --kv fp8"},
     {.name = "kv-nvfp4", .type = OPT_FLAG, AT(kv_nvfp4), .cmds = MODEL, .help = "the same as --kv nvfp4"},
+    {.name = "prefill", .key = "model.prefill", .type = OPT_STR, .choices = "full|fp8", AT(prefill), .cmds = MODEL,
+     .help = "products of prompts: full quality, or FP8 (Hopper GPUs; faster, coarser, a byte a weight more)"},
     {.name = "vram-budget", .key = "model.vram_budget", .type = OPT_INT, .arg = "MIB", .min = 0, .max = 1 << 30, AT(memory_budget), .cmds = MODEL,
      .help = "device memory to use at most, MiB (0 = what is free)"},
     {.name = "deterministic", .key = "model.deterministic", .type = OPT_FLAG, AT(deterministic), .cmds = MODEL,

@@ -13,7 +13,7 @@ typedef enum cmd_bit {
 
 typedef struct options {
     /* model and machine */
-    const char *model, *backend, *cpu, *kv, *config;
+    const char *model, *backend, *cpu, *kv, *prefill, *config;
     int64_t device, threads, context, n_batch, block_size, memory_budget;
     bool deterministic, prefix_cache, verbose, version, help, kv_fp8, kv_nvfp4;
     opt_list set;

@@ -438,7 +438,7 @@ static const backend_api *const backends[] = {
 static imp_status start(engine *g, const imp_engine_params *p, imp_err *e)
 {
     backend_options bo = {.device = p->device, .n_threads = p->n_threads, .cpu = p->cpu ? p->cpu : "auto",
-                          .deterministic = p->deterministic, .profile = p->profile, .log = &g->log};
+                          .deterministic = p->deterministic, .profile = p->profile, .prefill_fp8 = p->prefill == IMP_PREFILL_FP8, .log = &g->log};
     int64_t t0 = clock_ns();
     imp_status st = g->api->open(&bo, &g->be, e);
     if (st != IMP_OK)

@@ -41,6 +41,16 @@ static double kv_bytes(const plan *p, double bits, uint64_t ctx, uint64_t n_seq,
     return sum;
 }
 
+/* What the copies of prefill fp8 take: a byte a weight. */
+static double fp8_bytes(const plan *p)
+{
+    double sum = 0;
+    for (int32_t i = 0; i < p->n_op; i++)
+        if (plan_op_prompt_fp8(p, i))
+            sum += (double)p->weight[p->op[i].weight[0]]->rows * (double)p->weight[p->op[i].weight[0]]->cols;
+    return sum;
+}
+
 #define DEFAULT_CTX 32768 /* without -c: enough for nearly everyone, and KV grows only as it is used */
 
 imp_status engine_sizes(engine *g, const imp_engine_params *p, kv_options *ko, imp_err *e)
@@ -61,7 +71,11 @@ imp_status engine_sizes(engine *g, const imp_engine_params *p, kv_options *ko, i
     if (g->n_row < g->n_seq)
         g->n_row = g->n_seq;
     uint64_t budget = p->memory_budget ? p->memory_budget : mem.free;
-    double weights = (double)g->m->weight_bytes, room = (double)budget - weights * 1.05; /* repacking may grow a format a little */
+    double copies = p->prefill == IMP_PREFILL_FP8 ? fp8_bytes(pl) : 0;
+    double weights = (double)g->m->weight_bytes + copies, room = (double)budget - weights * 1.05; /* repacking may grow a format a little */
+    if (weights > (double)budget && copies > 0)
+        return err_set(e, IMP_E_NOMEM, "model: wanted %.1f GB for its weights, %.1f of them FP8 copies for prompts (prefill fp8), got %.1f GB of memory", weights / 1e9,
+                       copies / 1e9, (double)budget / 1e9);
     if (weights > (double)budget)
         return err_set(e, IMP_E_NOMEM, "model: wanted %.1f GB for its weights, got %.1f GB of memory; a file of %.1f bits a weight would fit",
                        weights / 1e9, (double)budget / 1e9, 0.85 * 8 * (double)budget / (double)g->m->n_param);

@@ -15,6 +15,17 @@ static const struct {
 
 const char *plan_op_name(plan_op_kind kind) { return (unsigned)kind < OP_COUNT ? op_info[kind].name : "?"; }
 
+bool plan_op_prompt_fp8(const plan *p, int32_t op)
+{
+    const plan_op *o = &p->op[op];
+    if (o->kind != OP_LINEAR || o->layer < 0 || p->reg[o->out[0]].dim != DIM_T || p->weight[o->weight[0]]->rows < 128)
+        return false;
+    for (int32_t i = op + 1; i < p->n_op; i++)
+        if ((p->op[i].kind == OP_ROUTE || p->op[i].kind == OP_DECAY) && p->op[i].in[0] == o->out[0])
+            return false;
+    return true;
+}
+
 void plan_init(plan *p, const char *family)
 {
     *p = (plan){.family = family, .logits = PLAN_NONE, .hidden = PLAN_NONE};

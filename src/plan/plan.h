@@ -225,6 +225,9 @@ imp_status plan_finish(plan *p, imp_err *e);
 
 /* ---- reading ---------------------------------------------------------------------------------------------------- */
 const char *plan_op_name(plan_op_kind kind);
+/* May prompts multiply this operation's weight in FP8 where that was asked for: a product of a layer over tokens, of 128 rows or
+ * more, whose results choose no expert and are no decay of a state (both answer a small error with a large one). */
+bool plan_op_prompt_fp8(const plan *p, int32_t op);
 /* One line an operation, "%3d layer role KIND r4[T,1024] = r2, W[4096,1024] Q4_K"; kernel(i) adds the serving kernel's name. */
 void plan_print(const plan *p, const char *(*kernel)(void *user, int32_t op), void *user, strbuf *out);
 /* Bytes of KV a token (all groups and slots), for an element size in bits. */

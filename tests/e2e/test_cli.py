@@ -38,7 +38,7 @@ def test_help_and_version(imp):
 
 
 @pytest.mark.parametrize("args", [(), ("frob",), ("run",), ("run", "--frob"), ("run", "-m"), ("run", "-m", "x", "-n", "many"), ("run", "-m", "x", "-t", "-5"),
-                                  ("run", "-m", "x", "--kv", "f13"), ("run", "-m", "x", "--set", "nokey"), ("run", "-m", "x", "--set", "model.nothing=1"),
+                                  ("run", "-m", "x", "--kv", "f13"), ("run", "-m", "x", "--prefill", "f9"), ("run", "-m", "x", "--set", "nokey"), ("run", "-m", "x", "--set", "model.nothing=1"),
                                   ("logits", "-m", "x"), ("inspect",), ("bench", "-o", "xml", "-m", "x")], ids=" ".join)
 def test_usage_is_exit_status_2(imp, args):
     r = imp(*args)
@@ -50,6 +50,13 @@ def test_what_is_not_built_yet_is_refused_by_name(imp, tiny):
     if r.returncode != 2:
         pytest.skip("--mmproj is built now")
     assert b"--mmproj" in r.stderr
+
+
+def test_prefill_fp8_is_never_ignored(imp, tiny):
+    r = imp("run", "-m", tiny, "-p", "x", "-n", 2, "--backend", "cpu", "--prefill", "fp8")
+    assert r.returncode == 1 and r.stdout == b"" and b"prefill fp8" in r.stderr and b"Hopper" in r.stderr, r
+    full = imp.ok("run", "-q", "--raw", "-m", tiny, "-p", "x", "-n", 2, "--temperature", 0, "--backend", "cpu", "--prefill", "full")
+    assert full == imp.ok("run", "-q", "--raw", "-m", tiny, "-p", "x", "-n", 2, "--temperature", 0, "--backend", "cpu")
 
 
 @pytest.mark.parametrize("option", [("--schema", "missing.json"), ("--regex", "("), ("--grammar", "missing.gbnf")], ids=lambda o: o[0])

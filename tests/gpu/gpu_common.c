@@ -5,7 +5,7 @@
 #include "base/clock.h"
 #include "gpu_test.h"
 
-bool opt_no_pdl, opt_no_graph, opt_decode, opt_prompt, opt_batches;
+bool rig_fp8, opt_no_pdl, opt_no_graph, opt_decode, opt_prompt, opt_batches;
 static uint64_t rng = 88172645463325252ull;
 void rnd_seed(uint64_t s) { rng = s * 0x9E3779B97F4A7C15ull + 1; }
 uint64_t rnd(void)
@@ -311,7 +311,7 @@ imp_status rig_open(rig *r, const backend_api *api, const char *cpu, bool det, p
                     imp_err *e)
 {
     *r = (rig){.api = api, .p = p, .block = block};
-    backend_options bo = {.cpu = cpu, .n_threads = threads, .deterministic = det};
+    backend_options bo = {.cpu = cpu, .n_threads = threads, .deterministic = det, .prefill_fp8 = rig_fp8 && api == &backend_cuda};
     imp_status s = api->open(&bo, &r->b, e);
     if (s != IMP_OK)
         return s;

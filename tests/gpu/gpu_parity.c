@@ -206,7 +206,7 @@ static void test_model(jw *o, const shape *sh, int32_t block, int32_t prompt)
     if (s == IMP_OK)
         s = play(&g, ids, prompt, prompt, 0, 0, lg, &e);
     if (s == IMP_OK) {
-        double bound = quant_get(sh->fmt)->is_float ? 2e-2 : 3e-2;
+        double bound = rig_fp8 ? 3e-1 : quant_get(sh->fmt)->is_float ? 2e-2 : 3e-2;
         double ep = worst_row(lg, lc, (uint64_t)prompt, v, sh->n_expert ? (uint64_t)prompt / 70 : 0),
                ed = worst_row(lg + (uint64_t)prompt * v, lc + (uint64_t)prompt * v, GEN, v, 0);
         snprintf(what, sizeof what, "model %s block %d: prompt against CPU", sh->name, block);
@@ -289,6 +289,17 @@ int run_parity(jw *o, const char *only)
         if (i < 2 || (i >= 4 && i <= 6) || i == 10)
             test_model(o, &models[i], 64, 700);
     }
+    for (size_t i = 0; i < 3 && (!only || strcmp("fp8", only) == 0); i++) {
+        static const char *const names[] = {"fp8 d64", "fp8 d128 qk_norm Q8_0", "fp8 d128 Q4_K_M"};
+        shape s = models[i];
+        s.name = names[i];
+        rig_fp8 = true;
+        test_model(o, &s, 64, PROMPT);
+        test_model(o, &s, 64, 700);
+        rig_fp8 = false;
+    }
+    if (!only || tiny || strncmp("fp8", only, 3) == 0)
+        n_bad += run_fp8(o, tiny || (only && strcmp(only, "fp8tiny") == 0), &n_run);
     jw_end_array(o);
     if (!only || tiny || strstr("sample", only))
         n_bad += run_sample(o, tiny, &n_run);

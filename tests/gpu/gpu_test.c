@@ -1,5 +1,5 @@
 /* gpu_test: parity and timing of the CUDA backend in one program that needs libc and the driver alone.
- * usage: gpu_test [parity|bench|all] [-o report.json] [--no-pdl] [--no-graph] [--decode] [--prompt] [--batches] [filter] */
+ * usage: gpu_test [parity|bench|fp8bench|all] [-o report.json] [--no-pdl] [--no-graph] [--decode] [--prompt] [--batches] [filter] */
 #include <execinfo.h>
 #include <signal.h>
 #include <stdio.h>
@@ -60,6 +60,8 @@ int main(int argc, char **argv)
     jw_kstr(&o, "source", GPU_SOURCE_HASH);
 #endif
     int bad = 0;
+    if (strcmp(what, "fp8bench") == 0)
+        return run_fp8_bench();
     if (strcmp(what, "bench"))
         bad += run_parity(&o, only);
     if (strcmp(what, "parity"))

@@ -48,6 +48,7 @@ imp_status rig_open(rig *r, const backend_api *api, const char *cpu, bool determ
                     int threads, imp_err *e);
 imp_status rig_reopen(rig *r, plan_limits lim, imp_err *e);
 void rig_close(rig *r);
+extern bool rig_fp8; /* CUDA rigs that are opened now: prompts in FP8 */
 
 /* A sequence for steps: positions [n_past, n_past + n) with ids; its blocks are first_block, first_block + 1, ... */
 typedef struct seq_step {
@@ -62,6 +63,8 @@ imp_status submit_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, 
 
 int run_sample(jw *out, bool tiny, int *n_tests); /* returns failures */
 int run_errors(int *n_tests);
+int run_fp8(jw *out, bool tiny, int *n_tests);
+int run_fp8_bench(void);
 extern bool opt_no_pdl, opt_no_graph, opt_decode, opt_prompt, opt_batches;
 int run_parity(jw *out, const char *only);
 int run_bench(jw *out, const char *only);

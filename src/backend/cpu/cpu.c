@@ -90,6 +90,8 @@ static void cpu_close(backend *b)
 static imp_status cpu_open(const backend_options *opt, backend **out, imp_err *e)
 {
     *out = NULL;
+    if (opt->prefill_fp8)
+        return err_set(e, IMP_E_UNSUPPORTED, "prefill fp8: the cpu backend has no FP8 products; it takes backend cuda on a Hopper GPU");
     cpu_level level;
     imp_status s = pick_level(opt->cpu, &level, e);
     if (s != IMP_OK)

@@ -358,6 +358,13 @@ static imp_status make_scratch(bexec *x, imp_err *e)
         s = scratch(x, x->partial_bytes, &x->partial, "partial sums", e);
     if (s == IMP_OK && part)
         s = scratch(x, BATCH_MEETS * 8, &x->came, "counters of partial sums", e);
+    uint32_t k8;
+    if (s == IMP_OK)
+        s = exec_fp8_make(x, &k8, e);
+    if (s == IMP_OK && k8) {
+        s = scratch(x, rows * (k8 + 4ull), &x->x8, "FP8 activations", e);
+        x->x8_scale = x->x8 + rows * k8;
+    }
     uint64_t tiles_at, rows_at, moe = exec_moe_bytes(x, x->lim.n_tok, &tiles_at, &rows_at);
     if (s == IMP_OK && moe)
         s = scratch(x, moe, &x->moe_pair, "lists of experts", e);
@@ -567,6 +574,7 @@ void cuda_exec_free(bexec *x)
             cuda_free(b, x->scratch[i], x->scratch_bytes[i], &b->workspace);
         cuda_free(b, x->ws, x->ws_bytes, &b->workspace);
     }
+    exec_fp8_free(x);
     for (int i = 0; i < N_TICKET; i++) {
         mem_free(x->slot[i].result);
         mem_free(x->slot[i].row_status);

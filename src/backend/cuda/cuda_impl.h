@@ -13,11 +13,12 @@
     X(gemv) X(rows2) X(rows4) X(rows8) X(rows_sum) X(repack) X(fill_random) X(read) X(embed) X(norm) X(norm_group)   \
     X(add) X(mul) X(unary) X(glu) X(gate) X(slice) X(concat) X(gather) X(combine) X(decay) X(qkv) X(rope)            \
     X(kv_store) X(route) X(greedy) X(sample) X(attend_any) X(attend_d64) X(attend_d128) X(attend_d128s) X(attend_d256)           \
-    X(conv) X(gdn) X(mamba2) X(attend_p64) X(attend_p128) X(attend_p256) X(moe_sort)
+    X(conv) X(gdn) X(mamba2) X(attend_p64) X(attend_p128) X(attend_p256) X(moe_sort) X(fp8_copy) X(fp8_rows)
 
 /* kernels that exist for one generation only: absent ones are NULL */
 #define KERNEL_LIST_HOPPER(X) X(prefill_1x64) X(prefill_1x128) X(prefill_1x256) X(prefill_2x64) X(prefill_2x128) X(experts_d16) \
-    X(attend_w64) X(attend_w128) X(attend_w256) X(batch8) X(batch16) X(batch32) X(batch64) X(batch128)
+    X(attend_w64) X(attend_w128) X(attend_w256) X(batch8) X(batch16) X(batch32) X(batch64) X(batch128) \
+    X(fp8_2x128) X(fp8_2x128t) X(fp8_2x128c) X(fp8_2x128ct) X(fp8_1x128) X(fp8_1x64) X(fp8_1x32)
 
 typedef enum kernel_id {
 #define K_X(n) K_##n,
@@ -34,7 +35,8 @@ struct backend {
     cu_api cu;
     CUdevice dev;
     CUcontext ctx;
-    bool retained, deterministic;
+    bool retained, deterministic, prefill_fp8;
+    int fp8_tile;          /* an instrument of the GPU test: row of run_fp8.c's table + 1; 0 = choose */
     bool no_pdl, no_graph; /* instruments of the GPU test */
     bool timing;            /* events tell time */
     CUstream stream, up;

@@ -141,6 +141,25 @@ static imp_status product_rows(bexec *x, const dweight *w, CUdeviceptr xh, uint3
     return s;
 }
 
+/* Rows of class P with --prefill fp8; g: as run_linear made it. */
+static imp_status run_fp8(bexec *x, const node *n, rows r, const gemv_args *g, imp_err *e)
+{
+    const plan *p = x->p;
+    plan_reg in = p->op[n->lin[0]].in[0];
+    gemv_args a = *g;
+    op_args o = {.a = at_row(x, in, r.r0), .lda = reg_ld(x, in), .width = x->reg[in].width, .flag2 = x->reg[in].f16 ? FP8_FROM_F16 : FP8_FROM_F32};
+    if (n->norm >= 0) {
+        const plan_op *l = &p->op[n->norm];
+        o = norm_args(x, l, at_row(x, l->in[0], r.r0), reg_ld(x, l->in[0]), 0, 0, false);
+        o.flag2 = FP8_FROM_NORM;
+    }
+    for (int32_t i = 0; i < n->n_lin && n->glu >= 0 && !exec_fp8_is_pair(n->fp8); i++) {
+        a.out[i] = at_row(x, p->op[n->lin[i]].out[0], r.r0);
+        a.ldo[i] = reg_ld(x, p->op[n->lin[i]].out[0]);
+    }
+    return exec_fp8(x, n, &o, &a, e);
+}
+
 static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
 {
     const plan *p = x->p;
@@ -188,13 +207,13 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
         }
         return run_gemv(x, &a, 1, smem, e);
     }
-    bool prompt = r.prompt && exec_prompt(x), paired = false;
-    imp_status s = f16_input(x, n, r, &xh, &ldx, e);
-    if (s == IMP_OK && prompt && n->glu >= 0)
+    bool prompt = r.prompt && exec_prompt(x), fp8 = prompt && n->fp8, paired = fp8 && exec_fp8_is_pair(n->fp8);
+    imp_status s = fp8 ? run_fp8(x, n, r, &a, e) : f16_input(x, n, r, &xh, &ldx, e);
+    if (s == IMP_OK && prompt && !fp8 && n->glu >= 0)
         s = exec_prompt_pair(x, &a, xh, ldx, &paired, e);
     if (paired)
         return s;
-    for (int32_t i = 0; i < n->n_lin && s == IMP_OK; i++) {
+    for (int32_t i = 0; i < n->n_lin && s == IMP_OK && !fp8; i++) {
         plan_reg o = n->add >= 0 ? out : p->op[n->lin[i]].out[0];
         s = (prompt ? exec_prompt_product : product_rows)(x, &a.w[i], xh, ldx, at_row(x, o, r.r0), reg_ld(x, o), res == PLAN_NONE ? 0 : at_row(x, res, r.r0),
                                                      res == PLAN_NONE ? 0 : reg_ld(x, res), (uint32_t)r.n, e);
@@ -550,8 +569,11 @@ const char *exec_op_kernel(const bexec *x, int32_t op)
         [OP_CONV] = "conv", [OP_GDN] = "gdn", [OP_MAMBA2] = "mamba2", [OP_DECAY] = "decay"};
     static const char *const products[LAY_COUNT] = {"gemv/rows F16", "gemv/rows I8", "gemv/rows U4", "gemv/rows NV4", "gemv/rows Q4K", "gemv/rows Q5K",
                                                     "gemv/rows Q6K", "gemv/rows F8"};
+    static const char *const products8[LAY_COUNT] = {"gemv/rows F16, prompts fp8", "gemv/rows I8, prompts fp8", "gemv/rows U4, prompts fp8",
+                                                     "gemv/rows NV4, prompts fp8", "gemv/rows Q4K, prompts fp8", "gemv/rows Q5K, prompts fp8",
+                                                     "gemv/rows Q6K, prompts fp8", "gemv/rows F8, prompts fp8"};
     if (n->kind == NODE_LINEAR)
-        return products[x->w[x->p->op[n->lin[0]].weight[0]]->d.layout];
+        return (n->fp8 ? products8 : products)[x->w[x->p->op[n->lin[0]].weight[0]]->d.layout];
     if (n->kind == NODE_QKV)
         return "qkv (norm, rope, kv_store)";
     if (o->kind == OP_ATTEND)

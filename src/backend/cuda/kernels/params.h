@@ -117,6 +117,49 @@ typedef struct prefill_args {
     float limit, alpha;
 } prefill_args;
 
+/* ---- prompts in FP8 (fp8.cu) -----------------------------------------------------------------------------------------
+ * A product multiplies e4m3 rows of FP8_K(k) bytes, values in ACT_POS order on both sides. The factor of a row is a power of
+ * two, 2^fp8_exponent of its largest value: scaling is exact, and so are weights that were e4m3 already. A copy of weights
+ * stacks the matrices of a node, each from a multiple of 128 rows on; of a pair, 8 rows of gate and 8 of up take turns
+ * and rows stand in the ACT_POS order of the columns that they make, so that a thread holds gate and up of neighbours. */
+#define FP8_K(k) (((k) + 127u) & ~127u)
+#define FP8_ROWS(n) (((n) + 127u) & ~127u)
+#define FP8_PAIR_ROW(r, up) (ACT_POS(r) / 8 * 16 + ACT_POS(r) % 8 + ((up) ? 8u : 0u))
+/* Stages of 128 columns that a tile of so many tokens and rows has in shared memory. */
+#define FP8_STAGES(tokens, rows) (196608 / (((tokens) + (rows)) * 128) < 8 ? 196608 / (((tokens) + (rows)) * 128) : 8)
+/* The least x from -119 on with m <= 448 * 2^x, of a finite or infinite m >= 0 given as the bits of a float. */
+#ifdef __CUDACC__
+static __device__ __forceinline__
+#else
+static inline
+#endif
+    int32_t fp8_exponent(uint32_t bits)
+{
+    const int32_t field = (int32_t)(bits >> 23);
+    return field < 16 ? -119 : field - 127 - ((bits & 0x7FFFFF) <= 0x600000 ? 8 : 7);
+}
+
+enum { FP8_FROM_F32, FP8_FROM_NORM, FP8_FROM_F16 }; /* op_args.flag2 of imp_fp8_rows: what the rows are */
+
+typedef struct fp8_copy_args {     /* tiles of one matrix to rows of a copy */
+    dweight w;
+    uint64_t dst, scale, bias;     /* of the matrix' first row; f32 [rows of the copy]; bias or 0 */
+    uint32_t ld, pair;             /* pair: 1 gate, 2 up */
+} fp8_copy_args;
+
+typedef struct fp8_part {          /* a matrix of the stack: rows [row0, row0 + rows) */
+    uint64_t out, residual;        /* f32 [m][ldo], f32 [m][ldr] or 0 */
+    uint32_t row0, rows, ldo, ldr;
+} fp8_part;
+
+typedef struct fp8_args {
+    fp8_part part[GEMV_MAX_W];     /* pair: part[0].out is f16 [m][ldo] in ACT_POS order, rows counts gate's */
+    uint64_t x_scale, w_scale, bias; /* f32 [m], f32 [rows of the copy]; the same or 0 */
+    uint32_t n_part, m, n_k, n_rb, n_tb; /* n_k: columns / 128; n_rb, n_tb: blocks of rows and of tokens (of clusters) */
+    uint32_t pair, act, even; /* even: all widths are, so that two results are stored at once */
+    float limit, alpha;
+} fp8_args;
+
 typedef struct sort_args {         /* counting sort of (token, choice) by expert */
     uint64_t ids;                  /* i32 [n_pair] */
     uint64_t pair_of;              /* i32 [n_pair] out */

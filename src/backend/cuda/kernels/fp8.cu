@@ -1,0 +1,488 @@
+/* fp8: prompts with e4m3 products, y[M][N] = x[M][K] W[N][K]^T, opt-in (--prefill fp8), Hopper only. Three kernels:
+ * imp_fp8_copy turns the tiles of a matrix into e4m3 rows once, when a plan is compiled; imp_fp8_rows turns activations (f32,
+ * f32 to be normalised, or f16) into e4m3 rows; imp_fp8_* multiply. Both factors of a result are powers of two (params.h).
+ * Products: tokens are A, weights are B, both through shared memory by TMA, 128 columns a stage; here A may be tokens because
+ * nothing is decoded on the way, and then a thread holds neighbouring results of one token: two are stored at once, and gate
+ * and up meet without a shuffle. Hopper keeps about 14 bits of an e4m3 sum: after each 128 columns the sums are added to f32
+ * registers and begin anew. So a warpgroup has 64 x 128 sums under way and two of those blocks done, one after the other;
+ * the other warpgroup's products run while it adds.
+ * One block a multiprocessor takes tile after tile, in the order of prefill.cu. Cluster of two: both have the same weights, each
+ * loads half of them for both.
+ * Order of sums: a function of K alone, so a row's bytes depend on itself alone.
+ * Floor: max(2MNK / 1,350 TFLOP/s measured for cuBLAS, bytes). Numerics: e4m3 products (exact), sums as said. */
+#include "decode.cuh"
+#include "wgmma_fp8.cuh"
+
+DEV u32 e4m3x2(float lo, float hi)
+{
+    u16 d;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0,%1,%2;" : "=h"(d) : "f"(hi), "f"(lo));
+    return d;
+}
+DEV u32 e4m3x4(float a, float b, float c, float d) { return e4m3x2(a, b) | e4m3x2(c, d) << 16; }
+DEV float pow2(i32 e) { return __uint_as_float((u32)(e + 127) << 23); }
+
+/* ---- weights ---------------------------------------------------------------------------------------------------------- */
+/* f(k, h, pair) for the values of the row tile: places k and k + 1 of row g + 8h. A warp takes every eighth tile of columns. */
+template <int L, class F> DEV void each_pair(const dweight &d, const u8 *tiles, u32 warp, u32 lane, F f)
+{
+    for (u32 kt = warp; kt < d.k_tiles; kt += 8) {
+        in_gmem src = {tiles + (u64)kt * d.tile_bytes};
+        scales q;
+        tile_scales<L>(src, lane, q);
+#pragma unroll
+        for (int c = 0; c < 4; c++) {
+            u32 a[4][4];
+            chunk<L>(src, lane, c, q, d.lut, a);
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    f(kt * 256 + c * 64 + j * 16 + (i >> 1) * 8 + 2 * (lane & 3), i & 1, a[j][i]);
+        }
+    }
+}
+
+/* A block a tile of 16 rows: its warps look for the largest values, then write. */
+KERNEL(256, 2) imp_fp8_copy(const __grid_constant__ fp8_copy_args p)
+{
+    __shared__ float most[8][16];
+    const u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3, rt = blockIdx.x;
+    const u8 *tiles = (const u8 *)p.w.tiles + (u64)rt * p.w.k_tiles * p.w.tile_bytes;
+    float m[2] = {0, 0};
+    auto look = [&](u32, int h, u32 v) { m[h] = fmaxf(m[h], fmaxf(fabsf(h2f((u16)v)), fabsf(h2f((u16)(v >> 16))))); };
+    LAYOUT_SWITCH(p.w.layout, each_pair<L>(p.w, tiles, warp, lane, look);)
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        m[h] = fmaxf(m[h], __shfl_xor_sync(~0u, m[h], 1));
+        m[h] = fmaxf(m[h], __shfl_xor_sync(~0u, m[h], 2));
+        if (t == 0)
+            most[warp][g + 8 * h] = m[h];
+    }
+    __syncthreads();
+    float inv[2];
+    u8 *dst[2];
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const u32 n = rt * 16 + g + 8 * h, row = p.pair ? FP8_PAIR_ROW(n, p.pair == 2) : n;
+        for (int w = 0; w < 8; w++)
+            m[h] = fmaxf(m[h], most[w][g + 8 * h]);
+        const i32 e = fp8_exponent(__float_as_uint(m[h]));
+        inv[h] = pow2(-e);
+        dst[h] = n < p.w.rows ? (u8 *)p.dst + (u64)row * p.ld : 0;
+        if (warp == 0 && t == 0 && n < p.w.rows) {
+            ((float *)p.scale)[row] = pow2(e) * (p.w.row_scale ? ((const float *)p.w.row_scale)[n] : 1.0f);
+            if (p.bias)
+                ((float *)p.bias)[row] = p.w.bias ? ((const float *)p.w.bias)[n] : 0.0f;
+        }
+    }
+    auto write = [&](u32 k, int h, u32 v) {
+        if (k < p.ld && dst[h])
+            *(u16 *)(dst[h] + k) = (u16)e4m3x2(h2f((u16)v) * inv[h], h2f((u16)(v >> 16)) * inv[h]);
+    };
+    LAYOUT_SWITCH(p.w.layout, each_pair<L>(p.w, tiles, warp, lane, write);)
+}
+
+/* ---- activations ------------------------------------------------------------------------------------------------------ */
+DEV float block_max(float v, float *red)
+{
+    v = warp_max(v);
+    __syncthreads();
+    if ((threadIdx.x & 31) == 0)
+        red[threadIdx.x >> 5] = v;
+    __syncthreads();
+    for (u32 i = 0; i < 8; i++)
+        v = fmaxf(v, red[i]);
+    return v;
+}
+
+/* The row's factor, stored by one thread; returns what to multiply by. */
+DEV float row_factor(const op_args &p, u32 row, float m, float *red)
+{
+    const i32 e = fp8_exponent(__float_as_uint(block_max(m, red)));
+    if (threadIdx.x == 0)
+        ((float *)p.out2)[row] = pow2(e);
+    return pow2(-e);
+}
+
+/* f16 rows in ACT_POS order, which stays. */
+DEV void rows_of_f16(const op_args &p, u32 row, float *red)
+{
+    const uint4 *src = (const uint4 *)((const u16 *)p.a + (u64)row * p.lda);
+    uint2 *out = (uint2 *)((u8 *)p.out + (u64)row * p.ldo);
+    const u32 n = p.ldo / 8;
+    uint4 v[8];
+    u32 m = 0; /* two f16 without signs */
+    auto most = [&](const uint4 &q) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            asm("max.f16x2 %0,%0,%1;" : "+r"(m) : "r"(word(q, i) & 0x7FFF7FFF));
+    };
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+        v[j] = threadIdx.x + 256 * j < n ? src[threadIdx.x + 256 * j] : make_uint4(0, 0, 0, 0);
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+        most(v[j]);
+    for (u32 i = threadIdx.x + 2048; i < n; i += 256)
+        most(src[i]);
+    const float f = row_factor(p, row, fmaxf(h2f((u16)m), h2f((u16)(m >> 16))), red);
+    auto put4 = [&](u32 a, u32 b) { return e4m3x4(h2f((u16)a) * f, h2f((u16)(a >> 16)) * f, h2f((u16)b) * f, h2f((u16)(b >> 16)) * f); };
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+        if (threadIdx.x + 256 * j < n)
+            out[threadIdx.x + 256 * j] = make_uint2(put4(v[j].x, v[j].y), put4(v[j].z, v[j].w));
+    for (u32 i = threadIdx.x + 2048; i < n; i += 256) {
+        const uint4 q = src[i];
+        out[i] = make_uint2(put4(q.x, q.y), put4(q.z, q.w));
+    }
+}
+
+/* A block a row; a: rows of lda values, flag2: what they are; out: e4m3 [row][ldo], ldo = FP8_K(width); out2: f32 factors.
+ * Norms as in imp_norm, but for the rounding to f16 that it ends with. */
+KERNEL(256, 4) imp_fp8_rows(const __grid_constant__ op_args p)
+{
+    __shared__ float red[8];
+    pdl_launch();
+    pdl_wait();
+    const u32 row = blockIdx.x, tid = threadIdx.x;
+    if (p.flag2 == FP8_FROM_F16) {
+        rows_of_f16(p, row, red);
+        return;
+    }
+    const float *src = (const float *)p.a + (u64)row * p.lda, *w = (const float *)p.w, *b = (const float *)p.bias;
+    u8 *out = (u8 *)p.out + (u64)row * p.ldo;
+    float scale = 1, mean = 0, m = 0;
+    if (!p.flag && p.width % 4 == 0 && p.width <= 8192) {
+        float4 v[8];
+        scale = row_rms<8>(src, p.width, p.eps, red, v);
+        if (p.flag2 == FP8_FROM_F32)
+            scale = 1;
+        const float o = w ? p.plus_one : 0.0f;
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            const u32 i = tid * 4 + 1024 * j;
+            const float4 g = w && i < p.width ? *(const float4 *)(w + i) : make_float4(1, 1, 1, 1);
+            v[j] = make_float4(v[j].x * scale * (g.x + o), v[j].y * scale * (g.y + o), v[j].z * scale * (g.z + o), v[j].w * scale * (g.w + o));
+            m = fmaxf(fmaxf(m, fmaxf(fabsf(v[j].x), fabsf(v[j].y))), fmaxf(fabsf(v[j].z), fabsf(v[j].w)));
+        }
+        const float f = row_factor(p, row, m, red);
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            const u32 i = tid * 4 + 1024 * j;
+            if (i < p.ldo) { /* past the width they are zeros */
+                *(u16 *)(out + ACT_POS(i)) = (u16)e4m3x2(v[j].x * f, v[j].y * f);
+                *(u16 *)(out + ACT_POS(i + 2)) = (u16)e4m3x2(v[j].z * f, v[j].w * f);
+            }
+        }
+        return;
+    }
+    if (p.flag) { /* LayerNorm */
+        float s = 0;
+        for (u32 i = tid; i < p.width; i += 256)
+            s += src[i];
+        mean = block_sum(s, red) / (float)p.width;
+        s = 0;
+        for (u32 i = tid; i < p.width; i += 256)
+            s += (src[i] - mean) * (src[i] - mean);
+        scale = rsqrtf(block_sum(s, red) / (float)p.width + p.eps);
+    } else if (p.flag2 == FP8_FROM_NORM) {
+        scale = row_rms<0>(src, p.width, p.eps, red, 0);
+    }
+    auto value = [&](u32 i) {
+        return i >= p.width ? 0.0f : (src[i] - mean) * scale * (w ? w[i] + p.plus_one : 1.0f) + (p.flag && b ? b[i] : 0.0f);
+    };
+    for (u32 i = tid; i < p.width; i += 256)
+        m = fmaxf(m, fabsf(value(i)));
+    const float f = row_factor(p, row, m, red);
+    for (u32 i = 2 * tid; i < p.ldo; i += 512)
+        *(u16 *)(out + ACT_POS(i)) = (u16)e4m3x2(value(i) * f, value(i + 1) * f);
+}
+
+/* ---- products --------------------------------------------------------------------------------------------------------- */
+struct __align__(128) tensor_map { u64 v[16]; };
+struct fp8_params {
+    tensor_map x, w;
+    fp8_args a;
+};
+
+#ifdef HOPPER
+DEV void tma_2d(u32 dst, const tensor_map *t, u32 x, u32 y, u32 bar)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0],[%1,{%2,%3}],[%4];"
+                 ::"r"(dst), "l"(t), "r"(x), "r"(y), "r"(bar) : "memory");
+}
+/* To the same place in both blocks of the cluster; each block's own barrier counts what came. */
+DEV void tma_2d_both(u32 dst, const tensor_map *t, u32 x, u32 y, u32 bar)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0],[%1,{%2,%3}],[%4],%5;"
+                 ::"r"(dst), "l"(t), "r"(x), "r"(y), "r"(bar), "h"((u16)3) : "memory");
+}
+DEV u32 cluster_rank(void)
+{
+    u32 r;
+    asm volatile("mov.u32 %0,%%cluster_ctarank;" : "=r"(r));
+    return r;
+}
+DEV void cluster_meet(void)
+{
+    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
+DEV void mbar_arrive_at(u32 bar, u32 rank)
+{
+    asm volatile("{.reg .b32 r; mapa.shared::cluster.u32 r,%0,%1; mbarrier.arrive.release.cluster.shared::cluster.b64 _,[r]; }" ::"r"(bar), "r"(rank) : "memory");
+}
+
+#define RASTER 8 /* blocks of rows that are taken together, so that a wave of blocks is about square */
+
+/* Tile: WAVES * 64 tokens (SPLIT: 128, 64 a warpgroup) x 2 * N rows of the copy (SPLIT: N). CL: blocks of a cluster, side by side in tokens. */
+template <int WAVES, int N, bool SPLIT, int CL> struct shape {
+    static constexpr u32 tokens = SPLIT ? 128 : 64 * WAVES, rows = SPLIT ? N : 2 * N, x_bytes = tokens * 128, w_bytes = rows * 128;
+    static constexpr u32 bytes = x_bytes + w_bytes, stages = FP8_STAGES(tokens, rows);
+};
+/* Shared memory: barriers "full" of the stages, 64 bytes on "empty"; from 1,024 on the stages, tokens before rows. */
+
+struct tile8 {
+    u32 rb, first;
+};
+template <class S, int CL> DEV bool tile_at(const fp8_args &p, u32 i, u32 rank, tile8 &t)
+{
+    if (i >= p.n_rb * p.n_tb)
+        return false;
+    const u32 strip = i / (RASTER * p.n_tb), r0 = strip * RASTER, wide = p.n_rb - r0 < RASTER ? p.n_rb - r0 : RASTER;
+    i -= r0 * p.n_tb;
+    t.rb = r0 + i % wide;
+    t.first = (i / wide * CL + rank) * S::tokens;
+    return true;
+}
+
+/* One thread: rows of the copy, or of tokens. Each says itself how much will come. */
+template <class S, int CL, bool WEIGHTS> DEV void load(const fp8_params &pp, u32 base, u32 rank)
+{
+    const fp8_args &p = pp.a;
+    u32 s = 0, ph = 1;
+    tile8 t;
+    for (u32 i = blockIdx.x / CL; tile_at<S, CL>(p, i, rank, t); i += gridDim.x / CL)
+        for (u32 k = 0; k < p.n_k; k++) {
+            const u32 full = base + s * 8, empty = base + 64 + s * 8, x = base + 1024 + s * S::bytes, w = x + S::x_bytes;
+            mbar_wait_bounded(empty, ph);
+            mbar_expect(full, WEIGHTS ? S::w_bytes : S::x_bytes);
+            if (!WEIGHTS)
+                tma_2d(x, &pp.x, k * 128, t.first, full);
+            else if (CL == 1)
+                tma_2d(w, &pp.w, k * 128, t.rb * S::rows, full);
+            else
+                tma_2d_both(w + rank * (S::w_bytes / 2), &pp.w, k * 128, t.rb * S::rows + rank * (S::rows / 2), full);
+            if (++s == S::stages)
+                s = 0, ph ^= 1;
+        }
+}
+
+DEV void bar_arrive(u32 id, u32 n) { asm volatile("bar.arrive %0,%1;" ::"r"(id), "r"(n) : "memory"); }
+
+/* TURNS: the warpgroups issue their four products by turns, so that one adds while the other's run. */
+template <class S, int WAVES, int N, bool SPLIT, int CL, bool TURNS> DEV void multiply(const fp8_args &p, u32 base, u32 wg, u32 lane, u32 &s, u32 &ph, float (*sum)[N / 2])
+{
+#pragma unroll 1
+    for (u32 k = 0; k < p.n_k; k++) {
+        const u32 x = base + 1024 + s * S::bytes + (SPLIT ? wg * 8192 : 0), w = base + 1024 + s * S::bytes + S::x_bytes + (SPLIT ? 0 : wg * (N * 128));
+        mbar_wait_bounded(base + s * 8, ph);
+#pragma unroll
+        for (int v = 0; v < WAVES; v++) {
+            float acc[N / 2];
+            const u64 a = wgmma_desc(x + v * 8192), b = wgmma_desc(w);
+            if (TURNS)
+                bar_sync(1 + wg, 256);
+            wgmma_fence();
+            wgmma_e4m3<N>::first(acc, a, b);
+#pragma unroll
+            for (int j = 1; j < 4; j++)
+                wgmma_e4m3<N>::next(acc, a + 2 * j, b + 2 * j);
+            wgmma_commit();
+            if (TURNS)
+                bar_arrive(2 - wg, 256);
+            wgmma_wait<0>();
+            pin<N / 2>(acc);
+            if (v == WAVES - 1 && lane < CL) { /* read: the stage may be filled anew, by both */
+                if (CL == 1)
+                    mbar_arrive(base + 64 + s * 8);
+                else
+                    mbar_arrive_at(base + 64 + s * 8, lane);
+            }
+#pragma unroll
+            for (int i = 0; i < N / 2; i++)
+                sum[v][i] += acc[i];
+        }
+        if (++s == S::stages)
+            s = 0, ph ^= 1;
+    }
+}
+
+/* f32 results of one part, residual added. Residuals are asked for 16 at a time: one trip to memory. */
+template <int N> DEV void store_row(const fp8_part &q, u32 token, u32 n0, bool even, const float *v, int h)
+{
+    float *out = (float *)q.out + (u64)token * q.ldo + n0;
+    const float *res = (const float *)q.residual + (u64)token * q.ldr + n0;
+    constexpr int B = N / 8 < 8 ? N / 8 : 8;
+    auto in = [&](int i, u32 e) { return n0 + 8 * i + e < q.rows; };
+#pragma unroll
+    for (int i0 = 0; i0 < N / 8; i0 += B) {
+        float2 r[B];
+#pragma unroll
+        for (int i = 0; i < B; i++) {
+            r[i] = make_float2(0, 0);
+            if (q.residual && even && in(i0 + i, 0))
+                r[i] = *(const float2 *)(res + 8 * (i0 + i));
+        }
+        if (q.residual && !even)
+#pragma unroll
+            for (int i = 0; i < B; i++) {
+                r[i].x = in(i0 + i, 0) ? res[8 * (i0 + i)] : 0.0f;
+                r[i].y = in(i0 + i, 1) ? res[8 * (i0 + i) + 1] : 0.0f;
+            }
+#pragma unroll
+        for (int i = 0; i < B; i++) {
+            const float2 o = make_float2(r[i].x + v[4 * (i0 + i) + 2 * h], r[i].y + v[4 * (i0 + i) + 2 * h + 1]);
+            float *to = out + 8 * (i0 + i);
+            if (even && in(i0 + i, 0))
+                *(float2 *)to = o;
+            if (!even && in(i0 + i, 0))
+                to[0] = o.x;
+            if (!even && in(i0 + i, 1))
+                to[1] = o.y;
+        }
+    }
+}
+
+/* act(gate) * up as f16 in ACT_POS order: columns 16u + c of the copy's rows are gate's, 16u + 8 + c up's. */
+template <int N, int ACT> DEV void store_pair_row(const fp8_args &p, u32 token, u32 pos, const float *v, int h)
+{
+    u16 *out = (u16 *)p.part[0].out + (u64)token * p.part[0].ldo + pos;
+#pragma unroll
+    for (int u = 0; u < N / 16; u++) {
+        float o[2];
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+            o[e] = glu_apply(ACT, v[8 * u + 2 * h + e], v[8 * u + 4 + 2 * h + e], p.limit, p.alpha);
+        if (pos + 8 * u < p.part[0].ldo)
+            *(u32 *)(out + 8 * u) = pack_h2(o[0], o[1]);
+    }
+}
+
+template <int WAVES, int N, int ACT> DEV void store_pairs(const fp8_args &p, u32 token0, u32 pos, float (*sum)[N / 2])
+{
+#pragma unroll
+    for (int v = 0; v < WAVES; v++)
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+            if (token0 + v * 64 + h * 8 < p.m)
+                store_pair_row<N, ACT>(p, token0 + v * 64 + h * 8, pos, sum[v], h);
+}
+
+/* row0: the warpgroup's first row of the copy; token0: the thread's first token. */
+template <int WAVES, int N> DEV void store(const fp8_args &p, u32 row0, u32 token0, u32 t, float (*sum)[N / 2])
+{
+#pragma unroll
+    for (int v = 0; v < WAVES; v++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const u32 token = token0 + v * 64 + h * 8;
+            const float f = token < p.m ? ((const float *)p.x_scale)[token] : 0.0f;
+#pragma unroll
+            for (int i = 0; i < N / 8; i++)
+                sum[v][4 * i + 2 * h] *= f, sum[v][4 * i + 2 * h + 1] *= f;
+        }
+#pragma unroll
+    for (int i = 0; i < N / 8; i++) {
+        if (i % 2 == 0)
+            asm volatile("" ::: "memory"); /* two at a time: the sums leave no room for more */
+        const float2 f = *(const float2 *)((const float *)p.w_scale + row0 + 8 * i + 2 * t);
+        const float2 b = p.bias ? *(const float2 *)((const float *)p.bias + row0 + 8 * i + 2 * t) : make_float2(0, 0);
+#pragma unroll
+        for (int v = 0; v < WAVES; v++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                sum[v][4 * i + 2 * h] = __fmaf_rn(sum[v][4 * i + 2 * h], f.x, b.x);
+                sum[v][4 * i + 2 * h + 1] = __fmaf_rn(sum[v][4 * i + 2 * h + 1], f.y, b.y);
+            }
+    }
+    if (p.pair) {
+        const u32 pos = row0 / 2 + 2 * t;
+        if (p.act == 0)
+            store_pairs<WAVES, N, 0>(p, token0, pos, sum);
+        else if (p.act == 1)
+            store_pairs<WAVES, N, 1>(p, token0, pos, sum);
+        else
+            store_pairs<WAVES, N, 8>(p, token0, pos, sum);
+        return;
+    }
+    u32 k = 0;
+    while (k + 1 < p.n_part && row0 >= p.part[k + 1].row0)
+        k++;
+    const fp8_part q = p.part[k];
+#pragma unroll
+    for (int v = 0; v < WAVES; v++)
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+            if (token0 + v * 64 + h * 8 < p.m)
+                store_row<N>(q, token0 + v * 64 + h * 8, row0 - q.row0 + 2 * t, p.even, sum[v], h);
+}
+
+template <int WAVES, int N, bool SPLIT, int CL, bool TURNS> DEV void fp8(const fp8_params &pp)
+{
+    extern __shared__ __align__(1024) u8 sm[];
+    typedef shape<WAVES, N, SPLIT, CL> S;
+    const fp8_args &p = pp.a;
+    const u32 base = (smem_addr(sm) + 1023) & ~1023u;
+    const u32 tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, rank = CL == 1 ? 0 : cluster_rank();
+    if (tid == 0) {
+        for (u32 i = 0; i < S::stages; i++)
+            mbar_init(base + i * 8, 2), mbar_init(base + 64 + i * 8, 8 * CL);
+        mbar_init_fence();
+    }
+    if (CL == 1)
+        __syncthreads();
+    else
+        cluster_meet();
+    pdl_launch();
+    if (warp < 4) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        if (warp == 0 && lane == 0)
+            load<S, CL, true>(pp, base, rank);
+        pdl_wait();
+        if (warp == 1 && lane == 0)
+            load<S, CL, false>(pp, base, rank);
+        __syncwarp();
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        const u32 wg = (warp - 4) >> 2, w4 = warp & 3;
+        u32 s = 0, ph = 0;
+        tile8 t;
+        if (TURNS && wg == 1)
+            bar_arrive(1, 256); /* the first turn is the other's; an arrival is left over at the end */
+        pdl_wait();
+#pragma unroll 1
+        for (u32 i = blockIdx.x / CL; tile_at<S, CL>(p, i, rank, t); i += gridDim.x / CL) {
+            float sum[WAVES][N / 2];
+#pragma unroll
+            for (int v = 0; v < WAVES; v++)
+#pragma unroll
+                for (int k = 0; k < N / 2; k++)
+                    sum[v][k] = 0;
+            multiply<S, WAVES, N, SPLIT, CL, TURNS>(p, base, wg, lane, s, ph, sum);
+            store<WAVES, N>(p, t.rb * S::rows + (SPLIT ? 0 : wg * N), t.first + (SPLIT ? wg * 64 : 0) + w4 * 16 + (lane >> 2), lane & 3, sum);
+        }
+    }
+    if (CL > 1)
+        cluster_meet(); /* the other may still send to this block, or report to its barriers */
+}
+
+KERNEL(384, 1) imp_fp8_2x128(const __grid_constant__ fp8_params p) { fp8<2, 128, false, 1, false>(p); }
+KERNEL(384, 1) imp_fp8_2x128t(const __grid_constant__ fp8_params p) { fp8<2, 128, false, 1, true>(p); }
+KERNEL(384, 1) imp_fp8_2x128c(const __grid_constant__ fp8_params p) { fp8<2, 128, false, 2, false>(p); }
+KERNEL(384, 1) imp_fp8_2x128ct(const __grid_constant__ fp8_params p) { fp8<2, 128, false, 2, true>(p); }
+KERNEL(384, 1) imp_fp8_1x128(const __grid_constant__ fp8_params p) { fp8<1, 128, true, 1, false>(p); }
+KERNEL(384, 1) imp_fp8_1x64(const __grid_constant__ fp8_params p) { fp8<1, 64, false, 1, false>(p); }
+KERNEL(384, 1) imp_fp8_1x32(const __grid_constant__ fp8_params p) { fp8<1, 32, false, 1, false>(p); }
+#endif
