@@ -5,7 +5,7 @@
 #include "constrain/mask.h"
 
 /* The frame of a set whose automaton may take whole parts of the trie at once: the one that loops on most. 0: none. */
-static uint32_t taker(const machine *m, uint32_t set, span_row *cache)
+static uint32_t taker(const machine *m, uint32_t set, span_cache *cache)
 {
     size_t n;
     const uint32_t *ids = machine_list(m, set, &n);
@@ -15,7 +15,7 @@ static uint32_t taker(const machine *m, uint32_t set, span_row *cache)
         const frame *f = &m->fr[ids[i]];
         if (f->kind != F_RAW || f->x || f->y)
             continue;
-        const span_row *r = span_row_of(m->p->raw[f->node], f->q, false, cache);
+        const span_row *r = span_row_of(m->p->raw[f->node], f->q, cache);
         int size = __builtin_popcountll(r->set[0]) + __builtin_popcountll(r->set[1]);
         if (size > most) {
             most = size;
@@ -46,9 +46,9 @@ static bool at_character(const machine *m, uint32_t set)
 static void walk(constrain_state *s, const trie *t, uint32_t from, uint32_t *bits, bool merged, uint32_t need, uint32_t room)
 {
     machine *m = &s->m;
-    span_row cache[SPAN_ROWS];
+    span_cache cache;
     bool parts = !merged && at_character(m, from);
-    memset(cache, 0, sizeof cache);
+    memset(&cache, 0, sizeof cache);
     s->path_set[0] = from;
     s->path_base[0] = UNASKED; /* here: the taker of path_set */
     memset(s->path_first[0], 0, sizeof s->path_first[0]);
@@ -66,9 +66,9 @@ static void walk(constrain_state *s, const trie *t, uint32_t from, uint32_t *bit
         }
         if (parts && v->end - i >= SMALL_PART) {
             if (s->path_base[d - 1] == UNASKED)
-                s->path_base[d - 1] = taker(m, s->path_set[d - 1], cache);
+                s->path_base[d - 1] = taker(m, s->path_set[d - 1], &cache);
             const frame *f = &m->fr[s->path_base[d - 1]];
-            if (s->path_base[d - 1] && span_taken(s->v, m->p->raw[f->node], f->q, i, cache)) {
+            if (s->path_base[d - 1] && span_taken(s->v, m->p->raw[f->node], f->q, i, &cache)) {
                 for (uint32_t k = v->first; k < t->node[v->end].first; k++)
                     bits[t->order[k] / 32] |= s->v->utf8_mask[t->order[k] / 32] & 1u << t->order[k] % 32;
                 i = v->end;

@@ -20,13 +20,19 @@ typedef struct span_row {
     uint64_t set[2];
 } span_row;
 
-#define SPAN_ROWS 64 /* of a cache, which is zeroed before a walk and serves it alone */
+#define SPAN_ROWS 64
+/* Serves one walk, and is zeroed before it. touch: the classes of characters of d that a group holds, 63 for those beyond. */
+typedef struct span_cache {
+    bool json;             /* read through a JSON string's spelling */
+    const cdfa *d;
+    uint64_t touch[128];
+    span_row row[SPAN_ROWS];
+} span_cache;
 
-/* The row of q, from the cache. json: read through a JSON string's spelling. */
-const span_row *span_row_of(const cdfa *d, uint32_t q, bool json, span_row *cache);
+const span_row *span_row_of(const cdfa *d, uint32_t q, span_cache *cache);
 /* Can every text that a token writes from node i on (its byte included) be read from state q on? (False does not say that it
  * cannot.) The tokens must be UTF-8 from there. */
-bool span_taken(const constrain_vocab *v, const cdfa *d, uint32_t q, uint32_t i, span_row *cache);
+bool span_taken(const constrain_vocab *v, const cdfa *d, uint32_t q, uint32_t i, span_cache *cache);
 /* One byte of a string with an automaton; CODEC_DEAD when it could not be finished any more. */
 codec_result span_step(const constrain_prog *p, const strlex *l, at *a, unsigned char b);
 /* Adds to out the tokens that stay inside a string with an automaton, from state q and length cnt on. known: parts of the trie

@@ -55,52 +55,62 @@ codec_result span_step(const constrain_prog *p, const strlex *l, at *a, unsigned
 }
 
 /* ---- rows ------------------------------------------------------------------------------------------------------------------- */
-#define NO_WAY 0xFFFFFFFEu /* a group with nothing in it yet */
-
-static void join(uint32_t *to, uint32_t t) { *to = *to == NO_WAY || *to == t ? t : DEAD; }
-
-static void lead_groups(uint32_t *to, uint32_t lo, uint32_t hi, uint32_t t)
+static void touch_groups(uint64_t *touch, uint32_t lo, uint32_t hi, uint64_t cls)
 {
     for (uint32_t at = lo; at < hi;) {
-        join(&to[at < 0x800 ? 17 + at / 256 : at < 0x10000 ? at / 4096 : 16], t);
+        touch[at < 0x800 ? 17 + at / 256 : at < 0x10000 ? at / 4096 : 16] |= cls;
         at = at < 0x800 ? (at | 0xFF) + 1 : at < 0x10000 ? (at | 0xFFF) + 1 : CP_MAX + 1;
     }
 }
 
-/* The groups that the code points [lo, hi) touch all lead to t, or to several states (DEAD) if they led elsewhere before. */
-static void lead(uint32_t *to, uint32_t lo, uint32_t hi, uint32_t t)
+/* The groups of the code points [lo, hi) hold class cls. */
+static void touch_range(uint64_t *touch, uint32_t lo, uint32_t hi, uint64_t cls)
 {
     for (size_t i = 0; i < VOCAB_N_ODD_SPACES && lo < hi; i++) {
         const cprange *odd = &VOCAB_ODD_SPACES[i];
         if (odd->hi < lo || odd->lo >= hi)
             continue;
-        lead_groups(to, lo, odd->lo, t);
-        join(&to[SPAN_ODD_SPACE], t);
+        touch_groups(touch, lo, odd->lo, cls);
+        touch[SPAN_ODD_SPACE] |= cls;
         lo = odd->hi + 1;
     }
-    lead_groups(to, lo, hi, t);
+    touch_groups(touch, lo, hi, cls);
 }
 
-static void row_fill(span_row *r, bool json)
+static void touch_fill(span_cache *c, const cdfa *d)
 {
-    const cdfa *d = r->d;
-    const uint32_t *t = d->trans + (size_t)r->q * d->ncls;
-    uint32_t to[128], seen[8], n_seen = 0, n_of[8] = {0}, best = 0;
-    for (unsigned g = 0; g < 128; g++)
-        to[g] = NO_WAY;
-    for (unsigned b = 0; b < 0x80; b++) {
-        join(&to[byte_group((unsigned char)b)], t[d->ascii[b]]);
-    }
+    c->d = d;
+    memset(c->touch, 0, sizeof c->touch);
+    for (unsigned b = 0; b < 0x80; b++)
+        c->touch[byte_group((unsigned char)b)] |= 1ull << (d->ascii[b] < 63 ? d->ascii[b] : 63);
     for (uint32_t i = 0; i < d->nr; i++) {
         uint32_t lo = d->rlo[i], hi = i + 1 < d->nr ? d->rlo[i + 1] : CP_MAX + 1;
-        lead(to, lo, hi < 0xD800 ? hi : 0xD800, t[d->rcls[i]]); /* surrogates never occur */
-        lead(to, lo > 0xE000 ? lo : 0xE000, hi, t[d->rcls[i]]);
+        uint64_t cls = 1ull << (d->rcls[i] < 63 ? d->rcls[i] : 63);
+        touch_range(c->touch, lo, hi < 0xD800 ? hi : 0xD800, cls); /* surrogates never occur */
+        touch_range(c->touch, lo > 0xE000 ? lo : 0xE000, hi, cls);
     }
-    if (json)
-        to['\\'] = DEAD; /* begins an escape */
+}
+
+/* Where all characters of a group lead; DEAD: to several states, or nowhere. */
+static uint32_t group_to(const cdfa *d, uint32_t q, uint64_t touch)
+{
+    const uint32_t *t = d->trans + (size_t)q * d->ncls;
+    if (!touch || touch >> 63)
+        return DEAD;
+    uint32_t to = t[__builtin_ctzll(touch)];
+    for (touch &= touch - 1; touch; touch &= touch - 1)
+        if (t[__builtin_ctzll(touch)] != to)
+            return DEAD;
+    return to;
+}
+
+static void row_fill(span_row *r, const span_cache *c)
+{
+    uint32_t to[128], seen[8], n_seen = 0, n_of[8] = {0}, best = 0;
     for (unsigned g = 0; g < 128; g++) {
         uint32_t k = 0;
-        if (to[g] == DEAD || to[g] == NO_WAY)
+        to[g] = c->json && g == '\\' ? DEAD : group_to(r->d, r->q, c->touch[g]); /* there it begins an escape */
+        if (to[g] == DEAD)
             continue;
         while (k < n_seen && seen[k] != to[g])
             k++;
@@ -116,30 +126,32 @@ static void row_fill(span_row *r, bool json)
     for (unsigned g = 0; g < 128 && n_seen; g++)
         if (to[g] == r->to)
             r->set[g / 64] |= 1ull << g % 64;
-    if (json) /* what these do in a string does not depend on its automaton: other tables sort them out */
+    if (c->json) /* what these do in a string does not depend on its automaton: other tables sort them out */
         r->set[0] |= SPAN_CONTROLS | 1ull << '"';
 }
 
-const span_row *span_row_of(const cdfa *d, uint32_t q, bool json, span_row *cache)
+const span_row *span_row_of(const cdfa *d, uint32_t q, span_cache *cache)
 {
-    span_row *r = &cache[(q ^ (uint32_t)((uintptr_t)d >> 6)) & (SPAN_ROWS - 1)];
+    span_row *r = &cache->row[(q ^ (uint32_t)((uintptr_t)d >> 6)) & (SPAN_ROWS - 1)];
     if (r->d != d || r->q != q) {
+        if (cache->d != d)
+            touch_fill(cache, d);
         r->d = d;
         r->q = q;
-        row_fill(r, json);
+        row_fill(r, cache);
     }
     return r;
 }
 
 static inline bool in_row(const uint64_t span[2], const span_row *r) { return !(span[0] & ~r->set[0]) && !(span[1] & ~r->set[1]); }
 
-bool span_taken(const constrain_vocab *v, const cdfa *d, uint32_t q, uint32_t i, span_row *cache)
+bool span_taken(const constrain_vocab *v, const cdfa *d, uint32_t q, uint32_t i, span_cache *cache)
 {
     uint32_t left = v->all.node[i].chars;
     if (d->maxd[q] < left)
         return false;
     for (; left; left--) {
-        const span_row *r = span_row_of(d, q, false, cache);
+        const span_row *r = span_row_of(d, q, cache);
         if (r->to == DEAD || !in_row(v->span[i], r))
             return false;
         if (r->to == q)
@@ -151,13 +163,13 @@ bool span_taken(const constrain_vocab *v, const cdfa *d, uint32_t q, uint32_t i,
 
 /* ---- inside strings ---------------------------------------------------------------------------------------------------------- */
 /* span_taken for a string with its lengths, and `left` characters to come; other tables sort out what no string may hold. */
-static inline bool stays(const constrain_vocab *v, const strlex *l, uint32_t i, const at *a, uint32_t left, span_row *cache)
+static inline bool stays(const constrain_vocab *v, const strlex *l, uint32_t i, const at *a, uint32_t left, span_cache *cache)
 {
     uint32_t q = a->q, cnt = a->cnt;
     if (a->part || l->d->maxd[q] < left || (l->max != INF && cnt + (uint64_t)left > l->max))
         return false;
     for (; left; left--) {
-        const span_row *r = span_row_of(l->d, q, true, cache);
+        const span_row *r = span_row_of(l->d, q, cache);
         if (r->to == DEAD || !in_row(v->span[i], r))
             return false;
         if (r->to == q)
@@ -185,10 +197,11 @@ void span_inside(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, 
     const constrain_vocab *v = s->v;
     const trie *t = &v->all;
     const uint32_t *any = v->len_mask[VOCAB_LEN_MASKS - 1];
-    span_row cache[SPAN_ROWS];
+    span_cache cache;
     at *path = s->path_at;
-    memset(cache, 0, sizeof cache);
-    const span_row *first = span_row_of(l->d, q, true, cache);
+    memset(&cache, 0, sizeof cache);
+    cache.json = true;
+    const span_row *first = span_row_of(l->d, q, &cache);
     bool clear = l->max == INF && __builtin_popcountll(first->set[0] >> 32) + __builtin_popcountll(first->set[1]) > 61;
     uint32_t *bits = clear ? s->tmp_dfa : out;
     if (clear)
@@ -202,7 +215,7 @@ void span_inside(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, 
             i = n->end;
             continue;
         }
-        bool whole = stays(v, l, i, &a, n->chars, cache);
+        bool whole = stays(v, l, i, &a, n->chars, &cache);
         codec_result r = whole ? CODEC_CP : step_quick(s->p, l, &a, n->byte);
         if (r == CODEC_DEAD || r == CODEC_QUOTE) {
             for (uint32_t k = n->first; clear && r == CODEC_DEAD && k < stop; k++)
@@ -210,7 +223,7 @@ void span_inside(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, 
             i = n->end;
             continue;
         }
-        if (whole || stays(v, l, i, &a, n->chars - ((n->byte & 0xC0) != 0x80), cache)) {
+        if (whole || stays(v, l, i, &a, n->chars - ((n->byte & 0xC0) != 0x80), &cache)) {
             for (uint32_t k = n->first; !clear && k < stop; k++)
                 bits[t->order[k] / 32] |= any[t->order[k] / 32] & (1u << t->order[k] % 32);
             i = n->end;
