@@ -41,9 +41,11 @@ static bool at_character(const machine *m, uint32_t set)
 #define UNASKED 0xFFFFFFFFu
 #define SMALL_PART 6 /* nodes of a part of the trie that is sooner walked than judged */
 
-/* Sets the bits of the tokens of t that can follow `from`. Where one automaton takes all that a part of the trie writes, that
- * part is not visited. room: merged trie only: code points the string may still take before its quote, and must take (need). */
-static void walk(constrain_state *s, const trie *t, uint32_t from, uint32_t *bits, bool merged, uint32_t need, uint32_t room)
+/* Sets the bits of the tokens of t that can follow `from`. Where one automaton takes all that a part of the trie writes,
+ * that part is not visited. merged: t is the trie of rests behind a quote; need, room: then, code points that the string
+ * must and may still take before it. */
+static void walk(constrain_state *s, const trie *t, uint32_t from, uint32_t *bits, bool merged, uint32_t need,
+                 uint32_t room)
 {
     machine *m = &s->m;
     span_cache cache;
@@ -174,8 +176,8 @@ static void free_string(constrain_state *s, uint32_t after, uint32_t need, uint3
 }
 
 /* ---- strings and keys with an automaton ------------------------------------------------------------------------------ */
-/* The tokens that stay inside from state q on when no length is in the way; remembered in the program: every state that comes by
- * this place of the automaton takes them from there. NULL: no room for them. Valid until the next walk. */
+/* The tokens that stay inside from state q on when no length is in the way; remembered in the program: every state that
+ * comes by this place of the automaton takes them from there. NULL: no room for them. Valid until the next walk. */
 static const uint32_t *inside_known(constrain_state *s, const cdfa *d, uint32_t q)
 {
     const constrain_vocab *v = s->v;
@@ -215,8 +217,8 @@ static codec_result string_run(const constrain_state *s, const strlex *l, at *a,
     return r;
 }
 
-/* A string with a longest length: tokens so short that every state they may lead to can still end are those that stay inside
- * without lengths; only longer ones are walked. False: it is not far enough from its end for that. */
+/* A string with a longest length: tokens so short that every state they may lead to can still end are those that stay
+ * inside without lengths; only longer ones are walked. False: it is not far enough from its end for that. */
 static bool inside_bounded(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t *out)
 {
     const constrain_vocab *v = s->v;
@@ -230,7 +232,7 @@ static bool inside_bounded(constrain_state *s, const strlex *l, uint32_t q, uint
     uint32_t sure = room - far, k = sure < VOCAB_LEN_MASKS - 2 ? sure : VOCAB_LEN_MASKS - 2;
     for (size_t w = 0; w < v->words; w++) {
         out[w] |= row[w] & v->len_mask[k][w];
-        for (uint32_t more = row[w] & ~any[w]; more; more &= more - 1) { /* escapes that the tables of lengths do not know */
+        for (uint32_t more = row[w] & ~any[w]; more; more &= more - 1) { /* escapes that the tables do not know */
             uint32_t id = (uint32_t)(w * 32) + (uint32_t)__builtin_ctz(more);
             at a = {q, 0, cnt};
             codec_result r = string_run(s, l, &a, id);

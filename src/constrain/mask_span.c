@@ -1,7 +1,7 @@
-/* Automata over parts of the trie. The vocabulary knows which characters the tokens below a node write (vocab.h: span) and how
- * long they are. In most states of an automaton most characters lead to one and the same state; following these for as many
- * characters as the part is deep tells in a few steps that all of it can be read, and it is not visited. Words in a class of
- * letters, also when they are counted, cost a handful of nodes this way. */
+/* Automata over parts of the trie. The vocabulary knows which characters the tokens below a node write (vocab.h: span)
+ * and how long they are. In most states of an automaton most characters lead to one and the same state; following these
+ * for as many characters as the part is deep tells in a few steps that all of it can be read, and it is not visited.
+ * Words in a class of letters, also when they are counted, cost a handful of nodes this way. */
 #include <string.h>
 
 #include "constrain/mask.h"
@@ -54,7 +54,7 @@ codec_result span_step(const constrain_prog *p, const strlex *l, at *a, unsigned
     return CODEC_DEAD;
 }
 
-/* ---- rows ------------------------------------------------------------------------------------------------------------------- */
+/* ---- rows ---------------------------------------------------------------------------------------------------------- */
 static void touch_groups(uint64_t *touch, uint32_t lo, uint32_t hi, uint64_t cls)
 {
     for (uint32_t at = lo; at < hi;) {
@@ -143,7 +143,10 @@ const span_row *span_row_of(const cdfa *d, uint32_t q, span_cache *cache)
     return r;
 }
 
-static inline bool in_row(const uint64_t span[2], const span_row *r) { return !(span[0] & ~r->set[0]) && !(span[1] & ~r->set[1]); }
+static inline bool in_row(const uint64_t span[2], const span_row *r)
+{
+    return !(span[0] & ~r->set[0]) && !(span[1] & ~r->set[1]);
+}
 
 bool span_taken(const constrain_vocab *v, const cdfa *d, uint32_t q, uint32_t i, span_cache *cache)
 {
@@ -161,9 +164,10 @@ bool span_taken(const constrain_vocab *v, const cdfa *d, uint32_t q, uint32_t i,
     return true;
 }
 
-/* ---- inside strings ---------------------------------------------------------------------------------------------------------- */
-/* span_taken for a string with its lengths, and `left` characters to come; other tables sort out what no string may hold. */
-static inline bool stays(const constrain_vocab *v, const strlex *l, uint32_t i, const at *a, uint32_t left, span_cache *cache)
+/* ---- inside strings ------------------------------------------------------------------------------------------------ */
+/* span_taken for a string with its lengths and `left` characters to come; other tables sort out what no string may hold. */
+static inline bool stays(const constrain_vocab *v, const strlex *l, uint32_t i, const at *a, uint32_t left,
+                         span_cache *cache)
 {
     uint32_t q = a->q, cnt = a->cnt;
     if (a->part || l->d->maxd[q] < left || (l->max != INF && cnt + (uint64_t)left > l->max))

@@ -177,9 +177,9 @@ static void odd_spaces(constrain_vocab *v, uint8_t *path)
         path[d] = t->node[i].byte;
         uint32_t two = d > 1 ? (path[d - 1] & 0x1Fu) << 6 | (path[d] & 0x3Fu) : 0;
         uint32_t three = d > 2 ? (path[d - 2] & 0xFu) << 12 | (path[d - 1] & 0x3Fu) << 6 | (path[d] & 0x3Fu) : 0;
-        bool low = (path[d] & 0xC0) == 0x80;
+        bool low = (path[d] & 0xC0) == 0x80, low2 = low && d > 2 && (path[d - 1] & 0xC0) == 0x80;
         if ((low && d > 1 && path[d - 1] >= 0xC2 && path[d - 1] < 0xE0 && is_odd_space(two)) ||
-            (low && d > 2 && path[d - 2] >= 0xE0 && path[d - 2] < 0xF0 && (path[d - 1] & 0xC0) == 0x80 && is_odd_space(three)))
+            (low2 && path[d - 2] >= 0xE0 && path[d - 2] < 0xF0 && is_odd_space(three)))
             v->span[i][0] = 1ull << SPAN_ODD_SPACE;
     }
 }
