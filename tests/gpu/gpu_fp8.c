@@ -59,7 +59,8 @@ static void product(double *y, const double *x, uint32_t n, weight *w, bool fp8)
     weight_bias(w, b);
     memcpy(xd, x, (size_t)n * cols * 8);
     for (uint32_t t = 0; t < n && fp8; t++)
-        round_row(xd + (size_t)t * cols, cols);
+        for (uint32_t k = 0; k < cols; k += 128)
+            round_row(xd + (size_t)t * cols + k, cols - k < 128 ? cols - k : 128);
     for (uint32_t r = 0; r < rows; r++) {
         for (uint32_t k = 0; k < cols; k++)
             wd[k] = (double)quant_f16_to_f32(quant_f32_to_f16(wf[(size_t)r * cols + k])); /* what the tiles give */

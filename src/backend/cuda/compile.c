@@ -362,7 +362,8 @@ static imp_status make_scratch(bexec *x, imp_err *e)
     if (s == IMP_OK)
         s = exec_fp8_make(x, &k8, e);
     if (s == IMP_OK && k8) {
-        s = scratch(x, rows * (k8 + 4ull), &x->x8, "FP8 activations", e);
+        /* factors of 128 columns each; a tile reads those of 256 rows, wherever the last one is */
+        s = scratch(x, rows * k8 + (rows + 4) * (k8 / 128) * 4 + 2048, &x->x8, "FP8 activations", e);
         x->x8_scale = x->x8 + rows * k8;
     }
     uint64_t tiles_at, rows_at, moe = exec_moe_bytes(x, x->lim.n_tok, &tiles_at, &rows_at);

@@ -98,7 +98,7 @@ struct bexec {
     /* scratch beside the registers */
     CUdeviceptr xh;                   /* f16 input of a product whose register is f32 */
     uint32_t xh_ld;
-    CUdeviceptr x8, x8_scale;         /* e4m3 rows, and a factor of each (prefill fp8) */
+    CUdeviceptr x8, x8_scale;         /* e4m3 rows, and factors of 128 columns of them (prefill fp8) */
     CUdeviceptr partial;              /* z partial sums of a rows kernel */
     uint64_t partial_bytes;
     CUdeviceptr came;                 /* counters of a batch kernel's blocks, [BATCH_MEETS][2], zero between launches */

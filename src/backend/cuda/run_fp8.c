@@ -149,6 +149,7 @@ static imp_status input(bexec *x, const fp8_copy *c, op_args in, uint32_t m, imp
     in.out = x->x8;
     in.ldo = c->k;
     in.out2 = x->x8_scale;
+    in.ldo2 = up_to(m, 4);
     return cuda_launch(x->b, x->b->stream, K_fp8_rows, m, 1, 1, 256, 0, true, &in, e);
 }
 
@@ -159,7 +160,7 @@ imp_status exec_fp8(bexec *x, const node *n, const op_args *in, const gemv_args 
     struct {
         CUtensorMap x, w;
         fp8_args a;
-    } p = {.a = {.n_part = c->pair ? 1 : (uint32_t)n->n_lin, .x_scale = x->x8_scale, .w_scale = c->scale, .bias = c->bias, .m = g->m, .n_k = c->k / 128,
+    } p = {.a = {.n_part = c->pair ? 1 : (uint32_t)n->n_lin, .x_scale = x->x8_scale, .w_scale = c->scale, .bias = c->bias, .ldx = up_to(g->m, 4), .m = g->m, .n_k = c->k / 128,
                  .n_rb = div_up(c->rows, t->rows), .n_tb = div_up(g->m, t->tokens * t->cluster), .pair = c->pair, .act = g->act, .limit = g->limit,
                  .alpha = g->alpha, .even = 1}};
     for (uint32_t i = 0; i < p.a.n_part; i++) {
@@ -173,6 +174,6 @@ imp_status exec_fp8(bexec *x, const node *n, const op_args *in, const gemv_args 
         s = describe(x, &p.w, c->mem, c->k, c->rows, t->rows / t->cluster, "FP8 weights", e);
     if (s != IMP_OK)
         return s;
-    uint32_t all = p.a.n_rb * p.a.n_tb * t->cluster, most = (uint32_t)x->b->n_sm / t->cluster * t->cluster, smem = 2048 + FP8_STAGES(t->tokens, t->rows) * (t->tokens + t->rows) * 128;
+    uint32_t all = p.a.n_rb * p.a.n_tb * t->cluster, most = (uint32_t)x->b->n_sm / t->cluster * t->cluster, smem = 1024 + 5120 + FP8_STAGES(t->tokens, t->rows) * (t->tokens + t->rows) * 128;
     return cuda_launch_cluster(x->b, x->b->stream, t->k, all < most ? all : most, 1, 1, t->cluster, 384, smem, true, &p, e);
 }

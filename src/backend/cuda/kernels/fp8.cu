@@ -84,99 +84,54 @@ KERNEL(256, 2) imp_fp8_copy(const __grid_constant__ fp8_copy_args p)
 }
 
 /* ---- activations ------------------------------------------------------------------------------------------------------ */
-DEV float block_max(float v, float *red)
+/* The factor of 128 values of a row, four a lane, of which m is the lane's largest; returns what to multiply by. */
+DEV float block_factor(const op_args &p, u32 row, u32 block, float m)
 {
-    v = warp_max(v);
-    __syncthreads();
+    u32 bits;
+    asm volatile("redux.sync.max.u32 %0,%1,0xffffffff;" : "=r"(bits) : "r"(__float_as_uint(m)));
+    const i32 e = fp8_exponent(bits);
     if ((threadIdx.x & 31) == 0)
-        red[threadIdx.x >> 5] = v;
-    __syncthreads();
-    for (u32 i = 0; i < 8; i++)
-        v = fmaxf(v, red[i]);
-    return v;
-}
-
-/* The row's factor, stored by one thread; returns what to multiply by. */
-DEV float row_factor(const op_args &p, u32 row, float m, float *red)
-{
-    const i32 e = fp8_exponent(__float_as_uint(block_max(m, red)));
-    if (threadIdx.x == 0)
-        ((float *)p.out2)[row] = pow2(e);
+        ((float *)p.out2)[(u64)block * p.ldo2 + row] = pow2(e);
     return pow2(-e);
 }
+DEV float most4(float a, float b, float c, float d) { return fmaxf(fmaxf(fabsf(a), fabsf(b)), fmaxf(fabsf(c), fabsf(d))); }
 
 /* f16 rows in ACT_POS order, which stays. */
-DEV void rows_of_f16(const op_args &p, u32 row, float *red)
+DEV void rows_of_f16(const op_args &p, u32 row, u32 warp, u32 lane)
 {
-    const uint4 *src = (const uint4 *)((const u16 *)p.a + (u64)row * p.lda);
-    uint2 *out = (uint2 *)((u8 *)p.out + (u64)row * p.ldo);
-    const u32 n = p.ldo / 8;
-    uint4 v[8];
-    u32 m = 0; /* two f16 without signs */
-    auto most = [&](const uint4 &q) {
+    const uint2 *src = (const uint2 *)((const u16 *)p.a + (u64)row * p.lda);
+    u32 *out = (u32 *)((u8 *)p.out + (u64)row * p.ldo);
+    const u32 n = p.ldo / 128;
+    for (u32 b0 = warp; b0 < n; b0 += 64) {
+        uint2 v[8];
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            asm("max.f16x2 %0,%0,%1;" : "+r"(m) : "r"(word(q, i) & 0x7FFF7FFF));
-    };
+        for (int j = 0; j < 8; j++)
+            v[j] = b0 + 8 * j < n ? src[(b0 + 8 * j) * 32 + lane] : make_uint2(0, 0);
 #pragma unroll
-    for (int j = 0; j < 8; j++)
-        v[j] = threadIdx.x + 256 * j < n ? src[threadIdx.x + 256 * j] : make_uint4(0, 0, 0, 0);
-#pragma unroll
-    for (int j = 0; j < 8; j++)
-        most(v[j]);
-    for (u32 i = threadIdx.x + 2048; i < n; i += 256)
-        most(src[i]);
-    const float f = row_factor(p, row, fmaxf(h2f((u16)m), h2f((u16)(m >> 16))), red);
-    auto put4 = [&](u32 a, u32 b) { return e4m3x4(h2f((u16)a) * f, h2f((u16)(a >> 16)) * f, h2f((u16)b) * f, h2f((u16)(b >> 16)) * f); };
-#pragma unroll
-    for (int j = 0; j < 8; j++)
-        if (threadIdx.x + 256 * j < n)
-            out[threadIdx.x + 256 * j] = make_uint2(put4(v[j].x, v[j].y), put4(v[j].z, v[j].w));
-    for (u32 i = threadIdx.x + 2048; i < n; i += 256) {
-        const uint4 q = src[i];
-        out[i] = make_uint2(put4(q.x, q.y), put4(q.z, q.w));
+        for (int j = 0; j < 8; j++)
+            if (b0 + 8 * j < n) {
+                const float a = h2f((u16)v[j].x), b = h2f((u16)(v[j].x >> 16)), c = h2f((u16)v[j].y), d = h2f((u16)(v[j].y >> 16));
+                const float f = block_factor(p, row, b0 + 8 * j, most4(a, b, c, d));
+                out[(b0 + 8 * j) * 32 + lane] = e4m3x4(a * f, b * f, c * f, d * f);
+            }
     }
 }
 
-/* A block a row; a: rows of lda values, flag2: what they are; out: e4m3 [row][ldo], ldo = FP8_K(width); out2: f32 factors.
- * Norms as in imp_norm, but for the rounding to f16 that it ends with. */
+/* A block a row; a: rows of lda values, flag2: what they are; out: e4m3 [row][ldo], ldo = FP8_K(width); out2: factors
+ * [ldo / 128][ldo2]. Norms as in imp_norm, but for the rounding to f16 that it ends with. */
 KERNEL(256, 4) imp_fp8_rows(const __grid_constant__ op_args p)
 {
     __shared__ float red[8];
     pdl_launch();
     pdl_wait();
-    const u32 row = blockIdx.x, tid = threadIdx.x;
+    const u32 row = blockIdx.x, tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, n = p.ldo / 128;
     if (p.flag2 == FP8_FROM_F16) {
-        rows_of_f16(p, row, red);
+        rows_of_f16(p, row, warp, lane);
         return;
     }
-    const float *src = (const float *)p.a + (u64)row * p.lda, *w = (const float *)p.w, *b = (const float *)p.bias;
+    const float *src = (const float *)p.a + (u64)row * p.lda, *w = (const float *)p.w, *bias = p.flag ? (const float *)p.bias : 0;
     u8 *out = (u8 *)p.out + (u64)row * p.ldo;
-    float scale = 1, mean = 0, m = 0;
-    if (!p.flag && p.width % 4 == 0 && p.width <= 8192) {
-        float4 v[8];
-        scale = row_rms<8>(src, p.width, p.eps, red, v);
-        if (p.flag2 == FP8_FROM_F32)
-            scale = 1;
-        const float o = w ? p.plus_one : 0.0f;
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            const u32 i = tid * 4 + 1024 * j;
-            const float4 g = w && i < p.width ? *(const float4 *)(w + i) : make_float4(1, 1, 1, 1);
-            v[j] = make_float4(v[j].x * scale * (g.x + o), v[j].y * scale * (g.y + o), v[j].z * scale * (g.z + o), v[j].w * scale * (g.w + o));
-            m = fmaxf(fmaxf(m, fmaxf(fabsf(v[j].x), fabsf(v[j].y))), fmaxf(fabsf(v[j].z), fabsf(v[j].w)));
-        }
-        const float f = row_factor(p, row, m, red);
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            const u32 i = tid * 4 + 1024 * j;
-            if (i < p.ldo) { /* past the width they are zeros */
-                *(u16 *)(out + ACT_POS(i)) = (u16)e4m3x2(v[j].x * f, v[j].y * f);
-                *(u16 *)(out + ACT_POS(i + 2)) = (u16)e4m3x2(v[j].z * f, v[j].w * f);
-            }
-        }
-        return;
-    }
+    float scale = 1, mean = 0;
     if (p.flag) { /* LayerNorm */
         float s = 0;
         for (u32 i = tid; i < p.width; i += 256)
@@ -189,14 +144,27 @@ KERNEL(256, 4) imp_fp8_rows(const __grid_constant__ op_args p)
     } else if (p.flag2 == FP8_FROM_NORM) {
         scale = row_rms<0>(src, p.width, p.eps, red, 0);
     }
-    auto value = [&](u32 i) {
-        return i >= p.width ? 0.0f : (src[i] - mean) * scale * (w ? w[i] + p.plus_one : 1.0f) + (p.flag && b ? b[i] : 0.0f);
+    const bool whole = p.width % 4 == 0; /* else rows lie at odd places */
+    auto four = [&](const float *v, u32 i, float other) { /* past the width: zeros */
+        if (!v)
+            return make_float4(other, other, other, other);
+        if (whole && i < p.width)
+            return *(const float4 *)(v + i);
+        return make_float4(i < p.width ? v[i] : 0.0f, i + 1 < p.width ? v[i + 1] : 0.0f, i + 2 < p.width ? v[i + 2] : 0.0f, i + 3 < p.width ? v[i + 3] : 0.0f);
     };
-    for (u32 i = tid; i < p.width; i += 256)
-        m = fmaxf(m, fabsf(value(i)));
-    const float f = row_factor(p, row, m, red);
-    for (u32 i = 2 * tid; i < p.ldo; i += 512)
-        *(u16 *)(out + ACT_POS(i)) = (u16)e4m3x2(value(i) * f, value(i + 1) * f);
+    const float plus = w ? p.plus_one : 0.0f;
+    for (u32 b = warp; b < n; b += 8) {
+        const u32 i = b * 128 + lane * 4;
+        float4 v = four(src, i, 0);
+        const float4 g = four(w, i, 1), c = four(bias, i, 0);
+        v = make_float4((v.x - mean) * scale * (g.x + plus) + c.x, (v.y - mean) * scale * (g.y + plus) + c.y, (v.z - mean) * scale * (g.z + plus) + c.z,
+                        (v.w - mean) * scale * (g.w + plus) + c.w);
+        if (mean != 0) /* what a mean makes of the padding */
+            v = make_float4(i < p.width ? v.x : 0.0f, i + 1 < p.width ? v.y : 0.0f, i + 2 < p.width ? v.z : 0.0f, i + 3 < p.width ? v.w : 0.0f);
+        const float f = block_factor(p, row, b, most4(v.x, v.y, v.z, v.w));
+        *(u16 *)(out + ACT_POS(i)) = (u16)e4m3x2(v.x * f, v.y * f);
+        *(u16 *)(out + ACT_POS(i + 2)) = (u16)e4m3x2(v.z * f, v.w * f);
+    }
 }
 
 /* ---- products --------------------------------------------------------------------------------------------------------- */
@@ -229,9 +197,10 @@ DEV void cluster_meet(void)
     asm volatile("barrier.cluster.arrive.release;" ::: "memory");
     asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 }
+/* Without .release.cluster, which would wait for every store of the block: what is handed back was read, not written. */
 DEV void mbar_arrive_at(u32 bar, u32 rank)
 {
-    asm volatile("{.reg .b32 r; mapa.shared::cluster.u32 r,%0,%1; mbarrier.arrive.release.cluster.shared::cluster.b64 _,[r]; }" ::"r"(bar), "r"(rank) : "memory");
+    asm volatile("{.reg .b32 r; mapa.shared::cluster.u32 r,%0,%1; mbarrier.arrive.shared::cluster.b64 _,[r]; }" ::"r"(bar), "r"(rank) : "memory");
 }
 
 #define RASTER 8 /* blocks of rows that are taken together, so that a wave of blocks is about square */
@@ -241,7 +210,10 @@ template <int WAVES, int N, bool SPLIT, int CL> struct shape {
     static constexpr u32 tokens = SPLIT ? 128 : 64 * WAVES, rows = SPLIT ? N : 2 * N, x_bytes = tokens * 128, w_bytes = rows * 128;
     static constexpr u32 bytes = x_bytes + w_bytes, stages = FP8_STAGES(tokens, rows);
 };
-/* Shared memory: barriers "full" of the stages, 64 bytes on "empty"; from 1,024 on the stages, tokens before rows. */
+/* Shared memory: barriers "full" of the stages, 64 bytes on "empty"; from 1,024 on the tokens' factors, 512 bytes a stage; then the stages,
+ * tokens before rows. */
+#define FACTORS 1024u
+#define STAGE0 (FACTORS + 4096u)
 
 struct tile8 {
     u32 rb, first;
@@ -265,12 +237,13 @@ template <class S, int CL, bool WEIGHTS> DEV void load(const fp8_params &pp, u32
     tile8 t;
     for (u32 i = blockIdx.x / CL; tile_at<S, CL>(p, i, rank, t); i += gridDim.x / CL)
         for (u32 k = 0; k < p.n_k; k++) {
-            const u32 full = base + s * 8, empty = base + 64 + s * 8, x = base + 1024 + s * S::bytes, w = x + S::x_bytes;
+            const u32 full = base + s * 8, empty = base + 64 + s * 8, x = base + STAGE0 + s * S::bytes, w = x + S::x_bytes;
             mbar_wait_bounded(empty, ph);
-            mbar_expect(full, WEIGHTS ? S::w_bytes : S::x_bytes);
-            if (!WEIGHTS)
+            mbar_expect(full, WEIGHTS ? S::w_bytes : S::x_bytes + S::tokens * 4);
+            if (!WEIGHTS) {
                 tma_2d(x, &pp.x, k * 128, t.first, full);
-            else if (CL == 1)
+                bulk_load_keep(base + FACTORS + s * 512, (const float *)p.x_scale + (u64)k * p.ldx + t.first, S::tokens * 4, full);
+            } else if (CL == 1)
                 tma_2d(w, &pp.w, k * 128, t.rb * S::rows, full);
             else
                 tma_2d_both(w + rank * (S::w_bytes / 2), &pp.w, k * 128, t.rb * S::rows + rank * (S::rows / 2), full);
@@ -282,15 +255,18 @@ template <class S, int CL, bool WEIGHTS> DEV void load(const fp8_params &pp, u32
 DEV void bar_arrive(u32 id, u32 n) { asm volatile("bar.arrive %0,%1;" ::"r"(id), "r"(n) : "memory"); }
 
 /* TURNS: the warpgroups issue their four products by turns, so that one adds while the other's run. */
-template <class S, int WAVES, int N, bool SPLIT, int CL, bool TURNS> DEV void multiply(const fp8_args &p, u32 base, u32 wg, u32 lane, u32 &s, u32 &ph, float (*sum)[N / 2])
+template <class S, int WAVES, int N, bool SPLIT, int CL, bool TURNS> DEV void multiply(const fp8_args &p, u32 base, u32 wg, u32 lane, u32 row, u32 &s, u32 &ph, float (*sum)[N / 2])
 {
+    float acc[N / 2]; /* one set for all products: declared inside, the assembler takes a second one and spills */
+#pragma unroll
+    for (int i = 0; i < N / 2; i++)
+        acc[i] = 0;
 #pragma unroll 1
     for (u32 k = 0; k < p.n_k; k++) {
-        const u32 x = base + 1024 + s * S::bytes + (SPLIT ? wg * 8192 : 0), w = base + 1024 + s * S::bytes + S::x_bytes + (SPLIT ? 0 : wg * (N * 128));
+        const u32 x = base + STAGE0 + s * S::bytes + (SPLIT ? wg * 8192 : 0), w = base + STAGE0 + s * S::bytes + S::x_bytes + (SPLIT ? 0 : wg * (N * 128));
         mbar_wait_bounded(base + s * 8, ph);
 #pragma unroll
         for (int v = 0; v < WAVES; v++) {
-            float acc[N / 2];
             const u64 a = wgmma_desc(x + v * 8192), b = wgmma_desc(w);
             if (TURNS)
                 bar_sync(1 + wg, 256);
@@ -302,6 +278,8 @@ template <class S, int WAVES, int N, bool SPLIT, int CL, bool TURNS> DEV void mu
             wgmma_commit();
             if (TURNS)
                 bar_arrive(2 - wg, 256);
+            const u32 at = base + FACTORS + s * 512 + (row + v * 64) * 4;
+            const float f0 = __uint_as_float(lds32(at)), f1 = __uint_as_float(lds32(at + 32));
             wgmma_wait<0>();
             pin<N / 2>(acc);
             if (v == WAVES - 1 && lane < CL) { /* read: the stage may be filled anew, by both */
@@ -312,7 +290,7 @@ template <class S, int WAVES, int N, bool SPLIT, int CL, bool TURNS> DEV void mu
             }
 #pragma unroll
             for (int i = 0; i < N / 2; i++)
-                sum[v][i] += acc[i];
+                sum[v][i] = fmaf(acc[i], i & 2 ? f1 : f0, sum[v][i]);
         }
         if (++s == S::stages)
             s = 0, ph ^= 1;
@@ -384,16 +362,6 @@ template <int WAVES, int N, int ACT> DEV void store_pairs(const fp8_args &p, u32
 template <int WAVES, int N> DEV void store(const fp8_args &p, u32 row0, u32 token0, u32 t, float (*sum)[N / 2])
 {
 #pragma unroll
-    for (int v = 0; v < WAVES; v++)
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const u32 token = token0 + v * 64 + h * 8;
-            const float f = token < p.m ? ((const float *)p.x_scale)[token] : 0.0f;
-#pragma unroll
-            for (int i = 0; i < N / 8; i++)
-                sum[v][4 * i + 2 * h] *= f, sum[v][4 * i + 2 * h + 1] *= f;
-        }
-#pragma unroll
     for (int i = 0; i < N / 8; i++) {
         if (i % 2 == 0)
             asm volatile("" ::: "memory"); /* two at a time: the sums leave no room for more */
@@ -456,7 +424,7 @@ template <int WAVES, int N, bool SPLIT, int CL, bool TURNS> DEV void fp8(const f
         __syncwarp();
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        const u32 wg = (warp - 4) >> 2, w4 = warp & 3;
+        const u32 wg = (warp - 4) >> 2, row = (SPLIT ? wg * 64 : 0) + (warp & 3) * 16 + (lane >> 2); /* the thread's first */
         u32 s = 0, ph = 0;
         tile8 t;
         if (TURNS && wg == 1)
@@ -470,8 +438,8 @@ template <int WAVES, int N, bool SPLIT, int CL, bool TURNS> DEV void fp8(const f
 #pragma unroll
                 for (int k = 0; k < N / 2; k++)
                     sum[v][k] = 0;
-            multiply<S, WAVES, N, SPLIT, CL, TURNS>(p, base, wg, lane, s, ph, sum);
-            store<WAVES, N>(p, t.rb * S::rows + (SPLIT ? 0 : wg * N), t.first + (SPLIT ? wg * 64 : 0) + w4 * 16 + (lane >> 2), lane & 3, sum);
+            multiply<S, WAVES, N, SPLIT, CL, TURNS>(p, base, wg, lane, row, s, ph, sum);
+            store<WAVES, N>(p, t.rb * S::rows + (SPLIT ? 0 : wg * N), t.first + row, lane & 3, sum);
         }
     }
     if (CL > 1)
