@@ -30,6 +30,7 @@ HOT = {  # kernel: instructions that its sm_90a code must contain
     "imp_fp8_2x128c": ["QGMMA.64x128x32.F32.E4M3.E4M3", "UTMALDG.2D.MULTICAST"],
     "imp_fp8_2x128ct": ["QGMMA.64x128x32.F32.E4M3.E4M3", "UTMALDG.2D.MULTICAST", "BAR.ARV"],
     "imp_fp8_1x128": ["QGMMA.64x128x32.F32.E4M3.E4M3", "UTMALDG.2D"],
+    "imp_fp8_1x256": ["QGMMA.64x128x32.F32.E4M3.E4M3", "UTMALDG.2D"],
     "imp_fp8_1x64": ["QGMMA.64x64x32.F32.E4M3.E4M3", "UTMALDG.2D"],
     "imp_fp8_1x32": ["QGMMA.64x32x32.F32.E4M3.E4M3", "UTMALDG.2D"],
     "imp_fp8_rows": ["E4M3"],

@@ -358,14 +358,12 @@ static imp_status make_scratch(bexec *x, imp_err *e)
         s = scratch(x, x->partial_bytes, &x->partial, "partial sums", e);
     if (s == IMP_OK && part)
         s = scratch(x, BATCH_MEETS * 8, &x->came, "counters of partial sums", e);
-    uint32_t k8;
+    CUdeviceptr x8 = 0;
     if (s == IMP_OK)
-        s = exec_fp8_make(x, &k8, e);
-    if (s == IMP_OK && k8) {
-        /* factors of 128 columns each; a tile reads those of 256 rows, wherever the last one is */
-        s = scratch(x, rows * k8 + (rows + 4) * (k8 / 128) * 4 + 2048, &x->x8, "FP8 activations", e);
-        x->x8_scale = x->x8 + rows * k8;
-    }
+        s = exec_fp8_make(x, e);
+    if (s == IMP_OK && exec_fp8_bytes(x, rows))
+        s = scratch(x, exec_fp8_bytes(x, rows), &x8, "FP8 activations", e);
+    exec_fp8_place(x, x8, rows);
     uint64_t tiles_at, rows_at, moe = exec_moe_bytes(x, x->lim.n_tok, &tiles_at, &rows_at);
     if (s == IMP_OK && moe)
         s = scratch(x, moe, &x->moe_pair, "lists of experts", e);

@@ -157,7 +157,7 @@ static imp_status run_fp8(bexec *x, const node *n, rows r, const gemv_args *g, i
         a.out[i] = at_row(x, p->op[n->lin[i]].out[0], r.r0);
         a.ldo[i] = reg_ld(x, p->op[n->lin[i]].out[0]);
     }
-    return exec_fp8(x, n, &o, &a, e);
+    return exec_fp8(x, n, r.r0, &o, &a, e);
 }
 
 static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)

@@ -12,6 +12,7 @@ struct fp8_copy {
     uint32_t row0[GEMV_MAX_W];
     CUdeviceptr scale, bias; /* f32 [rows]; bias may be 0 */
     bool pair;             /* gate and up by turns; the product ends with their activation */
+    bool from_pair, to_product; /* x8 between a pair and the one node that reads it */
 };
 
 bool exec_fp8_is_pair(const fp8_copy *c) { return c->pair; }
@@ -72,17 +73,61 @@ static imp_status make_copy(bexec *x, node *n, imp_err *e)
     return s;
 }
 
-imp_status exec_fp8_make(bexec *x, uint32_t *k_max, imp_err *e)
+/* A pair whose result one product alone reads hands it over as e4m3 rows. */
+static void chain(bexec *x, node *pair)
+{
+    const plan *p = x->p;
+    plan_reg act = p->op[pair->glu].out[0];
+    int32_t readers = 0;
+    for (int32_t j = 0; j < p->n_op; j++)
+        for (int k = 0; k < 6; k++)
+            readers += p->op[j].in[k] == act;
+    for (node *n = pair + 1; n < x->node + x->n_node; n++)
+        if (n->fp8 && n->norm < 0 && n->n_lin == readers && p->op[n->lin[0]].in[0] == act && n->fp8->k == x->reg[act].width)
+            pair->fp8->to_product = n->fp8->from_pair = true;
+}
+
+imp_status exec_fp8_make(bexec *x, imp_err *e)
 {
     imp_status s = IMP_OK;
-    *k_max = 0;
     for (int32_t i = 0; i < x->n_node && s == IMP_OK && x->b->prefill_fp8; i++)
-        if (wanted(x, &x->node[i])) {
+        if (wanted(x, &x->node[i]))
             s = make_copy(x, &x->node[i], e);
-            if (s == IMP_OK && x->node[i].fp8->k > *k_max)
-                *k_max = x->node[i].fp8->k;
-        }
+    for (int32_t i = 0; i < x->n_node && s == IMP_OK; i++)
+        if (x->node[i].fp8 && x->node[i].fp8->pair)
+            chain(x, &x->node[i]);
     return s;
+}
+
+/* ---- activations ---------------------------------------------------------------------------------------------------- */
+/* Rows of k bytes, then factors [k / 128][tokens, a multiple of 4]; tiles read those of 256 tokens, wherever the last one is.
+ * x8 serves one launch at a time. In a8 the rows of a step keep their places, as several runs of prompts may be under way; the
+ * factors of a run from row r0 on have room for four times its tokens, so that each run begins at a multiple of 16 bytes. */
+static uint32_t longest(const bexec *x, bool chained)
+{
+    uint32_t k = 0;
+    for (int32_t i = 0; i < x->n_node; i++) {
+        const fp8_copy *c = x->node[i].fp8;
+        if (c && c->from_pair == chained && c->k > k)
+            k = c->k;
+    }
+    return k;
+}
+static uint64_t x8_rows(const bexec *x, uint64_t rows) { return rows * longest(x, false); }
+static uint64_t x8_bytes(const bexec *x, uint64_t rows) { return x8_rows(x, rows) + (rows + 4) * (longest(x, false) / 128) * 4 + 2048; }
+static uint64_t a8_rows(const bexec *x, uint64_t rows) { return rows * longest(x, true); }
+
+uint64_t exec_fp8_bytes(const bexec *x, uint64_t rows)
+{
+    return longest(x, false) ? x8_bytes(x, rows) + a8_rows(x, rows) + rows * 16 * (longest(x, true) / 128) + 2048 : 0;
+}
+
+void exec_fp8_place(bexec *x, CUdeviceptr at, uint64_t rows)
+{
+    x->x8 = at;
+    x->x8_scale = at + x8_rows(x, rows);
+    x->a8 = at + (x8_bytes(x, rows) + 255) / 256 * 256;
+    x->a8_scale = x->a8 + a8_rows(x, rows);
 }
 
 void exec_fp8_free(bexec *x)
@@ -103,11 +148,13 @@ typedef struct fp8_tile {
     kernel_id k;
     uint32_t tokens, rows, cluster;
     float cost;
+    bool e4m3;             /* can hand over e4m3 rows: its block holds 128 of a pair's columns */
 } fp8_tile;
 static const fp8_tile tiles[] = {
-    {K_fp8_2x128ct, 128, 256, 2, 2.0f}, {K_fp8_1x128, 128, 128, 1, 1.25f}, {K_fp8_1x64, 64, 128, 1, 0.8f}, {K_fp8_1x32, 64, 64, 1, 0.55f},
+    {K_fp8_2x128ct, 128, 256, 2, 2.0f, true}, {K_fp8_1x256, 64, 256, 1, 1.25f, true}, {K_fp8_1x128, 128, 128, 1, 1.25f, false},
+    {K_fp8_1x64, 64, 128, 1, 0.8f, false}, {K_fp8_1x32, 64, 64, 1, 0.55f, false},
     /* measured against the first only, when asked for by number */
-    {K_fp8_2x128, 128, 256, 1, 1e9f}, {K_fp8_2x128t, 128, 256, 1, 1e9f}, {K_fp8_2x128c, 128, 256, 2, 1e9f},
+    {K_fp8_2x128, 128, 256, 1, 1e9f, true}, {K_fp8_2x128t, 128, 256, 1, 1e9f, true}, {K_fp8_2x128c, 128, 256, 2, 1e9f, true},
 };
 
 const char *exec_fp8_tile_name(const bexec *x, int i)
@@ -115,14 +162,16 @@ const char *exec_fp8_tile_name(const bexec *x, int i)
     return i >= 0 && i < (int)(sizeof tiles / sizeof *tiles) ? x->b->fn_name[tiles[i].k] : NULL;
 }
 
-static const fp8_tile *choose(const bexec *x, uint32_t rows, uint32_t m)
+static const fp8_tile *choose(const bexec *x, uint32_t rows, uint32_t m, bool e4m3)
 {
     const fp8_tile *best = NULL;
     double least = 0;
-    if (x->b->fp8_tile > 0)
+    if (x->b->fp8_tile > 0 && (!e4m3 || tiles[x->b->fp8_tile - 1].e4m3))
         return &tiles[x->b->fp8_tile - 1];
     for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++) {
         const fp8_tile *t = &tiles[i];
+        if (e4m3 && !t->e4m3)
+            continue;
         uint32_t n = div_up(rows, t->rows) * div_up(m, t->tokens * t->cluster), at_once = (uint32_t)x->b->n_sm / t->cluster;
         double cost = (double)div_up(n, at_once) * (double)t->cost;
         if (!best || cost < least) {
@@ -153,23 +202,30 @@ static imp_status input(bexec *x, const fp8_copy *c, op_args in, uint32_t m, imp
     return cuda_launch(x->b, x->b->stream, K_fp8_rows, m, 1, 1, 256, 0, true, &in, e);
 }
 
-imp_status exec_fp8(bexec *x, const node *n, const op_args *in, const gemv_args *g, imp_err *e)
+imp_status exec_fp8(bexec *x, const node *n, int32_t r0, const op_args *in, const gemv_args *g, imp_err *e)
 {
     const fp8_copy *c = n->fp8;
-    const fp8_tile *t = choose(x, c->rows, g->m);
+    const fp8_tile *t = choose(x, c->rows, g->m, c->to_product);
+    CUdeviceptr rows = c->from_pair ? x->a8 + (uint64_t)r0 * c->k : x->x8, scale = c->from_pair ? x->a8_scale + (uint64_t)r0 * 16 * (c->k / 128) : x->x8_scale;
     struct {
         CUtensorMap x, w;
         fp8_args a;
-    } p = {.a = {.n_part = c->pair ? 1 : (uint32_t)n->n_lin, .x_scale = x->x8_scale, .w_scale = c->scale, .bias = c->bias, .ldx = up_to(g->m, 4), .m = g->m, .n_k = c->k / 128,
+    } p = {.a = {.n_part = c->pair ? 1 : (uint32_t)n->n_lin, .x_scale = scale, .w_scale = c->scale, .bias = c->bias, .ldx = up_to(g->m, 4), .m = g->m, .n_k = c->k / 128,
                  .n_rb = div_up(c->rows, t->rows), .n_tb = div_up(g->m, t->tokens * t->cluster), .pair = c->pair, .act = g->act, .limit = g->limit,
                  .alpha = g->alpha, .even = 1}};
     for (uint32_t i = 0; i < p.a.n_part; i++) {
         p.a.part[i] = (fp8_part){.out = g->out[i], .residual = i ? 0 : g->residual, .row0 = c->row0[i], .rows = g->w[i].rows, .ldo = g->ldo[i], .ldr = g->ldr};
         p.a.even &= g->w[i].rows % 2 == 0 && g->ldo[i] % 2 == 0 && g->ldr % 2 == 0;
     }
-    imp_status s = input(x, c, *in, g->m, e);
+    if (c->to_product) {
+        uint32_t width = g->ldo[0];
+        p.a.part[0].out = x->a8 + (uint64_t)r0 * width;
+        p.a.out_scale = x->a8_scale + (uint64_t)r0 * 16 * (width / 128);
+        p.a.ldos = up_to(g->m, 4);
+    }
+    imp_status s = c->from_pair ? IMP_OK : input(x, c, *in, g->m, e);
     if (s == IMP_OK)
-        s = describe(x, &p.x, x->x8, c->k, g->m, t->tokens, "FP8 activations", e);
+        s = describe(x, &p.x, rows, c->k, g->m, t->tokens, "FP8 activations", e);
     if (s == IMP_OK)
         s = describe(x, &p.w, c->mem, c->k, c->rows, t->rows / t->cluster, "FP8 weights", e);
     if (s != IMP_OK)

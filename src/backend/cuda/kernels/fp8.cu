@@ -348,6 +348,56 @@ template <int N, int ACT> DEV void store_pair_row(const fp8_args &p, u32 token, 
     }
 }
 
+/* The same as e4m3 rows with a factor for each 128 columns of a token, for the product that reads them. The warpgroups hold 64 of
+ * those columns each and tell each other their largest; a quad swaps its values so that each lane stores 8 in one piece. */
+template <int WAVES, int ACT> DEV void store_pairs_e4m3(const fp8_args &p, u32 base, u32 tile, u32 row0, u32 token0, u32 row, u32 lane, float (*sum)[64])
+{
+    const u32 wg = row0 >> 7 & 1, t = lane & 3, most = base + FACTORS + 2048 + (tile & 1) * 1024; /* two sets: the other may still read */
+    float m[WAVES][2];
+#pragma unroll
+    for (int v = 0; v < WAVES; v++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            float &x = m[v][h];
+            x = 0;
+#pragma unroll
+            for (int i = 0; i < 16; i++) {
+                const int at = 8 * (i >> 1) + 2 * h + (i & 1);
+                sum[v][at] = glu_apply(ACT, sum[v][at], sum[v][at + 4], p.limit, p.alpha);
+                x = fmaxf(x, fabsf(sum[v][at]));
+            }
+            x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+            x = fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+            if (t == 0)
+                sts32(most + (wg * 128 + row + v * 64 + h * 8) * 4, __float_as_uint(x));
+        }
+    bar_sync(3, 256);
+#pragma unroll
+    for (int v = 0; v < WAVES; v++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const u32 token = token0 + v * 64 + h * 8;
+            const i32 e = fp8_exponent(__float_as_uint(fmaxf(m[v][h], __uint_as_float(lds32(most + ((wg ^ 1) * 128 + row + v * 64 + h * 8) * 4)))));
+            const float f = pow2(-e);
+            if (wg == 0 && t == 0 && token < p.m)
+                ((float *)p.out_scale)[(u64)(row0 >> 8) * p.ldos + token] = pow2(e);
+#pragma unroll
+            for (int u = 0; u < 8; u += 4) {
+                u32 q[4];
+#pragma unroll
+                for (int k = 0; k < 4; k++)
+                    q[k] = e4m3x2(sum[v][8 * (u + k) + 2 * h] * f, sum[v][8 * (u + k) + 2 * h + 1] * f);
+                const bool odd = t & 1, up = t & 2;
+                const u32 got = __shfl_xor_sync(~0u, odd ? q[0] | q[2] << 16 : q[1] | q[3] << 16, 1);
+                const u32 a = odd ? (got & 0xFFFF) | q[1] << 16 : q[0] | got << 16;            /* u + 0 or 1, from two lanes */
+                const u32 b = odd ? got >> 16 | q[3] << 16 : q[2] | (got & 0xFFFF0000);        /* u + 2 or 3 */
+                const u32 far = __shfl_xor_sync(~0u, up ? a : b, 2);
+                if (token < p.m)
+                    *(uint2 *)((u8 *)p.part[0].out + (u64)token * p.part[0].ldo + row0 / 2 + 8 * (u + t)) = up ? make_uint2(far, b) : make_uint2(a, far);
+            }
+        }
+}
+
 template <int WAVES, int N, int ACT> DEV void store_pairs(const fp8_args &p, u32 token0, u32 pos, float (*sum)[N / 2])
 {
 #pragma unroll
@@ -358,9 +408,10 @@ template <int WAVES, int N, int ACT> DEV void store_pairs(const fp8_args &p, u32
                 store_pair_row<N, ACT>(p, token0 + v * 64 + h * 8, pos, sum[v], h);
 }
 
-/* row0: the warpgroup's first row of the copy; token0: the thread's first token. */
-template <int WAVES, int N> DEV void store(const fp8_args &p, u32 row0, u32 token0, u32 t, float (*sum)[N / 2])
+/* row0: the warpgroup's first row of the copy; token0: the thread's first token, row: its place in the tile; tile: how many there were. */
+template <int WAVES, int N, bool SPLIT> DEV void store(const fp8_args &p, u32 base, u32 tile, u32 row0, u32 token0, u32 row, u32 lane, float (*sum)[N / 2])
 {
+    const u32 t = lane & 3;
 #pragma unroll
     for (int i = 0; i < N / 8; i++) {
         if (i % 2 == 0)
@@ -375,6 +426,16 @@ template <int WAVES, int N> DEV void store(const fp8_args &p, u32 row0, u32 toke
                 sum[v][4 * i + 2 * h + 1] = __fmaf_rn(sum[v][4 * i + 2 * h + 1], f.y, b.y);
             }
     }
+    if constexpr (N == 128 && !SPLIT)
+        if (p.out_scale) {
+            if (p.act == 0)
+                store_pairs_e4m3<WAVES, 0>(p, base, tile, row0, token0, row, lane, sum);
+            else if (p.act == 1)
+                store_pairs_e4m3<WAVES, 1>(p, base, tile, row0, token0, row, lane, sum);
+            else
+                store_pairs_e4m3<WAVES, 8>(p, base, tile, row0, token0, row, lane, sum);
+            return;
+        }
     if (p.pair) {
         const u32 pos = row0 / 2 + 2 * t;
         if (p.act == 0)
@@ -425,7 +486,7 @@ template <int WAVES, int N, bool SPLIT, int CL, bool TURNS> DEV void fp8(const f
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         const u32 wg = (warp - 4) >> 2, row = (SPLIT ? wg * 64 : 0) + (warp & 3) * 16 + (lane >> 2); /* the thread's first */
-        u32 s = 0, ph = 0;
+        u32 s = 0, ph = 0, n = 0;
         tile8 t;
         if (TURNS && wg == 1)
             bar_arrive(1, 256); /* the first turn is the other's; an arrival is left over at the end */
@@ -439,7 +500,7 @@ template <int WAVES, int N, bool SPLIT, int CL, bool TURNS> DEV void fp8(const f
                 for (int k = 0; k < N / 2; k++)
                     sum[v][k] = 0;
             multiply<S, WAVES, N, SPLIT, CL, TURNS>(p, base, wg, lane, row, s, ph, sum);
-            store<WAVES, N>(p, t.rb * S::rows + (SPLIT ? 0 : wg * N), t.first + row, lane & 3, sum);
+            store<WAVES, N, SPLIT>(p, base, n++, t.rb * S::rows + (SPLIT ? 0 : wg * N), t.first + row, row, lane, sum);
         }
     }
     if (CL > 1)
@@ -451,6 +512,7 @@ KERNEL(384, 1) imp_fp8_2x128t(const __grid_constant__ fp8_params p) { fp8<2, 128
 KERNEL(384, 1) imp_fp8_2x128c(const __grid_constant__ fp8_params p) { fp8<2, 128, false, 2, false>(p); }
 KERNEL(384, 1) imp_fp8_2x128ct(const __grid_constant__ fp8_params p) { fp8<2, 128, false, 2, true>(p); }
 KERNEL(384, 1) imp_fp8_1x128(const __grid_constant__ fp8_params p) { fp8<1, 128, true, 1, false>(p); }
+KERNEL(384, 1) imp_fp8_1x256(const __grid_constant__ fp8_params p) { fp8<1, 128, false, 1, false>(p); }
 KERNEL(384, 1) imp_fp8_1x64(const __grid_constant__ fp8_params p) { fp8<1, 64, false, 1, false>(p); }
 KERNEL(384, 1) imp_fp8_1x32(const __grid_constant__ fp8_params p) { fp8<1, 32, false, 1, false>(p); }
 #endif

@@ -154,8 +154,9 @@ typedef struct fp8_part {          /* a matrix of the stack: rows [row0, row0 + 
 
 typedef struct fp8_args {
     fp8_part part[GEMV_MAX_W];     /* pair: part[0].out is f16 [m][ldo] in ACT_POS order, rows counts gate's */
+    uint64_t out_scale;            /* pair: f32 [ldo / 128][ldos] or 0; if there, part[0].out is e4m3, as imp_fp8_rows makes it */
     uint64_t x_scale, w_scale, bias; /* f32 [n_k][ldx], f32 [rows of the copy]; the same or 0 */
-    uint32_t ldx, n_part, m, n_k, n_rb, n_tb; /* n_k: columns / 128; n_rb, n_tb: blocks of rows and of tokens (of clusters) */
+    uint32_t ldx, ldos, n_part, m, n_k, n_rb, n_tb; /* n_k: columns / 128; n_rb, n_tb: blocks of rows and of tokens (of clusters) */
     uint32_t pair, act, even; /* even: all widths are, so that two results are stored at once */
     float limit, alpha;
 } fp8_args;
