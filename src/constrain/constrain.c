@@ -22,7 +22,7 @@ static imp_status compile(compile_fn fn, const char *text, size_t n, const const
         c.o = *o;
     c.o.max_bytes = c.o.max_bytes ? c.o.max_bytes : (size_t)192 << 20;
     c.o.max_states = c.o.max_states ? c.o.max_states : 20000;
-    c.o.max_work = c.o.max_work ? c.o.max_work : 200ull << 20;
+    c.o.max_work = c.o.max_work ? c.o.max_work : 100ull << 20;
     p->ws = c.o.ws;
     p->codec = c.o.plain_escapes ? CODEC_JSON_PLAIN : CODEC_JSON;
     p->ws_max = c.o.ws_max ? c.o.ws_max : 256;

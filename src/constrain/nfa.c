@@ -86,6 +86,7 @@ typedef struct build {
     uint32_t *mark, stamp, *stack;
     uint32_t *set, n_set;        /* the closure being made */
     bool hit;                    /* it holds MATCH */
+    size_t n_seen;               /* nodes passed */
 } build;
 
 /* A closure stops at such a node and holds it; the others are passed through. */
@@ -100,6 +101,7 @@ static void closure_add(build *b, uint32_t q, bool bol)
     b->stack[sp++] = q;
     while (sp) {
         q = b->stack[--sp];
+        b->n_seen++;
         nfa_node *v = &b->m.node[q];
         uint32_t next[2], n = 0;
         switch (v->op) {
@@ -289,8 +291,9 @@ cdfa *re_compile(cc *c, const re_sets *sets, const re_node *re, bool search, con
                 b.hit = false;
                 for (uint32_t i = first[k]; i != DEAD; i = cell_next[i])
                     closure_add(&b, cell_to[i], false);
-                cc_work(c, b.n_set);
                 to = intern(&b, &d, search, false);
+                cc_work(c, 2 * b.n_seen + 2 * b.n_set); /* sets are what time goes into */
+                b.n_seen = 0;
             }
             CC_PUSH(c, trans, nt, cap_t, to);
         }

@@ -530,6 +530,7 @@ def test_hostile_input_is_refused_quickly(driver):
     bombs = [dict(regex="(((a{100}){100}){100}){100}"), dict(regex="(a|b)*a" + "(a|b)" * 40), dict(schema="[" * 100000), dict(schema='{"not":' * 120 + "{}" + "}" * 120),
              dict(grammar='root ::= ' + "(" * 5000), dict(grammar="root ::= a0\n" + "\n".join(f"a{i} ::= a{i+1} a{i+1}" for i in range(40)) + '\na40 ::= "x"'),
              dict(schema=json.dumps({"allOf": [{"anyOf": [{"required": [f"k{i}"]}, {"required": [f"l{i}"]}]} for i in range(40)]}))]
+    bombs += [dict(regex=x) for x in ("(B{0,40}C?){213}", "((a{0,20}b{0,20}){20}){20}", "(.{0,100}x?){100}")]
     for b in bombs:
         a = driver(**b)
         assert a["compile_us"] < 5e6, (str(b)[:80], a["compile_us"])
