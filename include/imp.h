@@ -176,9 +176,9 @@ typedef enum imp_kv { IMP_KV_AUTO, IMP_KV_F32, IMP_KV_F16, IMP_KV_BF16, IMP_KV_F
 
 /* Tokens that a constraint forces: carried through the model together (the default); with the same answer, one a step (tests);
  * or left to the model, which may spell the forced bytes in other tokens. */
-/* How products of prompts are computed: as exactly as the weights allow (f16 products on a GPU); or, on a Hopper GPU, both factors
- * rounded to e4m3: faster and coarser, one byte a weight more of device memory. Generated tokens do not change. IMP_E_UNSUPPORTED
- * elsewhere. */
+/* How products of prompts are computed: as exactly as the weights allow (f16 products on a GPU); or, on a Hopper GPU,
+ * both factors rounded to e4m3: faster and coarser, a byte a weight more of device memory. How generated tokens are
+ * computed does not change. IMP_E_UNSUPPORTED elsewhere. */
 typedef enum imp_prefill { IMP_PREFILL_FULL, IMP_PREFILL_FP8 } imp_prefill;
 
 typedef enum imp_jump { IMP_JUMP_ON, IMP_JUMP_STEPS, IMP_JUMP_OFF } imp_jump;

@@ -74,8 +74,9 @@ imp_status engine_sizes(engine *g, const imp_engine_params *p, kv_options *ko, i
     double copies = p->prefill == IMP_PREFILL_FP8 ? fp8_bytes(pl) : 0;
     double weights = (double)g->m->weight_bytes + copies, room = (double)budget - weights * 1.05; /* repacking may grow a format a little */
     if (weights > (double)budget && copies > 0)
-        return err_set(e, IMP_E_NOMEM, "model: wanted %.1f GB for its weights, %.1f of them FP8 copies for prompts (prefill fp8), got %.1f GB of memory", weights / 1e9,
-                       copies / 1e9, (double)budget / 1e9);
+        return err_set(e, IMP_E_NOMEM,
+                       "model: wanted %.1f GB for its weights, %.1f of them FP8 copies for prompts (prefill fp8), got %.1f GB of memory",
+                       weights / 1e9, copies / 1e9, (double)budget / 1e9);
     if (weights > (double)budget)
         return err_set(e, IMP_E_NOMEM, "model: wanted %.1f GB for its weights, got %.1f GB of memory; a file of %.1f bits a weight would fit",
                        weights / 1e9, (double)budget / 1e9, 0.85 * 8 * (double)budget / (double)g->m->n_param);

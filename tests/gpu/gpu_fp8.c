@@ -1,6 +1,7 @@
-/* Prompts in FP8 against the same rounding on the CPU: both factors to e4m3 with a row's power of two, exact sums in double.
- * What is left is Hopper's own sums, which keep about 14 bits within 128 columns. Every tile by itself, odd shapes, biases,
- * residuals, stacked matrices, gate and up, norms; and "same bytes": whatever the tile and the neighbours. */
+/* Prompts in FP8 against the same rounding on the CPU: both factors to e4m3 with a row's power of two, exact sums in
+ * double. What is left is Hopper's own sums, which keep about 14 bits within 128 columns. Every tile by itself, odd
+ * shapes, biases, residuals, stacked matrices, gate and up, norms; and "same bytes": whatever the tile and the
+ * neighbours. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -86,8 +87,9 @@ static double rel_l2(const float *a, const double *b, uint64_t n)
     return r > 0 ? sqrt(d / r) : sqrt(d);
 }
 
-/* ---- one plan a form ------------------------------------------------------------------------------------------------ */
-/* GATED: the product after the activation takes e4m3 rows from it; MIXED: that product is too small for FP8 and takes f16 rows */
+/* ---- one plan a form ---------------------------------------------------------------------------------------- */
+/* GATED: the product after the activation takes e4m3 rows from it; MIXED: that product is too small for FP8 and takes
+ * f16 rows */
 typedef enum form { ONE, NORMED, THREE, RESIDUAL, GATED, MIXED } form;
 static const char *const form_name[] = {"one", "after a norm", "three", "residual", "gated", "gated, then f16"};
 
@@ -115,7 +117,8 @@ typedef struct rig_case {
 static void reference(rig_case *c, form f, uint32_t cols, double *y, bool fp8)
 {
     uint32_t rows = (uint32_t)c->w[0]->rows, width = c->width;
-    double *x = malloc((size_t)VOC * cols * 8), *a = malloc((size_t)VOC * width * 8 + (size_t)VOC * rows * 8), *b = malloc((size_t)VOC * rows * 8);
+    double *x = malloc((size_t)VOC * cols * 8), *a = malloc((size_t)VOC * width * 8 + (size_t)VOC * rows * 8),
+           *b = malloc((size_t)VOC * rows * 8);
     memcpy(x, c->x, (size_t)VOC * cols * 8);
     if (f == NORMED)
         for (uint32_t t = 0; t < VOC; t++) {
@@ -185,7 +188,7 @@ static imp_status make(rig_case *c, form f, quant_id fmt, uint32_t rows, uint32_
     if (f == THREE) {
         plan_reg b[2] = {linear(p, x, c->w[1]), linear(p, x, c->w[2])};
         for (int i = 0; i < 2; i++) {
-            plan_op o = plan_op_init(OP_CONCAT, 0, "concat");
+            plan_op o = plan_op_init(OP_CONCAT, 0, i ? "concat2" : "concat1");
             o.in[0] = y, o.in[1] = b[i];
             o.attr.concat.groups = 1;
             c->width += (uint32_t)c->w[1 + i]->rows;
@@ -232,8 +235,8 @@ static void test(jw *o, form f, quant_id fmt, uint32_t rows, uint32_t cols, bool
     rig_fp8 = false;
     for (int tile = 0; s == IMP_OK && (tile == 0 || (every_tile && exec_fp8_tile_name(r.x, tile - 1))); tile++) {
         r.b->fp8_tile = tile;
-        snprintf(what, sizeof what, "fp8 %s %s %ux%u%s tile %s", form_name[f], quant_get(fmt)->name, rows, cols, bias ? " bias" : "",
-                 tile ? exec_fp8_tile_name(r.x, tile - 1) : "chosen");
+        snprintf(what, sizeof what, "fp8 %s %s %ux%u%s tile %s", form_name[f], quant_get(fmt)->name, rows, cols,
+                 bias ? " bias" : "", tile ? exec_fp8_tile_name(r.x, tile - 1) : "chosen");
         size_t name = strlen(what);
         bool same = true;
         for (size_t k = 0; k < sizeof counts / sizeof *counts && s == IMP_OK; k++) {
@@ -244,7 +247,8 @@ static void test(jw *o, form f, quant_id fmt, uint32_t rows, uint32_t cols, bool
             if (s != IMP_OK)
                 break;
             if (tile == 0 && k == 0) {
-                double err = rel_l2(y, c.want, (uint64_t)n * width), bound = f == GATED ? PAIR : BOUND, far = rel_l2(y, c.exact, (uint64_t)n * width);
+                double err = rel_l2(y, c.want, (uint64_t)n * width), bound = f == GATED ? PAIR : BOUND,
+                       far = rel_l2(y, c.exact, (uint64_t)n * width);
                 snprintf(what + name, sizeof what - name, ", 300 rows against the emulation");
                 verdict(o, err < bound, what, err, bound);
                 snprintf(what + name, sizeof what - name, ", 300 rows against the exact products");
@@ -300,12 +304,15 @@ int run_fp8(jw *o, bool tiny, int *n_tests)
     return n_bad;
 }
 
-/* ---- timing: two layers of an 8B model, every tile ------------------------------------------------------------------- */
+/* ---- timing: two layers of an 8B model, every tile ---------------------------------------------------------- */
 int run_fp8_bench(void)
 {
-    static const shape s = {.name = "two layers of 8B", .n_layer = 2, .hidden = 4096, .n_head = 32, .n_kv_head = 8, .d = 128, .ff = 12288, .vocab = 4096,
-                            .qk_norm = true, .pool = 64 << 20, .fmt = QUANT_Q8_0};
-    static const struct { const char *role; double params; } roles[] = {{"q:", 6144.0 * 4096}, {"o:", 4096.0 * 4096}, {"gate:", 24576.0 * 4096}, {"down:", 12288.0 * 4096}};
+    static const shape s = {.name = "two layers of 8B", .n_layer = 2, .hidden = 4096, .n_head = 32, .n_kv_head = 8,
+                            .d = 128, .ff = 12288, .vocab = 4096, .qk_norm = true, .pool = 64 << 20, .fmt = QUANT_Q8_0};
+    static const struct {
+        const char *role;
+        double params;
+    } roles[] = {{"q:", 6144.0 * 4096}, {"o:", 4096.0 * 4096}, {"gate:", 24576.0 * 4096}, {"down:", 12288.0 * 4096}};
     static const int32_t prompts[] = {8192, 2048, 512};
     imp_err e = {0};
     model m;

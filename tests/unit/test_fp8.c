@@ -1,5 +1,5 @@
-/* What prompts in FP8 decide without a GPU: a row's power of two, where rows of gate and up stand in a copy, and which products
- * take part. */
+/* What prompts in FP8 decide without a GPU: a row's power of two, where rows of gate and up stand in a copy, and which
+ * products take part. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -78,9 +78,12 @@ static void test_what_chooses_or_decays_stays_exact(void **state)
     plan p;
     plan_init(&p, "test");
     plan_reg x = plan_add_reg(&p, REG_WIDE, DIM_T, 64), r = plan_add_reg(&p, REG_WIDE, DIM_R, 64);
-    int32_t large = add(&p, OP_LINEAR, x, matrix(128), DIM_T, 0, 128), small = add(&p, OP_LINEAR, x, matrix(127), DIM_T, 0, 127),
-            router = add(&p, OP_LINEAR, x, matrix(256), DIM_T, 0, 256), decay = add(&p, OP_LINEAR, x, matrix(256), DIM_T, 0, 256),
-            head = add(&p, OP_LINEAR, r, matrix(256), DIM_R, -1, 256), last = add(&p, OP_LINEAR, r, matrix(256), DIM_R, 3, 256);
+    int32_t large = add(&p, OP_LINEAR, x, matrix(128), DIM_T, 0, 128),
+            small = add(&p, OP_LINEAR, x, matrix(127), DIM_T, 0, 127),
+            router = add(&p, OP_LINEAR, x, matrix(256), DIM_T, 0, 256),
+            decay = add(&p, OP_LINEAR, x, matrix(256), DIM_T, 0, 256),
+            head = add(&p, OP_LINEAR, r, matrix(256), DIM_R, -1, 256),
+            last = add(&p, OP_LINEAR, r, matrix(256), DIM_R, 3, 256);
     int32_t route = add(&p, OP_ROUTE, p.op[router].out[0], NULL, DIM_T, 0, 2);
     add(&p, OP_DECAY, p.op[decay].out[0], NULL, DIM_T, 0, 256);
     assert_true(plan_op_prompt_fp8(&p, large));

@@ -192,10 +192,13 @@ static imp_status cuda_open(const backend_options *opt, backend **out, imp_err *
     imp_status s = cu_load(&b->cu, e);
     if (s == IMP_OK)
         s = open_device(b, opt->device, e);
-    if (s == IMP_OK && b->prefill_fp8 && !b->fn[K_fp8_1x128])
-        s = err_set(e, IMP_E_UNSUPPORTED, "cuda: prefill fp8 has kernels for Hopper (compute capability 9.0) alone; %s has %d.%d", b->name, b->cc / 10, b->cc % 10);
+    if (s == IMP_OK && b->prefill_fp8 && !b->fn[K_fp8_128x256])
+        s = err_set(e, IMP_E_UNSUPPORTED,
+                    "cuda: prefill fp8 has kernels for Hopper (compute capability 9.0) alone; %s has %d.%d",
+                    b->name, b->cc / 10, b->cc % 10);
     if (s == IMP_OK && b->prefill_fp8 && b->deterministic)
-        s = err_set(e, IMP_E_UNSUPPORTED, "cuda: prefill fp8 and deterministic exclude each other: generated tokens are not computed in FP8");
+        s = err_set(e, IMP_E_UNSUPPORTED,
+                    "cuda: prefill fp8 and deterministic exclude each other: generated tokens are not computed in FP8");
     if (s != IMP_OK) {
         cuda_close(b);
         return s;

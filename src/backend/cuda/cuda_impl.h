@@ -18,7 +18,7 @@
 /* kernels that exist for one generation only: absent ones are NULL */
 #define KERNEL_LIST_HOPPER(X) X(prefill_1x64) X(prefill_1x128) X(prefill_1x256) X(prefill_2x64) X(prefill_2x128) X(experts_d16) \
     X(attend_w64) X(attend_w128) X(attend_w256) X(batch8) X(batch16) X(batch32) X(batch64) X(batch128) \
-    X(fp8_2x128) X(fp8_2x128t) X(fp8_2x128c) X(fp8_2x128ct) X(fp8_1x128) X(fp8_1x256) X(fp8_1x64) X(fp8_1x32)
+    X(fp8_128x256) X(fp8_64x256) X(fp8_128x128) X(fp8_64x128) X(fp8_64x64)
 
 typedef enum kernel_id {
 #define K_X(n) K_##n,

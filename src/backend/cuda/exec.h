@@ -99,7 +99,7 @@ struct bexec {
     CUdeviceptr xh;                   /* f16 input of a product whose register is f32 */
     uint32_t xh_ld;
     CUdeviceptr x8, x8_scale;         /* e4m3 rows, and factors of 128 columns of them (prefill fp8) */
-    CUdeviceptr a8, a8_scale;         /* the same between a pair and the product that reads it; by row of the step, see run_fp8.c */
+    CUdeviceptr a8, a8_scale;         /* the same between a pair and the product that reads it (run_fp8.c) */
     CUdeviceptr partial;              /* z partial sums of a rows kernel */
     uint64_t partial_bytes;
     CUdeviceptr came;                 /* counters of a batch kernel's blocks, [BATCH_MEETS][2], zero between launches */
@@ -155,10 +155,10 @@ void exec_group_experts(bexec *x);
 uint64_t exec_moe_bytes(const bexec *x, int32_t n_tok, uint64_t *tiles_at, uint64_t *rows_at);
 imp_status exec_prompt_attend(bexec *x, const attend_args *base, const run_range *r, uint32_t d, bool *done, imp_err *e);
 
-/* Prompts in FP8 (run_fp8.c). make: copies of the weights of all nodes that take part, when the backend was opened for it.
- * bytes and place: the activations of steps of so many rows. exec_fp8: act(gate) * up where the copy
- * is a pair, else g's products and residual; in: the input from row r0 of the step on, as imp_fp8_rows takes it; g: m, w, out,
- * ldo, act, residual. */
+/* Prompts in FP8 (run_fp8.c). make: copies of the weights of all nodes that take part, when the backend was opened for
+ * it. bytes and place: the activations of steps of so many rows. exec_fp8: act(gate) * up where the copy is a pair, else
+ * g's products and residual; in: the input from row r0 of the step on, as imp_fp8_rows takes it; g: m, w, out, ldo, act,
+ * residual. */
 typedef struct fp8_copy fp8_copy;
 imp_status exec_fp8_make(bexec *x, imp_err *e);
 uint64_t exec_fp8_bytes(const bexec *x, uint64_t rows);

@@ -147,7 +147,8 @@ static imp_status run_fp8(bexec *x, const node *n, rows r, const gemv_args *g, i
     const plan *p = x->p;
     plan_reg in = p->op[n->lin[0]].in[0];
     gemv_args a = *g;
-    op_args o = {.a = at_row(x, in, r.r0), .lda = reg_ld(x, in), .width = x->reg[in].width, .flag2 = x->reg[in].f16 ? FP8_FROM_F16 : FP8_FROM_F32};
+    op_args o = {.a = at_row(x, in, r.r0), .lda = reg_ld(x, in), .width = x->reg[in].width,
+                 .flag2 = x->reg[in].f16 ? FP8_FROM_F16 : FP8_FROM_F32};
     if (n->norm >= 0) {
         const plan_op *l = &p->op[n->norm];
         o = norm_args(x, l, at_row(x, l->in[0], r.r0), reg_ld(x, l->in[0]), 0, 0, false);
@@ -301,7 +302,9 @@ static imp_status run_qkv(bexec *x, const node *n, imp_err *e)
 #undef ROPE_OF
     a.rope_q.n_head = at->attr.attend.n_head;
     a.rope_q.head_dim = at->attr.attend.d_k;
-    return go(x, K_qkv, div_up(a.rope_q.n_head + a.n_k_head + a.n_v_head, 4), (uint32_t)x->n_tok, 1, 128, 0, &a, e);
+    /* a warp a head, or where there are enough tokens one for several, which share its angles */
+    uint32_t heads = a.rope_q.n_head + a.n_k_head + a.n_v_head;
+    return go(x, K_qkv, div_up(heads, x->n_tok < 256 ? 4 : 16), (uint32_t)x->n_tok, 1, 128, 0, &a, e);
 }
 
 /* Flash decoding by head width: stages = pieces of 16 positions of K and V that a warp has in flight. */

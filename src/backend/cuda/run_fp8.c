@@ -1,5 +1,6 @@
-/* Prompts in FP8 (kernels/fp8.cu): which nodes have a copy of their weights as e4m3 rows, and their products. The copies are
- * made when a plan is compiled and count as weights. Which tile a shape takes changes its time, never a row's bytes. */
+/* Prompts in FP8 (kernels/fp8.cu): which nodes have a copy of their weights as e4m3 rows, and their products. The
+ * copies are made when a plan is compiled and count as weights. Which tile a shape takes changes its time, never a
+ * row's bytes. */
 #include <stdio.h>
 
 #include "backend/cuda/exec.h"
@@ -17,7 +18,7 @@ struct fp8_copy {
 
 bool exec_fp8_is_pair(const fp8_copy *c) { return c->pair; }
 
-/* ---- copies ------------------------------------------------------------------------------------------------------- */
+/* ---- copies ------------------------------------------------------------------------------------------------- */
 static bool wanted(const bexec *x, const node *n)
 {
     bool ok = n->kind == NODE_LINEAR && n->n_lin > 0;
@@ -32,7 +33,8 @@ static bool is_pair(const bexec *x, const node *n)
         return false;
     plan_reg out = x->p->op[n->glu].out[0];
     plan_act a = x->p->op[n->glu].attr.act.act;
-    return x->reg[out].f16 && x->reg[out].width % 64 == 0 && (a == ACT_SILU || a == ACT_GELU_TANH || a == ACT_SWIGLU_OAI);
+    return x->reg[out].f16 && x->reg[out].width % 64 == 0 &&
+           (a == ACT_SILU || a == ACT_GELU_TANH || a == ACT_SWIGLU_OAI);
 }
 
 static imp_status make_copy(bexec *x, node *n, imp_err *e)
@@ -66,8 +68,9 @@ static imp_status make_copy(bexec *x, node *n, imp_err *e)
     for (int32_t i = 0; i < n->n_lin && s == IMP_OK; i++) {
         const dweight *w = &x->w[x->p->op[n->lin[i]].weight[0]]->d;
         uint32_t at = c->pair ? 0 : c->row0[i]; /* rows of a pair find their places by themselves */
-        fp8_copy_args a = {.w = *w, .dst = c->mem + (uint64_t)at * c->k, .scale = c->scale + (uint64_t)at * 4, .bias = bias ? c->bias + (uint64_t)at * 4 : 0,
-                           .ld = c->k, .pair = c->pair ? (uint32_t)i + 1 : 0};
+        fp8_copy_args a = {.w = *w, .dst = c->mem + (uint64_t)at * c->k, .scale = c->scale + (uint64_t)at * 4,
+                           .bias = bias ? c->bias + (uint64_t)at * 4 : 0, .ld = c->k,
+                           .pair = c->pair ? (uint32_t)i + 1 : 0};
         s = cuda_launch(b, b->stream, K_fp8_copy, w->row_tiles, 1, 1, 256, 0, false, &a, e);
     }
     return s;
@@ -83,7 +86,8 @@ static void chain(bexec *x, node *pair)
         for (int k = 0; k < 6; k++)
             readers += p->op[j].in[k] == act;
     for (node *n = pair + 1; n < x->node + x->n_node; n++)
-        if (n->fp8 && n->norm < 0 && n->n_lin == readers && p->op[n->lin[0]].in[0] == act && n->fp8->k == x->reg[act].width)
+        if (n->fp8 && n->norm < 0 && n->n_lin == readers && p->op[n->lin[0]].in[0] == act &&
+            n->fp8->k == x->reg[act].width)
             pair->fp8->to_product = n->fp8->from_pair = true;
 }
 
@@ -99,10 +103,11 @@ imp_status exec_fp8_make(bexec *x, imp_err *e)
     return s;
 }
 
-/* ---- activations ---------------------------------------------------------------------------------------------------- */
-/* Rows of k bytes, then factors [k / 128][tokens, a multiple of 4]; tiles read those of 256 tokens, wherever the last one is.
- * x8 serves one launch at a time. In a8 the rows of a step keep their places, as several runs of prompts may be under way; the
- * factors of a run from row r0 on have room for four times its tokens, so that each run begins at a multiple of 16 bytes. */
+/* ---- activations -------------------------------------------------------------------------------------------- */
+/* Rows of k bytes, then factors [k / 128][tokens, a multiple of 4]; tiles read those of 256 tokens, wherever the last
+ * one is. x8 serves one launch at a time. In a8 the rows of a step keep their places, as several runs of prompts may be
+ * under way; the factors of a run from row r0 on have room for four times its tokens, so that each run begins at a
+ * multiple of 16 bytes. */
 static uint32_t longest(const bexec *x, bool chained)
 {
     uint32_t k = 0;
@@ -114,7 +119,10 @@ static uint32_t longest(const bexec *x, bool chained)
     return k;
 }
 static uint64_t x8_rows(const bexec *x, uint64_t rows) { return rows * longest(x, false); }
-static uint64_t x8_bytes(const bexec *x, uint64_t rows) { return x8_rows(x, rows) + (rows + 4) * (longest(x, false) / 128) * 4 + 2048; }
+static uint64_t x8_bytes(const bexec *x, uint64_t rows)
+{
+    return x8_rows(x, rows) + (rows + 4) * (longest(x, false) / 128) * 4 + 2048;
+}
 static uint64_t a8_rows(const bexec *x, uint64_t rows) { return rows * longest(x, true); }
 
 uint64_t exec_fp8_bytes(const bexec *x, uint64_t rows)
@@ -141,20 +149,18 @@ void exec_fp8_free(bexec *x)
     }
 }
 
-/* ---- products ------------------------------------------------------------------------------------------------------- */
-/* Tiles: tokens x rows of the copy, blocks of a cluster, and what one takes compared with 128 x 128 at the first one's rate.
- * A fixed table, so that a shape takes the same time on every start. */
+/* ---- products ----------------------------------------------------------------------------------------------- */
+/* Tiles: tokens x rows of the copy, and what one takes compared with the first, measured at 512 and 2,048 tokens of an 8B
+ * model. A fixed table, so that a shape takes the same time on every start. */
 typedef struct fp8_tile {
     kernel_id k;
-    uint32_t tokens, rows, cluster;
+    uint32_t tokens, rows;
     float cost;
-    bool e4m3;             /* can hand over e4m3 rows: its block holds 128 of a pair's columns */
+    bool e4m3; /* can hand over e4m3 rows: its block holds 128 of a pair's columns */
 } fp8_tile;
 static const fp8_tile tiles[] = {
-    {K_fp8_2x128ct, 128, 256, 2, 2.0f, true}, {K_fp8_1x256, 64, 256, 1, 1.25f, true}, {K_fp8_1x128, 128, 128, 1, 1.25f, false},
-    {K_fp8_1x64, 64, 128, 1, 0.8f, false}, {K_fp8_1x32, 64, 64, 1, 0.55f, false},
-    /* measured against the first only, when asked for by number */
-    {K_fp8_2x128, 128, 256, 1, 1e9f, true}, {K_fp8_2x128t, 128, 256, 1, 1e9f, true}, {K_fp8_2x128c, 128, 256, 2, 1e9f, true},
+    {K_fp8_128x256, 128, 256, 1.0f, true},  {K_fp8_64x256, 64, 256, 0.65f, true}, {K_fp8_128x128, 128, 128, 0.7f, false},
+    {K_fp8_64x128, 64, 128, 0.41f, false}, {K_fp8_64x64, 64, 64, 0.33f, false},
 };
 
 const char *exec_fp8_tile_name(const bexec *x, int i)
@@ -172,8 +178,8 @@ static const fp8_tile *choose(const bexec *x, uint32_t rows, uint32_t m, bool e4
         const fp8_tile *t = &tiles[i];
         if (e4m3 && !t->e4m3)
             continue;
-        uint32_t n = div_up(rows, t->rows) * div_up(m, t->tokens * t->cluster), at_once = (uint32_t)x->b->n_sm / t->cluster;
-        double cost = (double)div_up(n, at_once) * (double)t->cost;
+        uint32_t n = div_up(rows, t->rows) * div_up(m, t->tokens);
+        double cost = (double)div_up(n, (uint32_t)x->b->n_sm) * (double)t->cost;
         if (!best || cost < least) {
             best = t;
             least = cost;
@@ -182,13 +188,16 @@ static const fp8_tile *choose(const bexec *x, uint32_t rows, uint32_t m, bool e4
     return best;
 }
 
-static imp_status describe(bexec *x, CUtensorMap *map, CUdeviceptr p, uint32_t k, uint32_t rows, uint32_t box_rows, const char *what, imp_err *e)
+static imp_status describe(bexec *x, CUtensorMap *map, CUdeviceptr p, uint32_t k, uint32_t rows, uint32_t box_rows,
+                           const char *what, imp_err *e)
 {
     cuuint64_t dim[2] = {k, rows}, stride[1] = {k};
     cuuint32_t box[2] = {128, box_rows}, step[2] = {1, 1};
     return cu_check(&x->b->cu,
-                    x->b->cu.TensorMapEncodeTiled(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, (void *)(uintptr_t)p, dim, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                                  CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+                    x->b->cu.TensorMapEncodeTiled(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, (void *)(uintptr_t)p, dim,
+                                                  stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                                                  CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                                                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
                     e, "describing %s", what);
 }
 
@@ -206,15 +215,18 @@ imp_status exec_fp8(bexec *x, const node *n, int32_t r0, const op_args *in, cons
 {
     const fp8_copy *c = n->fp8;
     const fp8_tile *t = choose(x, c->rows, g->m, c->to_product);
-    CUdeviceptr rows = c->from_pair ? x->a8 + (uint64_t)r0 * c->k : x->x8, scale = c->from_pair ? x->a8_scale + (uint64_t)r0 * 16 * (c->k / 128) : x->x8_scale;
+    CUdeviceptr rows = c->from_pair ? x->a8 + (uint64_t)r0 * c->k : x->x8,
+                scale = c->from_pair ? x->a8_scale + (uint64_t)r0 * 16 * (c->k / 128) : x->x8_scale;
     struct {
         CUtensorMap x, w;
         fp8_args a;
-    } p = {.a = {.n_part = c->pair ? 1 : (uint32_t)n->n_lin, .x_scale = scale, .w_scale = c->scale, .bias = c->bias, .ldx = up_to(g->m, 4), .m = g->m, .n_k = c->k / 128,
-                 .n_rb = div_up(c->rows, t->rows), .n_tb = div_up(g->m, t->tokens * t->cluster), .pair = c->pair, .act = g->act, .limit = g->limit,
+    } p = {.a = {.n_part = c->pair ? 1 : (uint32_t)n->n_lin, .x_scale = scale, .w_scale = c->scale, .bias = c->bias,
+                 .ldx = up_to(g->m, 4), .m = g->m, .n_k = c->k / 128, .n_rb = div_up(c->rows, t->rows),
+                 .n_tb = div_up(g->m, t->tokens), .pair = c->pair, .act = g->act, .limit = g->limit,
                  .alpha = g->alpha, .even = 1}};
     for (uint32_t i = 0; i < p.a.n_part; i++) {
-        p.a.part[i] = (fp8_part){.out = g->out[i], .residual = i ? 0 : g->residual, .row0 = c->row0[i], .rows = g->w[i].rows, .ldo = g->ldo[i], .ldr = g->ldr};
+        p.a.part[i] = (fp8_part){.out = g->out[i], .residual = i ? 0 : g->residual, .row0 = c->row0[i],
+                                 .rows = g->w[i].rows, .ldo = g->ldo[i], .ldr = g->ldr};
         p.a.even &= g->w[i].rows % 2 == 0 && g->ldo[i] % 2 == 0 && g->ldr % 2 == 0;
     }
     if (c->to_product) {
@@ -227,9 +239,10 @@ imp_status exec_fp8(bexec *x, const node *n, int32_t r0, const op_args *in, cons
     if (s == IMP_OK)
         s = describe(x, &p.x, rows, c->k, g->m, t->tokens, "FP8 activations", e);
     if (s == IMP_OK)
-        s = describe(x, &p.w, c->mem, c->k, c->rows, t->rows / t->cluster, "FP8 weights", e);
+        s = describe(x, &p.w, c->mem, c->k, c->rows, t->rows, "FP8 weights", e);
     if (s != IMP_OK)
         return s;
-    uint32_t all = p.a.n_rb * p.a.n_tb * t->cluster, most = (uint32_t)x->b->n_sm / t->cluster * t->cluster, smem = 1024 + 5120 + FP8_STAGES(t->tokens, t->rows) * (t->tokens + t->rows) * 128;
-    return cuda_launch_cluster(x->b, x->b->stream, t->k, all < most ? all : most, 1, 1, t->cluster, 384, smem, true, &p, e);
+    uint32_t all = p.a.n_rb * p.a.n_tb, most = (uint32_t)x->b->n_sm;
+    uint32_t smem = 1024 + 5120 + FP8_STAGES(t->tokens, t->rows) * (t->tokens + t->rows) * 128;
+    return cuda_launch(x->b, x->b->stream, t->k, all < most ? all : most, 1, 1, 384, smem, true, &p, e);
 }

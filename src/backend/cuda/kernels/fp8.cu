@@ -1,13 +1,12 @@
 /* fp8: prompts with e4m3 products, y[M][N] = x[M][K] W[N][K]^T, opt-in (--prefill fp8), Hopper only. Three kernels:
- * imp_fp8_copy turns the tiles of a matrix into e4m3 rows once, when a plan is compiled; imp_fp8_rows turns activations (f32,
- * f32 to be normalised, or f16) into e4m3 rows; imp_fp8_* multiply. Both factors of a result are powers of two (params.h).
- * Products: tokens are A, weights are B, both through shared memory by TMA, 128 columns a stage; here A may be tokens because
- * nothing is decoded on the way, and then a thread holds neighbouring results of one token: two are stored at once, and gate
- * and up meet without a shuffle. Hopper keeps about 14 bits of an e4m3 sum: after each 128 columns the sums are added to f32
- * registers and begin anew. So a warpgroup has 64 x 128 sums under way and two of those blocks done, one after the other;
- * the other warpgroup's products run while it adds.
- * One block a multiprocessor takes tile after tile, in the order of prefill.cu. Cluster of two: both have the same weights, each
- * loads half of them for both.
+ * imp_fp8_copy turns the tiles of a matrix into e4m3 rows once, when a plan is compiled; imp_fp8_rows turns activations
+ * (f32, f32 to be normalised, or f16) into e4m3 rows; imp_fp8_* multiply. Factors are powers of two (params.h).
+ * Products: tokens are A, weights are B, both through shared memory by TMA, 128 columns a stage; here A may be tokens
+ * because nothing is decoded on the way, and then a thread holds neighbouring results of one token: two are stored at
+ * once, and gate and up meet without a shuffle. Hopper keeps about 14 bits of an e4m3 sum: after each 128 columns the
+ * sums go, times the token's factor of those columns, to f32 registers and begin anew. So a warpgroup has 64 x 128 sums
+ * under way and two of those blocks done, one after the other; the other warpgroup's products run while it adds.
+ * One block a multiprocessor takes tile after tile, in the order of prefill.cu.
  * Order of sums: a function of K alone, so a row's bytes depend on itself alone.
  * Floor: max(2MNK / 1,350 TFLOP/s measured for cuBLAS, bytes). Numerics: e4m3 products (exact), sums as said. */
 #include "decode.cuh"
@@ -22,8 +21,9 @@ DEV u32 e4m3x2(float lo, float hi)
 DEV u32 e4m3x4(float a, float b, float c, float d) { return e4m3x2(a, b) | e4m3x2(c, d) << 16; }
 DEV float pow2(i32 e) { return __uint_as_float((u32)(e + 127) << 23); }
 
-/* ---- weights ---------------------------------------------------------------------------------------------------------- */
-/* f(k, h, pair) for the values of the row tile: places k and k + 1 of row g + 8h. A warp takes every eighth tile of columns. */
+/* ---- weights ------------------------------------------------------------------------------------------------ */
+/* f(k, h, pair) for the values of the row tile: places k and k + 1 of row g + 8h. A warp takes every eighth tile of
+ * columns. */
 template <int L, class F> DEV void each_pair(const dweight &d, const u8 *tiles, u32 warp, u32 lane, F f)
 {
     for (u32 kt = warp; kt < d.k_tiles; kt += 8) {
@@ -83,7 +83,7 @@ KERNEL(256, 2) imp_fp8_copy(const __grid_constant__ fp8_copy_args p)
     LAYOUT_SWITCH(p.w.layout, each_pair<L>(p.w, tiles, warp, lane, write);)
 }
 
-/* ---- activations ------------------------------------------------------------------------------------------------------ */
+/* ---- activations -------------------------------------------------------------------------------------------- */
 /* The factor of 128 values of a row, four a lane, of which m is the lane's largest; returns what to multiply by. */
 DEV float block_factor(const op_args &p, u32 row, u32 block, float m)
 {
@@ -94,7 +94,10 @@ DEV float block_factor(const op_args &p, u32 row, u32 block, float m)
         ((float *)p.out2)[(u64)block * p.ldo2 + row] = pow2(e);
     return pow2(-e);
 }
-DEV float most4(float a, float b, float c, float d) { return fmaxf(fmaxf(fabsf(a), fabsf(b)), fmaxf(fabsf(c), fabsf(d))); }
+DEV float most4(float a, float b, float c, float d)
+{
+    return fmaxf(fmaxf(fabsf(a), fabsf(b)), fmaxf(fabsf(c), fabsf(d)));
+}
 
 /* f16 rows in ACT_POS order, which stays. */
 DEV void rows_of_f16(const op_args &p, u32 row, u32 warp, u32 lane)
@@ -110,7 +113,8 @@ DEV void rows_of_f16(const op_args &p, u32 row, u32 warp, u32 lane)
 #pragma unroll
         for (int j = 0; j < 8; j++)
             if (b0 + 8 * j < n) {
-                const float a = h2f((u16)v[j].x), b = h2f((u16)(v[j].x >> 16)), c = h2f((u16)v[j].y), d = h2f((u16)(v[j].y >> 16));
+                const float a = h2f((u16)v[j].x), b = h2f((u16)(v[j].x >> 16)), c = h2f((u16)v[j].y),
+                            d = h2f((u16)(v[j].y >> 16));
                 const float f = block_factor(p, row, b0 + 8 * j, most4(a, b, c, d));
                 out[(b0 + 8 * j) * 32 + lane] = e4m3x4(a * f, b * f, c * f, d * f);
             }
@@ -119,7 +123,7 @@ DEV void rows_of_f16(const op_args &p, u32 row, u32 warp, u32 lane)
 
 /* A block a row; a: rows of lda values, flag2: what they are; out: e4m3 [row][ldo], ldo = FP8_K(width); out2: factors
  * [ldo / 128][ldo2]. Norms as in imp_norm, but for the rounding to f16 that it ends with. */
-KERNEL(256, 4) imp_fp8_rows(const __grid_constant__ op_args p)
+KERNEL(256, 6) imp_fp8_rows(const __grid_constant__ op_args p)
 {
     __shared__ float red[8];
     pdl_launch();
@@ -129,7 +133,8 @@ KERNEL(256, 4) imp_fp8_rows(const __grid_constant__ op_args p)
         rows_of_f16(p, row, warp, lane);
         return;
     }
-    const float *src = (const float *)p.a + (u64)row * p.lda, *w = (const float *)p.w, *bias = p.flag ? (const float *)p.bias : 0;
+    const float *src = (const float *)p.a + (u64)row * p.lda, *w = (const float *)p.w,
+                *bias = p.flag ? (const float *)p.bias : 0;
     u8 *out = (u8 *)p.out + (u64)row * p.ldo;
     float scale = 1, mean = 0;
     if (p.flag) { /* LayerNorm */
@@ -150,24 +155,26 @@ KERNEL(256, 4) imp_fp8_rows(const __grid_constant__ op_args p)
             return make_float4(other, other, other, other);
         if (whole && i < p.width)
             return *(const float4 *)(v + i);
-        return make_float4(i < p.width ? v[i] : 0.0f, i + 1 < p.width ? v[i + 1] : 0.0f, i + 2 < p.width ? v[i + 2] : 0.0f, i + 3 < p.width ? v[i + 3] : 0.0f);
+        return make_float4(i < p.width ? v[i] : 0.0f, i + 1 < p.width ? v[i + 1] : 0.0f,
+                           i + 2 < p.width ? v[i + 2] : 0.0f, i + 3 < p.width ? v[i + 3] : 0.0f);
     };
     const float plus = w ? p.plus_one : 0.0f;
     for (u32 b = warp; b < n; b += 8) {
         const u32 i = b * 128 + lane * 4;
         float4 v = four(src, i, 0);
         const float4 g = four(w, i, 1), c = four(bias, i, 0);
-        v = make_float4((v.x - mean) * scale * (g.x + plus) + c.x, (v.y - mean) * scale * (g.y + plus) + c.y, (v.z - mean) * scale * (g.z + plus) + c.z,
-                        (v.w - mean) * scale * (g.w + plus) + c.w);
+        v = make_float4((v.x - mean) * scale * (g.x + plus) + c.x, (v.y - mean) * scale * (g.y + plus) + c.y,
+                        (v.z - mean) * scale * (g.z + plus) + c.z, (v.w - mean) * scale * (g.w + plus) + c.w);
         if (mean != 0) /* what a mean makes of the padding */
-            v = make_float4(i < p.width ? v.x : 0.0f, i + 1 < p.width ? v.y : 0.0f, i + 2 < p.width ? v.z : 0.0f, i + 3 < p.width ? v.w : 0.0f);
+            v = make_float4(i < p.width ? v.x : 0.0f, i + 1 < p.width ? v.y : 0.0f, i + 2 < p.width ? v.z : 0.0f,
+                            i + 3 < p.width ? v.w : 0.0f);
         const float f = block_factor(p, row, b, most4(v.x, v.y, v.z, v.w));
         *(u16 *)(out + ACT_POS(i)) = (u16)e4m3x2(v.x * f, v.y * f);
         *(u16 *)(out + ACT_POS(i + 2)) = (u16)e4m3x2(v.z * f, v.w * f);
     }
 }
 
-/* ---- products --------------------------------------------------------------------------------------------------------- */
+/* ---- products ----------------------------------------------------------------------------------------------- */
 struct __align__(128) tensor_map { u64 v[16]; };
 struct fp8_params {
     tensor_map x, w;
@@ -177,85 +184,62 @@ struct fp8_params {
 #ifdef HOPPER
 DEV void tma_2d(u32 dst, const tensor_map *t, u32 x, u32 y, u32 bar)
 {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0],[%1,{%2,%3}],[%4];"
-                 ::"r"(dst), "l"(t), "r"(x), "r"(y), "r"(bar) : "memory");
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+                 "[%0],[%1,{%2,%3}],[%4];" ::"r"(dst), "l"(t), "r"(x), "r"(y), "r"(bar) : "memory");
 }
-/* To the same place in both blocks of the cluster; each block's own barrier counts what came. */
-DEV void tma_2d_both(u32 dst, const tensor_map *t, u32 x, u32 y, u32 bar)
-{
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0],[%1,{%2,%3}],[%4],%5;"
-                 ::"r"(dst), "l"(t), "r"(x), "r"(y), "r"(bar), "h"((u16)3) : "memory");
-}
-DEV u32 cluster_rank(void)
-{
-    u32 r;
-    asm volatile("mov.u32 %0,%%cluster_ctarank;" : "=r"(r));
-    return r;
-}
-DEV void cluster_meet(void)
-{
-    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
-    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
-}
-/* Without .release.cluster, which would wait for every store of the block: what is handed back was read, not written. */
-DEV void mbar_arrive_at(u32 bar, u32 rank)
-{
-    asm volatile("{.reg .b32 r; mapa.shared::cluster.u32 r,%0,%1; mbarrier.arrive.shared::cluster.b64 _,[r]; }" ::"r"(bar), "r"(rank) : "memory");
-}
-
 #define RASTER 8 /* blocks of rows that are taken together, so that a wave of blocks is about square */
 
-/* Tile: WAVES * 64 tokens (SPLIT: 128, 64 a warpgroup) x 2 * N rows of the copy (SPLIT: N). CL: blocks of a cluster, side by side in tokens. */
-template <int WAVES, int N, bool SPLIT, int CL> struct shape {
-    static constexpr u32 tokens = SPLIT ? 128 : 64 * WAVES, rows = SPLIT ? N : 2 * N, x_bytes = tokens * 128, w_bytes = rows * 128;
+/* Tile: WAVES * 64 tokens (SPLIT: 128, 64 a warpgroup) x 2 * N rows of the copy (SPLIT: N). */
+template <int WAVES, int N, bool SPLIT> struct shape {
+    static constexpr u32 tokens = SPLIT ? 128 : 64 * WAVES, rows = SPLIT ? N : 2 * N, x_bytes = tokens * 128,
+                         w_bytes = rows * 128;
     static constexpr u32 bytes = x_bytes + w_bytes, stages = FP8_STAGES(tokens, rows);
 };
-/* Shared memory: barriers "full" of the stages, 64 bytes on "empty"; from 1,024 on the tokens' factors, 512 bytes a stage; then the stages,
- * tokens before rows. */
+/* Shared memory: barriers "full" of the stages, 64 bytes on "empty"; from 1,024 on the tokens' factors, 512 bytes a
+ * stage; then the stages, tokens before rows. */
 #define FACTORS 1024u
 #define STAGE0 (FACTORS + 4096u)
 
 struct tile8 {
     u32 rb, first;
 };
-template <class S, int CL> DEV bool tile_at(const fp8_args &p, u32 i, u32 rank, tile8 &t)
+template <class S> DEV bool tile_at(const fp8_args &p, u32 i, tile8 &t)
 {
     if (i >= p.n_rb * p.n_tb)
         return false;
     const u32 strip = i / (RASTER * p.n_tb), r0 = strip * RASTER, wide = p.n_rb - r0 < RASTER ? p.n_rb - r0 : RASTER;
     i -= r0 * p.n_tb;
     t.rb = r0 + i % wide;
-    t.first = (i / wide * CL + rank) * S::tokens;
+    t.first = i / wide * S::tokens;
     return true;
 }
 
 /* One thread: rows of the copy, or of tokens. Each says itself how much will come. */
-template <class S, int CL, bool WEIGHTS> DEV void load(const fp8_params &pp, u32 base, u32 rank)
+template <class S, bool WEIGHTS> DEV void load(const fp8_params &pp, u32 base)
 {
     const fp8_args &p = pp.a;
     u32 s = 0, ph = 1;
     tile8 t;
-    for (u32 i = blockIdx.x / CL; tile_at<S, CL>(p, i, rank, t); i += gridDim.x / CL)
+    for (u32 i = blockIdx.x; tile_at<S>(p, i, t); i += gridDim.x)
         for (u32 k = 0; k < p.n_k; k++) {
-            const u32 full = base + s * 8, empty = base + 64 + s * 8, x = base + STAGE0 + s * S::bytes, w = x + S::x_bytes;
+            const u32 full = base + s * 8, empty = base + 64 + s * 8, x = base + STAGE0 + s * S::bytes,
+                      w = x + S::x_bytes;
             mbar_wait_bounded(empty, ph);
             mbar_expect(full, WEIGHTS ? S::w_bytes : S::x_bytes + S::tokens * 4);
             if (!WEIGHTS) {
                 tma_2d(x, &pp.x, k * 128, t.first, full);
-                bulk_load_keep(base + FACTORS + s * 512, (const float *)p.x_scale + (u64)k * p.ldx + t.first, S::tokens * 4, full);
-            } else if (CL == 1)
+                bulk_load_keep(base + FACTORS + s * 512, (const float *)p.x_scale + (u64)k * p.ldx + t.first,
+                               S::tokens * 4, full);
+            } else {
                 tma_2d(w, &pp.w, k * 128, t.rb * S::rows, full);
-            else
-                tma_2d_both(w + rank * (S::w_bytes / 2), &pp.w, k * 128, t.rb * S::rows + rank * (S::rows / 2), full);
+            }
             if (++s == S::stages)
                 s = 0, ph ^= 1;
         }
 }
 
-DEV void bar_arrive(u32 id, u32 n) { asm volatile("bar.arrive %0,%1;" ::"r"(id), "r"(n) : "memory"); }
-
-/* TURNS: the warpgroups issue their four products by turns, so that one adds while the other's run. */
-template <class S, int WAVES, int N, bool SPLIT, int CL, bool TURNS> DEV void multiply(const fp8_args &p, u32 base, u32 wg, u32 lane, u32 row, u32 &s, u32 &ph, float (*sum)[N / 2])
+template <class S, int WAVES, int N, bool SPLIT>
+DEV void multiply(const fp8_args &p, u32 base, u32 wg, u32 lane, u32 row, u32 &s, u32 &ph, float (*sum)[N / 2])
 {
     float acc[N / 2]; /* one set for all products: declared inside, the assembler takes a second one and spills */
 #pragma unroll
@@ -263,31 +247,24 @@ template <class S, int WAVES, int N, bool SPLIT, int CL, bool TURNS> DEV void mu
         acc[i] = 0;
 #pragma unroll 1
     for (u32 k = 0; k < p.n_k; k++) {
-        const u32 x = base + STAGE0 + s * S::bytes + (SPLIT ? wg * 8192 : 0), w = base + STAGE0 + s * S::bytes + S::x_bytes + (SPLIT ? 0 : wg * (N * 128));
+        const u32 x = base + STAGE0 + s * S::bytes + (SPLIT ? wg * 8192 : 0),
+                  w = base + STAGE0 + s * S::bytes + S::x_bytes + (SPLIT ? 0 : wg * (N * 128));
         mbar_wait_bounded(base + s * 8, ph);
 #pragma unroll
         for (int v = 0; v < WAVES; v++) {
             const u64 a = wgmma_desc(x + v * 8192), b = wgmma_desc(w);
-            if (TURNS)
-                bar_sync(1 + wg, 256);
             wgmma_fence();
             wgmma_e4m3<N>::first(acc, a, b);
 #pragma unroll
             for (int j = 1; j < 4; j++)
                 wgmma_e4m3<N>::next(acc, a + 2 * j, b + 2 * j);
             wgmma_commit();
-            if (TURNS)
-                bar_arrive(2 - wg, 256);
             const u32 at = base + FACTORS + s * 512 + (row + v * 64) * 4;
             const float f0 = __uint_as_float(lds32(at)), f1 = __uint_as_float(lds32(at + 32));
             wgmma_wait<0>();
             pin<N / 2>(acc);
-            if (v == WAVES - 1 && lane < CL) { /* read: the stage may be filled anew, by both */
-                if (CL == 1)
-                    mbar_arrive(base + 64 + s * 8);
-                else
-                    mbar_arrive_at(base + 64 + s * 8, lane);
-            }
+            if (v == WAVES - 1 && lane == 0)
+                mbar_arrive(base + 64 + s * 8); /* read: the stage may be filled anew */
 #pragma unroll
             for (int i = 0; i < N / 2; i++)
                 sum[v][i] = fmaf(acc[i], i & 2 ? f1 : f0, sum[v][i]);
@@ -348,11 +325,15 @@ template <int N, int ACT> DEV void store_pair_row(const fp8_args &p, u32 token, 
     }
 }
 
-/* The same as e4m3 rows with a factor for each 128 columns of a token, for the product that reads them. The warpgroups hold 64 of
- * those columns each and tell each other their largest; a quad swaps its values so that each lane stores 8 in one piece. */
-template <int WAVES, int ACT> DEV void store_pairs_e4m3(const fp8_args &p, u32 base, u32 tile, u32 row0, u32 token0, u32 row, u32 lane, float (*sum)[64])
+/* The same as e4m3 rows with a factor for each 128 columns of a token, for the product that reads them. The warpgroups
+ * hold 64 of those columns each and tell each other their largest; a quad swaps its values so that each lane stores 8
+ * in one piece. */
+template <int WAVES, int ACT>
+DEV void store_pairs_e4m3(const fp8_args &p, u32 base, u32 tile, u32 row0, u32 token0, u32 row, u32 lane,
+                          float (*sum)[64])
 {
-    const u32 wg = row0 >> 7 & 1, t = lane & 3, most = base + FACTORS + 2048 + (tile & 1) * 1024; /* two sets: the other may still read */
+    const u32 wg = row0 >> 7 & 1, t = lane & 3,
+              most = base + FACTORS + 2048 + (tile & 1) * 1024; /* two sets: the other may still read */
     float m[WAVES][2];
 #pragma unroll
     for (int v = 0; v < WAVES; v++)
@@ -377,7 +358,8 @@ template <int WAVES, int ACT> DEV void store_pairs_e4m3(const fp8_args &p, u32 b
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             const u32 token = token0 + v * 64 + h * 8;
-            const i32 e = fp8_exponent(__float_as_uint(fmaxf(m[v][h], __uint_as_float(lds32(most + ((wg ^ 1) * 128 + row + v * 64 + h * 8) * 4)))));
+            const i32 e = fp8_exponent(__float_as_uint(
+                fmaxf(m[v][h], __uint_as_float(lds32(most + ((wg ^ 1) * 128 + row + v * 64 + h * 8) * 4)))));
             const float f = pow2(-e);
             if (wg == 0 && t == 0 && token < p.m)
                 ((float *)p.out_scale)[(u64)(row0 >> 8) * p.ldos + token] = pow2(e);
@@ -389,11 +371,12 @@ template <int WAVES, int ACT> DEV void store_pairs_e4m3(const fp8_args &p, u32 b
                     q[k] = e4m3x2(sum[v][8 * (u + k) + 2 * h] * f, sum[v][8 * (u + k) + 2 * h + 1] * f);
                 const bool odd = t & 1, up = t & 2;
                 const u32 got = __shfl_xor_sync(~0u, odd ? q[0] | q[2] << 16 : q[1] | q[3] << 16, 1);
-                const u32 a = odd ? (got & 0xFFFF) | q[1] << 16 : q[0] | got << 16;            /* u + 0 or 1, from two lanes */
+                const u32 a = odd ? (got & 0xFFFF) | q[1] << 16 : q[0] | got << 16; /* u + 0 or 1, from two lanes */
                 const u32 b = odd ? got >> 16 | q[3] << 16 : q[2] | (got & 0xFFFF0000);        /* u + 2 or 3 */
                 const u32 far = __shfl_xor_sync(~0u, up ? a : b, 2);
                 if (token < p.m)
-                    *(uint2 *)((u8 *)p.part[0].out + (u64)token * p.part[0].ldo + row0 / 2 + 8 * (u + t)) = up ? make_uint2(far, b) : make_uint2(a, far);
+                    *(uint2 *)((u8 *)p.part[0].out + (u64)token * p.part[0].ldo + row0 / 2 + 8 * (u + t)) =
+                        up ? make_uint2(far, b) : make_uint2(a, far);
             }
         }
 }
@@ -408,8 +391,10 @@ template <int WAVES, int N, int ACT> DEV void store_pairs(const fp8_args &p, u32
                 store_pair_row<N, ACT>(p, token0 + v * 64 + h * 8, pos, sum[v], h);
 }
 
-/* row0: the warpgroup's first row of the copy; token0: the thread's first token, row: its place in the tile; tile: how many there were. */
-template <int WAVES, int N, bool SPLIT> DEV void store(const fp8_args &p, u32 base, u32 tile, u32 row0, u32 token0, u32 row, u32 lane, float (*sum)[N / 2])
+/* row0: the warpgroup's first row of the copy; token0: the thread's first token, row: its place in the tile; tile: how
+ * many there were. */
+template <int WAVES, int N, bool SPLIT>
+DEV void store(const fp8_args &p, u32 base, u32 tile, u32 row0, u32 token0, u32 row, u32 lane, float (*sum)[N / 2])
 {
     const u32 t = lane & 3;
 #pragma unroll
@@ -458,61 +443,52 @@ template <int WAVES, int N, bool SPLIT> DEV void store(const fp8_args &p, u32 ba
                 store_row<N>(q, token0 + v * 64 + h * 8, row0 - q.row0 + 2 * t, p.even, sum[v], h);
 }
 
-template <int WAVES, int N, bool SPLIT, int CL, bool TURNS> DEV void fp8(const fp8_params &pp)
+template <int WAVES, int N, bool SPLIT> DEV void fp8(const fp8_params &pp)
 {
     extern __shared__ __align__(1024) u8 sm[];
-    typedef shape<WAVES, N, SPLIT, CL> S;
+    typedef shape<WAVES, N, SPLIT> S;
     const fp8_args &p = pp.a;
     const u32 base = (smem_addr(sm) + 1023) & ~1023u;
-    const u32 tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, rank = CL == 1 ? 0 : cluster_rank();
+    const u32 tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
     if (tid == 0) {
         for (u32 i = 0; i < S::stages; i++)
-            mbar_init(base + i * 8, 2), mbar_init(base + 64 + i * 8, 8 * CL);
+            mbar_init(base + i * 8, 2), mbar_init(base + 64 + i * 8, 8);
         mbar_init_fence();
     }
-    if (CL == 1)
-        __syncthreads();
-    else
-        cluster_meet();
+    __syncthreads();
     pdl_launch();
     if (warp < 4) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (warp == 0 && lane == 0)
-            load<S, CL, true>(pp, base, rank);
+            load<S, true>(pp, base);
         pdl_wait();
         if (warp == 1 && lane == 0)
-            load<S, CL, false>(pp, base, rank);
+            load<S, false>(pp, base);
         __syncwarp();
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        const u32 wg = (warp - 4) >> 2, row = (SPLIT ? wg * 64 : 0) + (warp & 3) * 16 + (lane >> 2); /* the thread's first */
+        const u32 wg = (warp - 4) >> 2,
+                  row = (SPLIT ? wg * 64 : 0) + (warp & 3) * 16 + (lane >> 2); /* the thread's first */
         u32 s = 0, ph = 0, n = 0;
         tile8 t;
-        if (TURNS && wg == 1)
-            bar_arrive(1, 256); /* the first turn is the other's; an arrival is left over at the end */
         pdl_wait();
 #pragma unroll 1
-        for (u32 i = blockIdx.x / CL; tile_at<S, CL>(p, i, rank, t); i += gridDim.x / CL) {
+        for (u32 i = blockIdx.x; tile_at<S>(p, i, t); i += gridDim.x) {
             float sum[WAVES][N / 2];
 #pragma unroll
             for (int v = 0; v < WAVES; v++)
 #pragma unroll
                 for (int k = 0; k < N / 2; k++)
                     sum[v][k] = 0;
-            multiply<S, WAVES, N, SPLIT, CL, TURNS>(p, base, wg, lane, row, s, ph, sum);
+            multiply<S, WAVES, N, SPLIT>(p, base, wg, lane, row, s, ph, sum);
             store<WAVES, N, SPLIT>(p, base, n++, t.rb * S::rows + (SPLIT ? 0 : wg * N), t.first + row, row, lane, sum);
         }
     }
-    if (CL > 1)
-        cluster_meet(); /* the other may still send to this block, or report to its barriers */
 }
 
-KERNEL(384, 1) imp_fp8_2x128(const __grid_constant__ fp8_params p) { fp8<2, 128, false, 1, false>(p); }
-KERNEL(384, 1) imp_fp8_2x128t(const __grid_constant__ fp8_params p) { fp8<2, 128, false, 1, true>(p); }
-KERNEL(384, 1) imp_fp8_2x128c(const __grid_constant__ fp8_params p) { fp8<2, 128, false, 2, false>(p); }
-KERNEL(384, 1) imp_fp8_2x128ct(const __grid_constant__ fp8_params p) { fp8<2, 128, false, 2, true>(p); }
-KERNEL(384, 1) imp_fp8_1x128(const __grid_constant__ fp8_params p) { fp8<1, 128, true, 1, false>(p); }
-KERNEL(384, 1) imp_fp8_1x256(const __grid_constant__ fp8_params p) { fp8<1, 128, false, 1, false>(p); }
-KERNEL(384, 1) imp_fp8_1x64(const __grid_constant__ fp8_params p) { fp8<1, 64, false, 1, false>(p); }
-KERNEL(384, 1) imp_fp8_1x32(const __grid_constant__ fp8_params p) { fp8<1, 32, false, 1, false>(p); }
+KERNEL(384, 1) imp_fp8_128x256(const __grid_constant__ fp8_params p) { fp8<2, 128, false>(p); }
+KERNEL(384, 1) imp_fp8_64x256(const __grid_constant__ fp8_params p) { fp8<1, 128, false>(p); }
+KERNEL(384, 1) imp_fp8_128x128(const __grid_constant__ fp8_params p) { fp8<1, 128, true>(p); }
+KERNEL(384, 1) imp_fp8_64x128(const __grid_constant__ fp8_params p) { fp8<1, 64, false>(p); }
+KERNEL(384, 1) imp_fp8_64x64(const __grid_constant__ fp8_params p) { fp8<1, 32, false>(p); }
 #endif

@@ -270,45 +270,34 @@ DEV u8 *kv_row(u64 kv, u64 block_bytes, const seq_desc &s, const i32 *table, u32
 }
 
 #define HEAD_MAX 576
-/* Everything between the projections and the attention: q heads, k heads, then v heads; q in place, k and v into the cache. */
-KERNEL(128, 4) imp_qkv(const __grid_constant__ qkv_args p)
+/* Angles of a lane's first two columns. */
+DEV void first_angles(const rope_args &r, const tok_desc &d, u32 lane, float *cs)
 {
-    __shared__ float heads[4][HEAD_MAX];
-    pdl_launch();
-    const u32 lane = threadIdx.x & 31, tok = blockIdx.y;
-    u32 h = blockIdx.x * 4 + (threadIdx.x >> 5);
-    float *v = heads[threadIdx.x >> 5], cs[4] = {1, 0, 1, 0};
-    const tok_desc &d = ((const tok_desc *)p.tok)[tok]; /* the step's tables were there before its first kernel began */
-    const u32 nq = p.rope_q.n_head;
-    {
-        const bool q = h < nq, has = q ? p.has_rope_q : h < nq + p.n_k_head && p.has_rope_k;
-        const rope_args &r = q ? p.rope_q : p.rope_k;
-        if (has && lane < r.rot / 2)
-            rope_angle(r, d, lane, cs[0], cs[1]);
-        if (has && lane + 32 < r.rot / 2)
-            rope_angle(r, d, lane + 32, cs[2], cs[3]);
-    }
-    pdl_wait();
-    if (h < nq) {
-        u32 n = p.rope_q.head_dim;
-        float *q = (float *)p.q + (u64)tok * p.ldq + h * n;
-        for (u32 i = lane; i < n; i += 32)
-            v[i] = q[i];
-        __syncwarp();
-        if (p.has_q_norm)
-            head_norm(v, n, (const float *)p.q_norm, p.q_eps, p.q_plus, lane);
-        if (p.has_rope_q)
-            head_rope(v, p.rope_q, d, lane, cs);
-        for (u32 i = lane; i < n; i += 32)
-            q[i] = v[i];
-        return;
-    }
-    h -= nq;
-    const bool is_k = h < p.n_k_head;
-    if (!is_k && (h -= p.n_k_head) >= p.n_v_head)
-        return;
+    if (lane < r.rot / 2)
+        rope_angle(r, d, lane, cs[0], cs[1]);
+    if (lane + 32 < r.rot / 2)
+        rope_angle(r, d, lane + 32, cs[2], cs[3]);
+}
+
+DEV void one_q_head(const qkv_args &p, const tok_desc &d, u32 tok, u32 h, u32 lane, float *v, const float *cs)
+{
+    const u32 n = p.rope_q.head_dim;
+    float *q = (float *)p.q + (u64)tok * p.ldq + h * n;
+    for (u32 i = lane; i < n; i += 32)
+        v[i] = q[i];
+    __syncwarp();
+    if (p.has_q_norm)
+        head_norm(v, n, (const float *)p.q_norm, p.q_eps, p.q_plus, lane);
+    if (p.has_rope_q)
+        head_rope(v, p.rope_q, d, lane, cs);
+    for (u32 i = lane; i < n; i += 32)
+        q[i] = v[i];
+}
+
+DEV void one_kv_head(const qkv_args &p, const tok_desc &d, u32 tok, bool is_k, u32 h, u32 lane, float *v, const float *cs)
+{
     const seq_desc &s = ((const seq_desc *)p.seq)[d.seq];
-    u32 n = is_k ? p.k_head_dim : p.v_head_dim, in = (u32)d.kv_index % p.block_size;
+    const u32 n = is_k ? p.k_head_dim : p.v_head_dim, in = (u32)d.kv_index % p.block_size;
     const float *src = (is_k ? (const float *)p.k + (u64)tok * p.ldk : (const float *)p.v + (u64)tok * p.ldv) + h * n;
     u8 *blk = kv_row(p.kv, p.block_bytes, s, (const i32 *)p.table, p.group, p.block_size, (u32)d.kv_index);
     u16 *dst = (u16 *)(blk + (is_k ? p.k_off : p.v_off)) + (u64)in * (is_k ? p.k_width : p.v_width) + h * n;
@@ -323,6 +312,33 @@ KERNEL(128, 4) imp_qkv(const __grid_constant__ qkv_args p)
         head_norm(v, n, (const float *)p.v_norm, p.v_eps, p.v_plus, lane);
     for (u32 i = lane; i < n; i += 32)
         dst[i] = f2h(v[i]);
+}
+
+/* Everything between the projections and the attention: q heads, k heads, then v heads; q in place, k and v into the cache.
+ * A warp takes a head, or every (4 * gridDim.x)-th one, with the angles of the first of its kind. */
+KERNEL(128, 4) imp_qkv(const __grid_constant__ qkv_args p)
+{
+    __shared__ float heads[4][HEAD_MAX];
+    pdl_launch();
+    const u32 lane = threadIdx.x & 31, tok = blockIdx.y, nq = p.rope_q.n_head, nk = nq + p.n_k_head, all = nk + p.n_v_head;
+    u32 h = blockIdx.x * 4 + (threadIdx.x >> 5);
+    float *v = heads[threadIdx.x >> 5], cs[4] = {1, 0, 1, 0};
+    const tok_desc &d = ((const tok_desc *)p.tok)[tok]; /* the step's tables were there before its first kernel began */
+    if (h < nq ? p.has_rope_q : h < nk && p.has_rope_k)
+        first_angles(h < nq ? p.rope_q : p.rope_k, d, lane, cs);
+    pdl_wait();
+    bool first_k = h < nq; /* the angles are q's */
+    for (; h < all; h += 4 * gridDim.x) {
+        if (h < nq) {
+            one_q_head(p, d, tok, h, lane, v, cs);
+        } else {
+            if (first_k && h < nk && p.has_rope_k)
+                first_angles(p.rope_k, d, lane, cs);
+            first_k = false;
+            one_kv_head(p, d, tok, h < nk, h < nk ? h - nq : h - nk, lane, v, cs);
+        }
+        __syncwarp();
+    }
 }
 
 typedef struct rope_op { op_args o; rope_args r; } rope_op;

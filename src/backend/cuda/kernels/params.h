@@ -117,11 +117,12 @@ typedef struct prefill_args {
     float limit, alpha;
 } prefill_args;
 
-/* ---- prompts in FP8 (fp8.cu) -----------------------------------------------------------------------------------------
- * A product multiplies e4m3 rows of FP8_K(k) bytes, values in ACT_POS order on both sides. The factor of a row is a power of
- * two, 2^fp8_exponent of its largest value: scaling is exact, and so are weights that were e4m3 already. A copy of weights
- * stacks the matrices of a node, each from a multiple of 128 rows on; of a pair, 8 rows of gate and 8 of up take turns
- * and rows stand in the ACT_POS order of the columns that they make, so that a thread holds gate and up of neighbours. */
+/* ---- prompts in FP8 (fp8.cu) ------------------------------------------------------------------------------------
+ * A product multiplies e4m3 rows of FP8_K(k) bytes, values in ACT_POS order on both sides. Factors are powers of two,
+ * 2^fp8_exponent of the largest value, one a row of weights and one for each 128 columns of a token: scaling is exact, and
+ * so are weights that were e4m3 already. A copy of weights stacks the matrices of a node, each from a multiple of 128
+ * rows on; of a pair, 8 rows of gate and 8 of up take turns and rows stand in the ACT_POS order of the columns that they
+ * make, so that a thread holds gate and up of neighbours. */
 #define FP8_K(k) (((k) + 127u) & ~127u)
 #define FP8_ROWS(n) (((n) + 127u) & ~127u)
 #define FP8_PAIR_ROW(r, up) (ACT_POS(r) / 8 * 16 + ACT_POS(r) % 8 + ((up) ? 8u : 0u))
@@ -154,9 +155,10 @@ typedef struct fp8_part {          /* a matrix of the stack: rows [row0, row0 + 
 
 typedef struct fp8_args {
     fp8_part part[GEMV_MAX_W];     /* pair: part[0].out is f16 [m][ldo] in ACT_POS order, rows counts gate's */
-    uint64_t out_scale;            /* pair: f32 [ldo / 128][ldos] or 0; if there, part[0].out is e4m3, as imp_fp8_rows makes it */
+    uint64_t out_scale;            /* pair: f32 [ldo / 128][ldos] or 0; if there, part[0].out is e4m3 [m][ldo] */
     uint64_t x_scale, w_scale, bias; /* f32 [n_k][ldx], f32 [rows of the copy]; the same or 0 */
-    uint32_t ldx, ldos, n_part, m, n_k, n_rb, n_tb; /* n_k: columns / 128; n_rb, n_tb: blocks of rows and of tokens (of clusters) */
+    uint32_t ldx, ldos, n_part, m;
+    uint32_t n_k, n_rb, n_tb;      /* columns / 128; blocks of rows and of tokens */
     uint32_t pair, act, even; /* even: all widths are, so that two results are stored at once */
     float limit, alpha;
 } fp8_args;

@@ -1,5 +1,5 @@
-/* wgmma_fp8: D[64 x N] = or += A[64 x 32] B[32 x N], e4m3 in, f32 sums, both from shared memory (K-major, 128-byte swizzle).
- * One instruction a function; the operand lists are why they are written out. Hopper only. */
+/* wgmma_fp8: D[64 x N] = or += A[64 x 32] B[32 x N], e4m3 in, f32 sums, both from shared memory (K-major, 128-byte
+ * swizzle). One instruction a function; the operand lists are why they are written out. Hopper only. */
 #ifndef IMP_CUDA_WGMMA_FP8_CUH
 #define IMP_CUDA_WGMMA_FP8_CUH
 
