@@ -2,7 +2,7 @@
 
 usage: gpu_goldens.py --imp build/imp --goldens DIR [--backend cuda] [--jobs 8] [--json OUT] [FILTER]
 For every golden: the last logits of three prompts against the stored reference; mean KL and top-1 agreement of all positions
-against the CPU's scalar path and the stored best ids; greedy ids up to the first margin that the bound cannot tell.
+against the CPU's scalar path and the stored best ids; greedy ids up to the first margin below four times the error measured.
 """
 
 import argparse
@@ -52,7 +52,8 @@ def logits(args, model, ids, out, *options):
     return np.load(out, allow_pickle=False)
 
 
-def greedy(args, model, p, bound):
+def greedy(args, model, p, err):
+    """Ids against the stored ones up to the first step whose two best logits lie closer than err, of the largest, can part."""
     n = len(p["greedy_ids"])
     r = run(
         args,
@@ -73,7 +74,7 @@ def greedy(args, model, p, bound):
     got = [int(x) for x in r.stdout.decode().replace(",", " ").split()]
     scale = max(abs(x) for x in p["last_logits"])
     for step, (g, w, m) in enumerate(zip(got, p["greedy_ids"], p["greedy_margin"])):
-        if m < 20 * bound * scale:
+        if m < err * scale:
             return True, step
         if g != w:
             return False, step
@@ -100,7 +101,7 @@ def one(args, root, folder):
                 got.append(a)
                 exact.append(logits(args, model, p["input_ids"], out, "--backend", "cpu", "--cpu", "scalar"))
                 agree += list(a.argmax(axis=1) == np.array(p["top5_ids"])[:, 0])
-                ok, n = greedy(args, model, p, bound)
+                ok, n = greedy(args, model, p, 4 * max(row["error"], 1e-4))
                 same, steps = same and ok, steps + n
     except (RuntimeError, subprocess.TimeoutExpired) as e:
         return {

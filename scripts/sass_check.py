@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 HOT = {  # kernel: instructions that its sm_90a code must contain
-    "imp_gemv": ["HMMA.16816", "UBLKCP", "LDSM"],
+    **{f"imp_gemv_{k}": ["HMMA.16816", "UBLKCP", "LDSM"] for k in ("f16", "i8", "u4", "nv4", "q4k", "q5k", "q6k", "f8")},
     "imp_rows2": ["HMMA.16816", "UBLKCP"],
     "imp_rows4": ["HMMA.16816", "UBLKCP"],
     "imp_batch8": ["HGMMA.64x8x16", "UTMALDG.3D", "UBLKCP"],
@@ -20,6 +20,8 @@ HOT = {  # kernel: instructions that its sm_90a code must contain
     "imp_batch128": ["HGMMA.64x128x16", "UTMALDG.3D", "UBLKCP"],
     "imp_attend_d64": ["HMMA.16816", "LDGSTS"],
     "imp_attend_d128": ["HMMA.16816", "LDGSTS"],
+    "imp_attend_q64": ["HMMA.16816", "LDGSTS"],
+    "imp_attend_q128": ["HMMA.16816", "LDGSTS"],
     "imp_prefill_1x128": ["HGMMA.64x128x16", "UTMALDG.2D", "UBLKCP"],
     "imp_prefill_1x256": ["HGMMA.64x256x16", "UTMALDG.2D", "UBLKCP"],
     "imp_prefill_2x64": ["HGMMA.64x64x16", "UTMALDG.2D", "UBLKCP", "LDGSTS"],

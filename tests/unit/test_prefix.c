@@ -435,7 +435,7 @@ static void same_bytes(void **state)
                 assert_true(st.cached_tokens <= st.prefix_queries);
                 hits = st.cached_tokens;
                 assert_int_equal(st.blocks_used, 0); /* all free or cached */
-                assert_true(st.blocks_cached > 0 && st.blocks_cached <= st.blocks_total);
+                assert_true((st.blocks_cached > 0 || with.kv_blocks) && st.blocks_cached <= st.blocks_total); /* few blocks: all may be evicted */
             }
             assert_true(hits > 0);
             if (with.kv_blocks && with.n_seq == 8)

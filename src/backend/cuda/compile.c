@@ -30,7 +30,7 @@ static node *new_node(ctx *c, node_kind kind, int32_t at)
 {
     node *n = &c->draft[c->n_draft];
     *n = (node){.kind = kind, .op = at, .norm = -1, .glu = -1, .add = -1, .q_norm = -1, .k_norm = -1, .v_norm = -1, .q_rope = -1, .k_rope = -1,
-                .attend = -1, .q = PLAN_NONE, .k = PLAN_NONE, .v = PLAN_NONE};
+                .attend = -1, .qkv = -1, .q = PLAN_NONE, .k = PLAN_NONE, .v = PLAN_NONE};
     c->draft_at[at] = c->n_draft++;
     return n;
 }
@@ -125,6 +125,26 @@ static void fuse_residuals(ctx *c)
     }
 }
 
+/* The sum of experts and what is added to it. */
+static void fuse_combines(ctx *c)
+{
+    for (int32_t i = 0; i < c->p->n_op; i++) {
+        const plan_op *a = &c->p->op[i];
+        if (a->kind != OP_ADD || c->gone[i] || a->attr.scale != 1.0f || a->in[0] == a->in[1])
+            continue;
+        for (int k = 0; k < 2; k++) {
+            const plan_op *m = c->use[a->in[k]] == 1 ? def_op(c, a->in[k], OP_COMBINE) : NULL;
+            if (!m || c->p->reg[a->in[1 - k]].width != c->p->reg[a->out[0]].width)
+                continue;
+            node *n = new_node(c, NODE_OP, i);
+            n->op = op_index(c, m);
+            n->add = i;
+            take(c, n->op), take(c, i);
+            break;
+        }
+    }
+}
+
 static void group_products(ctx *c)
 {
     for (int32_t i = 0; i < c->p->n_op; i++) {
@@ -146,6 +166,19 @@ static void group_products(ctx *c)
     }
 }
 
+/* The node runs before every other reader of r, so it may make r for them. */
+static bool reads_first(const ctx *c, int32_t draft, plan_reg r)
+{
+    const node *n = &c->draft[draft];
+    if (n->glu >= 0 || c->draft_at[n->lin[0]] != draft || r == c->p->hidden)
+        return false;
+    for (int32_t i = 0; i < n->lin[0]; i++)
+        for (int j = 0; j < 6; j++)
+            if (c->p->op[i].in[j] == r)
+                return false;
+    return true;
+}
+
 static void fuse_norms(ctx *c)
 {
     for (int32_t d = 0; d < c->n_draft; d++) {
@@ -153,9 +186,10 @@ static void fuse_norms(ctx *c)
         if (n->kind != NODE_LINEAR || c->p->op[n->lin[0]].kind != OP_LINEAR)
             continue;
         plan_reg r = c->p->op[n->lin[0]].in[0];
-        const plan_op *o = c->use[r] == n->n_lin ? def_op(c, r, OP_NORM) : NULL;
+        const plan_op *o = c->use[r] == n->n_lin || reads_first(c, d, r) ? def_op(c, r, OP_NORM) : NULL;
         if (o && (o->attr.norm.group == 0 || o->attr.norm.group == c->p->reg[r].width) && !o->attr.norm.layer) {
             n->norm = op_index(c, o);
+            n->norm_shared = c->use[r] != n->n_lin;
             take(c, n->norm);
         }
     }
@@ -189,13 +223,17 @@ static void live_ranges(bexec *x)
     }
     for (int32_t i = 0; i < x->n_node; i++) {
         const node *n = &x->node[i];
+        if (n->kind == NODE_OP && n->qkv >= 0) /* attention may do that node's work */
+            touch(x, x->node[n->qkv].k, i), touch(x, x->node[n->qkv].v, i);
         if (n->kind == NODE_QKV) {
             touch(x, n->q, i), touch(x, n->k, i), touch(x, n->v, i);
         } else if (n->kind == NODE_OP) {
             for (int j = 0; j < 6; j++)
                 touch(x, p->op[n->op].in[j], i);
+            if (n->add >= 0)
+                touch(x, p->op[n->add].in[0], i), touch(x, p->op[n->add].in[1], i);
             for (int j = 0; j < 2; j++)
-                touch(x, p->op[n->op].out[j], i);
+                touch(x, p->op[n->add >= 0 ? n->add : n->op].out[j], i);
         } else {
             const plan_op *l = &p->op[n->lin[0]];
             touch(x, l->in[0], i), touch(x, l->in[1], i);
@@ -380,7 +418,7 @@ static imp_status make_scratch(bexec *x, imp_err *e)
     if (heads && s == IMP_OK) {
         uint64_t pos = (uint64_t)most * (uint64_t)x->kv->block_size;
         x->part_splits = attend_splits((uint32_t)(pos > 1 << 20 ? 1 << 20 : pos)) + 1;
-        uint64_t per = (uint64_t)heads * x->part_splits * (up_to(dmax, 64) > 128 ? 256 + 2 : up_to(dmax, 64) + 2) * 4;
+        uint64_t per = (uint64_t)heads * x->part_splits * PART_LD(up_to(dmax, 64) > 128 ? 256 : up_to(dmax, 64)) * 4;
         x->part_tokens = 256;
         x->part_bytes = per > 96ull << 20 ? per : per * x->part_tokens < 96ull << 20 ? per * x->part_tokens : 96ull << 20;
         x->part_bytes = (x->part_bytes + 255) & ~255ull;
@@ -493,6 +531,7 @@ static imp_status build_nodes(bexec *x, imp_err *e)
     fuse_qkv(&c);
     fuse_pairs(&c);
     fuse_residuals(&c);
+    fuse_combines(&c);
     group_products(&c);
     fuse_norms(&c);
     storage_types(&c);
@@ -500,11 +539,15 @@ static imp_status build_nodes(bexec *x, imp_err *e)
         if (c.draft_at[i] >= 0)
             x->node[x->n_node] = c.draft[c.draft_at[i]];
         else if (!c.gone[i])
-            x->node[x->n_node] = (node){.kind = NODE_OP, .op = i, .norm = -1, .glu = -1, .add = -1};
+            x->node[x->n_node] = (node){.kind = NODE_OP, .op = i, .norm = -1, .glu = -1, .add = -1, .qkv = -1};
         else
             continue;
-        x->node_of_op[i] = x->n_node++;
+        x->node_of_op[x->node[x->n_node].op] = x->node_of_op[i] = x->n_node;
+        x->n_node++;
     }
+    for (int32_t i = 0; i < x->n_node; i++)
+        if (x->node[i].kind == NODE_QKV && x->node[i].v != PLAN_NONE)
+            x->node[x->node_of_op[x->node[i].attend]].qkv = i;
     live_ranges(x);
     exec_group_experts(x);
 done:

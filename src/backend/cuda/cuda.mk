@@ -2,7 +2,7 @@
 # generated assembler file puts them all into read-only data and lists them in imp_cuda_fatbins[].
 CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
 CUDA_ARCH ?= -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_120f,code=[sm_120f,compute_120f]
-NVFLAGS   := -O3 -std=c++17 -Isrc -Xfatbin=-compress-all $(CUDA_ARCH)
+NVFLAGS   := -O3 -std=c++17 -Isrc --compress-mode=size $(CUDA_ARCH)
 CPPFLAGS  += -isystem $(CUDA_HOME)/include -DIMP_CUDA=1
 
 CU_SRC    := $(wildcard src/backend/cuda/kernels/*.cu)

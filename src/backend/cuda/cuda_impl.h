@@ -10,10 +10,12 @@
 #include "base/pool.h"
 
 #define KERNEL_LIST(X)                                                                                               \
-    X(gemv) X(rows2) X(rows4) X(rows8) X(rows_sum) X(repack) X(fill_random) X(read) X(embed) X(norm) X(norm_group)   \
-    X(add) X(mul) X(unary) X(glu) X(gate) X(slice) X(concat) X(gather) X(combine) X(decay) X(qkv) X(rope)            \
-    X(kv_store) X(route) X(greedy) X(sample) X(attend_any) X(attend_d64) X(attend_d128) X(attend_d128s) X(attend_d256)           \
-    X(conv) X(gdn) X(mamba2) X(attend_p64) X(attend_p128) X(attend_p256) X(moe_sort) X(fp8_copy) X(fp8_rows)
+    X(gemv_f16) X(gemv_i8) X(gemv_u4) X(gemv_nv4) X(gemv_q4k) X(gemv_q5k) X(gemv_q6k) X(gemv_f8) X(gemv_q4k_q6k)     \
+    X(gemv_q5k_q6k) X(gemv_any) X(rows2) X(rows4) X(rows8) X(rows_sum) X(repack) X(fill_random) X(read) X(embed)     \
+    X(norm) X(norm_group) X(add) X(mul) X(unary) X(glu) X(gate) X(slice) X(concat) X(gather) X(combine) X(decay)     \
+    X(qkv) X(rope) X(kv_store) X(route) X(greedy) X(sample) X(attend_any) X(attend_d64) X(attend_d128)               \
+    X(attend_d128s) X(attend_d256) X(attend_q64) X(attend_q128) X(attend_q128s) X(attend_q256) X(conv) X(gdn)        \
+    X(mamba2) X(attend_p64) X(attend_p128) X(attend_p256) X(moe_sort) X(fp8_copy) X(fp8_rows)
 
 /* kernels that exist for one generation only: absent ones are NULL */
 #define KERNEL_LIST_HOPPER(X) X(prefill_1x64) X(prefill_1x128) X(prefill_1x256) X(prefill_2x64) X(prefill_2x128) X(experts_d16) \

@@ -13,9 +13,11 @@ typedef struct node {
     node_kind kind;
     int32_t op;                       /* the operation it stands at */
     int32_t n_lin, lin[GEMV_MAX_W];   /* LINEAR: operations */
-    int32_t norm, glu, add;           /* LINEAR: operations fused in, -1 = none */
+    int32_t norm, glu, add;           /* LINEAR: operations fused in, -1 = none; OP: an add after OP_COMBINE */
+    bool norm_shared;                 /* others read the normalised rows too */
     int32_t q_norm, k_norm, v_norm, q_rope, k_rope, attend; /* QKV */
     plan_reg q, k, v;                 /* QKV: sources */
+    int32_t qkv;                      /* OP of an attention: its QKV node, -1 = none */
     enum { GROUP_NONE, GROUP_PAIR, GROUP_ONE } grouped; /* LINEAR of experts: many rows go expert by expert (run_prompt.c) */
     struct fp8_copy *fp8; /* LINEAR: its weights for prompts with --prefill fp8 (run_fp8.c), NULL = none */
 } node;
@@ -76,7 +78,7 @@ typedef struct ticket_slot {
 
 typedef struct graph_entry {
     int32_t n_tok, n_row, n_seq, split;
-    bool host_rows;
+    bool one_each;
     CUgraphExec exec;
     int64_t last_use;
 } graph_entry;
@@ -117,6 +119,7 @@ struct bexec {
     const tables *t;
     int32_t n_tok, n_row, n_seq, n_host;
     uint32_t split;
+    bool one_each;                    /* decoding, one token a sequence, each seeing itself last: attention does QKV's work */
     const seq_desc *host_seq;         /* the step's, in pinned memory */
     run_range *tok_run, *row_run;
     int32_t n_tok_run, n_row_run;

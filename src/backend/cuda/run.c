@@ -1,10 +1,9 @@
 /* Runs the nodes of a compiled plan: chooses a kernel by class and number of rows, fills its arguments, launches. */
 #include "backend/cuda/exec.h"
 
-/* What a block may take so that two or three share a multiprocessor of 228 KiB. A gemv has two blocks on each and leaves
- * the third place to the next kernel, whose weights then arrive while this one drains. */
+/* Shared memory of a multiprocessor, and what a block may take so that two share it. */
+#define SMEM_ALL (228u << 10)
 #define SMEM_PAIR (113u << 10)
-#define SMEM_THIRD (75u << 10)
 
 typedef struct rows { /* the rows a launch is about */
     int32_t r0, n;
@@ -35,29 +34,48 @@ static op_args norm_args(const bexec *x, const plan_op *o, CUdeviceptr in, uint3
                      .eps = o->attr.norm.eps, .plus_one = o->attr.norm.plus_one ? 1.0f : 0.0f, .flag = o->attr.norm.layer};
 }
 
-/* Stages of a gemv's rings and its shared memory; 0 when the rows do not fit. */
-static uint32_t gemv_fit(const bexec *x, const gemv_args *a, uint32_t m, uint32_t *smem)
+/* A gemv's kernel, by what its matrices' tiles are. */
+static kernel_id gemv_kernel(const gemv_args *a)
 {
-    if (a->w[0].expert_stride >> 32)
-        return 0; /* the kernel counts a matrix in 32 bits */
-    uint32_t fixed = 1088 + 4096 * m + up_to(m * (a->w[0].k_tiles * TILE_COLS * 2 + 16), 128) + 128, per = 8 * a->slot_bytes;
-    uint32_t budget = fixed + 2 * per <= SMEM_THIRD ? SMEM_THIRD : fixed + 2 * per <= SMEM_PAIR ? SMEM_PAIR : (uint32_t)x->b->smem_max;
-    if (m > GEMV_MAX_M || fixed + 2 * per > budget)
-        return 0;
-    uint32_t n = (budget - fixed) / per;
-    n = n > 8 ? 8 : n;
-    *smem = fixed + n * per;
-    return n;
+    static const kernel_id one[LAY_COUNT] = {[LAY_F16] = K_gemv_f16, [LAY_I8] = K_gemv_i8,   [LAY_U4] = K_gemv_u4,   [LAY_NV4] = K_gemv_nv4,
+                                             [LAY_Q4K] = K_gemv_q4k, [LAY_Q5K] = K_gemv_q5k, [LAY_Q6K] = K_gemv_q6k, [LAY_F8] = K_gemv_f8};
+    uint32_t seen = 0;
+    for (uint32_t i = 0; i < a->n_w; i++)
+        seen |= 1u << a->w[i].layout;
+    if (seen == 1u << a->w[0].layout)
+        return one[a->w[0].layout];
+    return seen == (1u << LAY_Q4K | 1u << LAY_Q6K) ? K_gemv_q4k_q6k : seen == (1u << LAY_Q5K | 1u << LAY_Q6K) ? K_gemv_q5k_q6k : K_gemv_any;
 }
 
-static imp_status run_gemv(bexec *x, gemv_args *a, uint32_t gy, uint32_t smem, imp_err *e)
+typedef struct gemv_fit {
+    kernel_id k;
+    uint32_t per_sm, smem;
+} gemv_fit;
+
+/* As many blocks a multiprocessor, up to three, as shared memory allows with rings of two stages, then as many stages as
+ * fit: what these kernels lack is warps that are ready, not copies under way (docs/kernels.md). False when the rows do not fit. */
+static bool fit_gemv(const bexec *x, gemv_args *a, gemv_fit *out)
 {
-    uint32_t groups = 8 / a->w[0].seg, blocks = div_up(a->n_item, groups), most = (uint32_t)x->b->n_sm * (smem <= SMEM_PAIR ? 2 : 1);
-    if (gy > 1) { /* rows of MoE are short: one round of blocks, three on a multiprocessor where they fit */
-        most = (uint32_t)x->b->n_sm * (smem <= SMEM_THIRD ? 3 : smem <= SMEM_PAIR ? 2 : 1);
-        most = most / gy ? most / gy : 1;
+    if (a->w[0].expert_stride >> 32 || a->m > GEMV_MAX_M)
+        return false; /* the kernel counts a matrix in 32 bits */
+    uint32_t fixed = 1088 + 4096 * a->m + up_to(a->m * (a->w[0].k_tiles * TILE_COLS * 2 + 16), 128) + 128, per = 8 * a->slot_bytes;
+    for (uint32_t n = 3; n; n--) {
+        uint32_t room = n == 1 ? (uint32_t)x->b->smem_max : SMEM_ALL / n - 1024;
+        if (fixed + 2 * per > room)
+            continue;
+        a->n_stage = (room - fixed) / per;
+        a->n_stage = a->n_stage > 8 ? 8 : a->n_stage;
+        *out = (gemv_fit){gemv_kernel(a), n, fixed + a->n_stage * per};
+        return true;
     }
-    return go(x, K_gemv, blocks < most ? blocks : most, gy, 1, 256, smem, a, e);
+    return false;
+}
+
+static imp_status run_gemv(bexec *x, gemv_args *a, uint32_t gy, const gemv_fit *f, imp_err *e)
+{
+    uint32_t groups = 8 / a->w[0].seg, blocks = div_up(a->n_item, groups), most = (uint32_t)x->b->n_sm * f->per_sm / gy; /* one round of blocks */
+    most = most ? most : 1;
+    return go(x, f->k, blocks < most ? blocks : most, gy, 1, 256, f->smem, a, e);
 }
 
 static void gemv_weights(const bexec *x, const node *n, gemv_args *a)
@@ -69,8 +87,8 @@ static void gemv_weights(const bexec *x, const node *n, gemv_args *a)
         const plan_op *l = &p->op[n->lin[i]];
         a->w[i] = x->w[l->weight[0]]->d;
         a->item_begin[i] = a->n_item;
-        a->n_item += a->pair && i ? 0 : a->w[i].row_tiles;
         a->slot_bytes = a->w[i].tile_bytes > a->slot_bytes ? a->w[i].tile_bytes : a->slot_bytes;
+        a->n_item += a->pair && i ? 0 : a->w[i].row_tiles;
     }
     for (int32_t i = n->n_lin; i <= GEMV_MAX_W; i++)
         a->item_begin[i] = a->n_item;
@@ -167,7 +185,6 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
     const plan_op *l0 = &p->op[n->lin[0]];
     plan_reg in = l0->in[0], out = node_out(p, n), res = node_residual(p, n);
     gemv_args a = {0};
-    uint32_t smem = 0;
     gemv_weights(x, n, &a);
     a.m = (uint32_t)r.n;
     for (int32_t i = 0; i < n->n_lin; i++) {
@@ -187,9 +204,8 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
         imp_status s = f16_input(x, n, r, &xh, &ldx, e);
         return s == IMP_OK ? exec_batch(x, &a, xh, ldx, e) : s;
     }
-    if (decode)
-        a.n_stage = gemv_fit(x, &a, (uint32_t)r.n, &smem);
-    if (a.n_stage) {
+    gemv_fit fit;
+    if (decode && fit_gemv(x, &a, &fit)) {
         bool norm = n->norm >= 0 && r.n == 1; /* every block normalises for itself: cheap for one row only */
         a.x_kind = norm ? X_NORM : x->reg[in].f16 ? X_F16 : X_F32;
         plan_reg src = norm ? p->op[n->norm].in[0] : in;
@@ -205,8 +221,12 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
             a.norm_w = vec(x, o->weight[0]);
             a.eps = o->attr.norm.eps;
             a.plus_one = o->attr.norm.plus_one ? 1.0f : 0.0f;
+            if (n->norm_shared) {
+                a.norm_out = at_row(x, in, r.r0);
+                a.norm_f16 = x->reg[in].f16;
+            }
         }
-        return run_gemv(x, &a, 1, smem, e);
+        return run_gemv(x, &a, 1, &fit, e);
     }
     bool prompt = r.prompt && exec_prompt(x), fp8 = prompt && n->fp8, paired = fp8 && exec_fp8_is_pair(n->fp8);
     imp_status s = fp8 ? run_fp8(x, n, r, &a, e) : f16_input(x, n, r, &xh, &ldx, e);
@@ -236,11 +256,11 @@ static imp_status run_expert(bexec *x, const node *n, rows r, imp_err *e)
     const plan_op *l = &p->op[n->lin[0]];
     plan_reg in = l->in[0], out = node_out(p, n);
     bool heads = l->kind == OP_HEAD_LINEAR;
-    uint32_t per = heads ? l->attr.head_linear.n_head : l->attr.expert.k, smem = 0;
+    uint32_t per = heads ? l->attr.head_linear.n_head : l->attr.expert.k;
     gemv_args a = {.m = 1, .expert = 1};
     gemv_weights(x, n, &a);
-    a.n_stage = gemv_fit(x, &a, 1, &smem);
-    if (!a.n_stage)
+    gemv_fit fit;
+    if (!fit_gemv(x, &a, &fit))
         return err_set(e, IMP_E_UNSUPPORTED, "cuda: layer %d %s: %u columns are too many for an expert's row", (int)l->layer, l->role, a.k);
     a.x_kind = x->reg[in].f16 ? X_F16 : X_F32;
     a.n_choice = per;
@@ -256,13 +276,13 @@ static imp_status run_expert(bexec *x, const node *n, rows r, imp_err *e)
         a.out[0] = at_row(x, out, r.r0 + (int32_t)t);
         if (!heads)
             a.ids = at_row(x, l->in[1], r.r0 + (int32_t)t);
-        s = run_gemv(x, &a, c * per, smem, e);
+        s = run_gemv(x, &a, c * per, &fit, e);
     }
     return s;
 }
 
 /* ---- attention -------------------------------------------------------------------------------------------------- */
-static imp_status run_qkv(bexec *x, const node *n, imp_err *e)
+static qkv_args qkv_of(const bexec *x, const node *n)
 {
     const plan *p = x->p;
     const plan_op *st = &p->op[n->op], *at = &p->op[n->attend];
@@ -302,6 +322,12 @@ static imp_status run_qkv(bexec *x, const node *n, imp_err *e)
 #undef ROPE_OF
     a.rope_q.n_head = at->attr.attend.n_head;
     a.rope_q.head_dim = at->attr.attend.d_k;
+    return a;
+}
+
+static imp_status run_qkv(bexec *x, const node *n, imp_err *e)
+{
+    qkv_args a = qkv_of(x, n);
     /* a warp a head, or where there are enough tokens one for several, which share its angles */
     uint32_t heads = a.rope_q.n_head + a.n_k_head + a.n_v_head;
     return go(x, K_qkv, div_up(heads, x->n_tok < 256 ? 4 : 16), (uint32_t)x->n_tok, 1, 128, 0, &a, e);
@@ -309,11 +335,11 @@ static imp_status run_qkv(bexec *x, const node *n, imp_err *e)
 
 /* Flash decoding by head width: stages = pieces of 16 positions of K and V that a warp has in flight. */
 typedef struct attend_kernel {
-    kernel_id k;
+    kernel_id k, with_qkv;
     uint32_t d, stages;
 } attend_kernel;
-static const attend_kernel attend_d64 = {K_attend_d64, 64, 3}, attend_d128 = {K_attend_d128, 128, 3}, attend_d128s = {K_attend_d128s, 128, 2},
-                           attend_d256 = {K_attend_d256, 256, 2};
+static const attend_kernel attend_d64 = {K_attend_d64, K_attend_q64, 64, 3}, attend_d128 = {K_attend_d128, K_attend_q128, 128, 3},
+                           attend_d128s = {K_attend_d128s, K_attend_q128s, 128, 2}, attend_d256 = {K_attend_d256, K_attend_q256, 256, 2};
 
 /* Rings, then the warps' results (attend.cu). */
 static uint32_t attend_ring(const attend_kernel *t) { return 4 * t->stages * t->d * 64; }
@@ -332,31 +358,59 @@ static uint32_t attend_width(const bexec *x, const plan_attend *t)
     return d;
 }
 
-/* As many tokens a launch as there is room for split results. How many splits a block takes was measured: with few tokens
- * one; with as many as fit at once (two blocks a multiprocessor) all, in deep rings; with more, a half or less, three
- * blocks a multiprocessor, so that the last round is short. */
-static imp_status attend_decode(bexec *x, attend_args *a, const run_range *r, uint32_t d, imp_err *e)
+/* Positions a block takes, and whether every block has its place at once (two a multiprocessor, deep rings). Measured:
+ * short contexts of few tokens go split by split; of as many as fit at once, whole; of more, a half or less, three blocks a
+ * multiprocessor, so that the last round is short. Long ones of few tokens are cut into about four spans a multiprocessor. */
+static uint32_t attend_span(const bexec *x, uint32_t pairs, bool *once)
 {
-    uint32_t heads = a->n_head / a->n_kv_head, n_sm = (uint32_t)x->b->n_sm;
-    uint64_t one = (uint64_t)a->n_head * x->split * (d + 2) * 4;
+    uint32_t n_sm = (uint32_t)x->b->n_sm, n_pos = SPLIT_BEGIN(x->split), parts = div_up(6 * n_sm, pairs);
+    *once = pairs > n_sm && pairs <= 2 * n_sm;
+    parts = *once ? 1 : parts < 2 ? 2 : parts;
+    if (n_pos <= SPLIT_FROM)
+        return up_to(div_up(n_pos, parts), SPLIT_FINE);
+    if (!*once && pairs <= 4 * n_sm)
+        parts = 4 * n_sm / pairs;
+    uint32_t span = n_pos / parts / SPLIT_COARSE * SPLIT_COARSE;
+    return span ? span : SPLIT_COARSE;
+}
+
+/* Attention does the work of its QKV node: one token a sequence, heads that its kernels take. */
+static bool attend_takes_qkv(const bexec *x, const node *attend)
+{
+    return x->one_each && attend->qkv >= 0 && attend_width(x, &x->p->op[attend->op].attr.attend);
+}
+
+/* As many tokens a launch as there is room for split results. */
+static imp_status attend_decode(bexec *x, const node *n, attend_args *a, const run_range *r, uint32_t d, imp_err *e)
+{
+    struct {
+        attend_args a;
+        qkv_args x;
+    } both;
+    bool with_qkv = attend_takes_qkv(x, n);
+    if (with_qkv)
+        both.x = qkv_of(x, &x->node[n->qkv]);
+
+    uint32_t heads = a->n_head / a->n_kv_head;
+    uint64_t one = (uint64_t)a->n_head * x->split * PART_LD(d) * 4;
     uint32_t most = one * x->part_tokens > x->part_bytes ? (uint32_t)(x->part_bytes / one) : x->part_tokens;
     imp_status s = IMP_OK;
     a->n_split = x->split;
     for (int32_t k = 0; k < r->n && s == IMP_OK; k += (int32_t)most) {
         a->n_tok = (uint32_t)(r->n - k) < most ? (uint32_t)(r->n - k) : most;
         a->tok0 = (uint32_t)(r->begin + k);
-        uint32_t pairs = a->n_tok * a->n_kv_head, parts = div_up(6 * n_sm, pairs);
-        bool once = pairs > n_sm && pairs <= 2 * n_sm;
-        parts = once ? 1 : parts < 2 ? 2 : parts > x->split ? x->split : parts;
-        a->per_block = div_up(x->split, parts);
+        bool once;
+        a->span = attend_span(x, a->n_tok * a->n_kv_head, &once);
         bool deep = once && attend_smem(&attend_d128, heads) <= (uint32_t)x->b->smem_max;
         const attend_kernel *t = d == 64 ? &attend_d64 : d == 256 ? &attend_d256 : deep ? &attend_d128 : &attend_d128s;
-        s = go(x, t->k, div_up(x->split, a->per_block), a->n_kv_head, a->n_tok, 128, attend_smem(t, heads), a, e);
+        both.a = *a;
+        s = go(x, with_qkv ? t->with_qkv : t->k, div_up(SPLIT_BEGIN(x->split), a->span), a->n_kv_head, a->n_tok, 128, attend_smem(t, heads),
+               with_qkv ? (void *)&both : a, e);
     }
     return s;
 }
 
-static imp_status run_attend(bexec *x, const plan_op *o, imp_err *e)
+static imp_status run_attend(bexec *x, int32_t node_at, const plan_op *o, imp_err *e)
 {
     const plan_attend *t = &o->attr.attend;
     const kv_group *g = &x->kv->group[t->group];
@@ -387,7 +441,7 @@ static imp_status run_attend(bexec *x, const plan_op *o, imp_err *e)
             s = go(x, d == 64 ? K_attend_p64 : d == 128 ? K_attend_p128 : K_attend_p256, div_up((uint32_t)r->n, per), t->n_kv_head, 1, 128,
                    128 + 4 * 64 * (d * 2 + 16), &a, e);
         } else {
-            s = attend_decode(x, &a, r, d, e);
+            s = attend_decode(x, &x->node[node_at], &a, r, d, e);
         }
     }
     return s;
@@ -423,8 +477,9 @@ static imp_status run_scan(bexec *x, const plan_op *o, imp_err *e)
     return go(x, K_mamba2, div_up(a.head_dim, 8), a.n_head, n, 256, 0, &a, e);
 }
 
-static imp_status run_op(bexec *x, const plan_op *o, imp_err *e)
+static imp_status run_op(bexec *x, int32_t node_at, imp_err *e)
 {
+    const plan_op *o = &x->p->op[x->node[node_at].op];
     const plan *p = x->p;
     plan_reg out = o->out[0];
     op_args a = {0};
@@ -476,7 +531,15 @@ static imp_status run_op(bexec *x, const plan_op *o, imp_err *e)
         a.b_w = a.flag ? a.b_width : a.b_width / o->attr.concat.groups;
         break;
     case OP_GATHER: k = K_gather, a.b = x->t->row; break;
-    case OP_COMBINE: k = K_combine, a.k = o->attr.expert.k; break;
+    case OP_COMBINE:
+        a.k = o->attr.expert.k;
+        if (x->node[node_at].add >= 0) {
+            const plan_op *sum = &p->op[x->node[node_at].add];
+            plan_reg other = sum->in[sum->in[0] == out];
+            a.c = reg_ptr(x, other), a.ldo2 = reg_ld(x, other);
+            a.out = reg_ptr(x, sum->out[0]), a.ldo = reg_ld(x, sum->out[0]), a.out_f16 = x->reg[sum->out[0]].f16;
+        }
+        return go(x, K_combine, div_up(a.width, 256), n, 1, 256, 0, &a, e);
     case OP_DECAY: k = K_decay, a.w = vec(x, o->weight[0]), a.bias = vec(x, o->weight[1]), a.flag = o->attr.decay.a_is_negexp; break;
     case OP_ROPE: {
         const plan_rope *r = &o->attr.rope;
@@ -493,7 +556,7 @@ static imp_status run_op(bexec *x, const plan_op *o, imp_err *e)
         uint32_t w = g->k_width > g->v_width ? g->k_width : g->v_width;
         return go(x, K_kv_store, div_up(w, 256), (uint32_t)x->n_tok, 1, 256, 0, &m, e);
     }
-    case OP_ATTEND: return run_attend(x, o, e);
+    case OP_ATTEND: return run_attend(x, node_at, o, e);
     case OP_ROUTE: {
         const plan_route *r = &o->attr.route;
         route_args m = {.scores = a.a, .lds = a.lda, .bias = vec(x, o->weight[0]), .factor = vec(x, o->weight[1]), .ids = reg_ptr(x, o->out[0]), .weights = reg_ptr(x, o->out[1]), .n_tok = n,
@@ -513,9 +576,9 @@ imp_status exec_node(bexec *x, int32_t i, imp_err *e)
     const plan *p = x->p;
     const node *n = &x->node[i];
     if (n->kind == NODE_OP)
-        return run_op(x, &p->op[n->op], e);
+        return run_op(x, i, e);
     if (n->kind == NODE_QKV)
-        return run_qkv(x, n, e);
+        return attend_takes_qkv(x, &x->node[x->node_of_op[n->attend]]) ? IMP_OK : run_qkv(x, n, e);
     if (p->op[n->lin[0]].kind != OP_LINEAR) {
         if (!n->grouped)
             return run_expert(x, n, (rows){0, x->n_tok, false}, e);

@@ -62,10 +62,12 @@ static imp_status fill_tables(bexec *x, ticket_slot *t, const batch *b, uint64_t
     *n_ext = 0;
     x->host_seq = seq;
     uint32_t split = 1;
+    x->one_each = b->n_tok == b->n_seq;
     for (int32_t i = 0; i < b->n_tok; i++) {
         tok[i] = (tok_desc){.id = b->id[i], .seq = b->seq[i], .kv_index = b->kv_index[i], .vis_begin = b->vis_begin[i], .vis_end = b->vis_end[i],
                             .pos = {b->pos[i][0], b->pos[i][1], b->pos[i][2]}, .cls = b->cls[i], .ext = b->id[i] == BATCH_EXTERNAL ? (*n_ext)++ : -1};
         uint32_t n = attend_splits((uint32_t)b->vis_end[i]);
+        x->one_each &= b->cls[i] != BATCH_P && b->vis_end[i] == b->kv_index[i] + 1 && b->seqs[b->seq[i]].tok_end - b->seqs[b->seq[i]].tok_begin == 1;
         if (b->cls[i] != BATCH_P || x->b->deterministic || !x->b->fn[K_attend_p64])
             split = n > split ? n : split;
     }
@@ -174,7 +176,7 @@ static imp_status run_graph(bexec *x, imp_err *e)
     graph_entry *g = NULL, *oldest = NULL;
     for (int32_t i = 0; i < x->n_graph; i++) {
         graph_entry *q = &x->graph[i];
-        if (q->n_tok == x->n_tok && q->n_row == x->n_row && q->n_seq == x->n_seq && q->split == (int32_t)x->split)
+        if (q->n_tok == x->n_tok && q->n_row == x->n_row && q->n_seq == x->n_seq && q->split == (int32_t)x->split && q->one_each == x->one_each)
             g = q;
         if (!oldest || q->last_use < oldest->last_use)
             oldest = q;
@@ -202,7 +204,7 @@ static imp_status run_graph(bexec *x, imp_err *e)
             cu->StreamSynchronize(st);
             cu->GraphExecDestroy(g->exec);
         }
-        *g = (graph_entry){.n_tok = x->n_tok, .n_row = x->n_row, .n_seq = x->n_seq, .split = (int32_t)x->split, .exec = exec};
+        *g = (graph_entry){.n_tok = x->n_tok, .n_row = x->n_row, .n_seq = x->n_seq, .split = (int32_t)x->split, .one_each = x->one_each, .exec = exec};
     }
     g->last_use = x->next_ticket;
     return cu_check(cu, cu->GraphLaunch(g->exec, st), e, "running a step");

@@ -8,6 +8,7 @@
  * Bytes: 2 * positions * n_kv_head * d * 2; memory bound. Numerics: f16 products, f32 sums and softmax.
  * imp_attend_any: a warp a (token, head), scalar; the reference, and what serves shapes without a kernel. */
 #include "attend.cuh"
+#include "heads.cuh"
 
 KERNEL(128, 4) imp_attend_any(const __grid_constant__ attend_args p)
 {
@@ -119,7 +120,115 @@ struct walk {
     }
 };
 
-template <int D, int STAGES> DEV void attend_d(const attend_args &p)
+DEV void add_scaled(float4 &o, float2 a, float2 b, float c)
+{
+    o.x = fmaf(a.x, c, o.x), o.y = fmaf(a.y, c, o.y);
+    o.z = fmaf(b.x, c, o.z), o.w = fmaf(b.y, c, o.w);
+}
+/* Four columns of a token's output, divided by the sum of their weights. */
+DEV void store4(const attend_args &p, u32 tok, u32 col, float4 o, float sum)
+{
+    o = make_float4(o.x / sum, o.y / sum, o.z / sum, o.w / sum);
+    if (p.out_f16) {
+        u16 *dst = (u16 *)p.out + (u64)tok * p.ldo;
+        *(u32 *)(dst + ACT_POS(col)) = pack_h2(o.x, o.y);
+        *(u32 *)(dst + ACT_POS(col + 2)) = pack_h2(o.z, o.w);
+    } else {
+        float *dst = (float *)p.out + (u64)tok * p.ldo + col;
+        dst[0] = o.x, dst[1] = o.y, dst[2] = o.z, dst[3] = o.w;
+    }
+}
+
+/* The first split that begins at pos or after it. */
+DEV u32 split_from(u32 pos)
+{
+    const u32 s = SPLIT_OF(pos);
+    return SPLIT_BEGIN(s) < pos ? s + 1 : s;
+}
+
+/* Steps of one token a sequence: what imp_qkv does, by the blocks that need it. Every block of a kv head norms and rotates the
+ * queries for itself, into q [G][D]; the one whose split has the new position stores its K and V as well. What does not depend on
+ * the kernel before is at hand early: angles (the first two of a lane) and the norms' weights. */
+template <int D> struct new_token {
+    float cq[4], ck[4], wq[D / 32], wk[D / 32];
+    __device__ __forceinline__ void prepare(const attend_args &p, const qkv_args &x, const tok_desc &d, u32 lane)
+    {
+        cq[0] = cq[2] = ck[0] = ck[2] = 1, cq[1] = cq[3] = ck[1] = ck[3] = 0;
+#pragma unroll
+        for (u32 j = 0; j < 2; j++) {
+            if (x.has_rope_q && lane + 32 * j < x.rope_q.rot / 2)
+                rope_angle(x.rope_q, d, lane + 32 * j, cq[2 * j], cq[2 * j + 1]);
+            if (x.has_rope_k && lane + 32 * j < x.rope_k.rot / 2)
+                rope_angle(x.rope_k, d, lane + 32 * j, ck[2 * j], ck[2 * j + 1]);
+        }
+#pragma unroll
+        for (u32 j = 0; j < D / 32; j++) {
+            const bool in = lane + 32 * j < p.d_k;
+            wq[j] = x.q_norm && in ? ((const float *)x.q_norm)[lane + 32 * j] + x.q_plus : 1.0f;
+            wk[j] = x.k_norm && in ? ((const float *)x.k_norm)[lane + 32 * j] + x.k_plus : 1.0f;
+        }
+    }
+    /* Head j of the block: a query, K (j = G) or V (G + 1); its values, all asked for at once. */
+    __device__ __forceinline__ void load(const attend_args &p, const qkv_args &x, u32 tok, u32 kh, u32 G, u32 j, u32 lane, float *v) const
+    {
+        const u32 n = j > G ? p.d_v : p.d_k;
+        const float *src = j < G ? (const float *)p.q + (u64)tok * p.ldq + (kh * G + j) * n
+                                 : (j == G ? (const float *)x.k + (u64)tok * x.ldk : (const float *)x.v + (u64)tok * x.ldv) + kh * n;
+#pragma unroll
+        for (u32 i = 0; i < D / 32; i++)
+            v[i] = lane + 32 * i < n ? src[lane + 32 * i] : 0.0f;
+    }
+    __device__ __forceinline__ void make(const attend_args &p, const qkv_args &x, const view &v, const tok_desc &d, u32 kh, u32 G, u32 j, u32 lane, const float *val,
+                                         float *h) const
+    {
+        const bool is_q = j < G, is_k = j == G;
+        const u32 n = j > G ? p.d_v : p.d_k;
+        const bool norm = is_q ? x.has_q_norm : is_k ? x.has_k_norm : x.has_v_norm;
+        float scale = 1.0f;
+        if (norm) { /* the sums and products of head_norm */
+            float s = 0;
+#pragma unroll
+            for (u32 i = 0; i < D / 32; i++)
+                s = fmaf(val[i], val[i], s);
+            scale = rsqrtf(warp_sum(s) / (float)n + (is_q ? x.q_eps : is_k ? x.k_eps : x.v_eps));
+        }
+#pragma unroll
+        for (u32 i = 0; i < D / 32; i++) {
+            const u32 at = lane + 32 * i;
+            const float w = is_q ? wq[i] : is_k ? wk[i] : norm && x.v_norm && at < n ? ((const float *)x.v_norm)[at] + x.v_plus : 1.0f;
+            if (at < n)
+                h[at] = norm ? val[i] * scale * w : val[i];
+        }
+        __syncwarp();
+        if (is_q ? x.has_rope_q : is_k && x.has_rope_k) {
+            const float cs[4] = {is_q ? cq[0] : ck[0], is_q ? cq[1] : ck[1], is_q ? cq[2] : ck[2], is_q ? cq[3] : ck[3]};
+            head_rope(h, is_q ? x.rope_q : x.rope_k, d, lane, cs);
+        }
+        if (is_q)
+            return;
+        const u32 pos = (u32)d.kv_index;
+        u16 *dst = (u16 *)(block_of(p, v, pos) + (is_k ? p.k_off : p.v_off)) + (u64)(pos % p.block_size) * (is_k ? p.k_width : p.v_width) + kh * n;
+        for (u32 i = lane; i < n; i += 32)
+            dst[i] = f2h(h[i]);
+    }
+    __device__ __forceinline__ void heads(const attend_args &p, const qkv_args &x, const view &v, const tok_desc &d, u32 tok, u32 kh, u32 G, bool stores, float *q, u32 warp,
+                                          u32 lane) const
+    {
+        const u32 n = G + (stores ? 2 : 0);
+        for (u32 j = warp; j < n; j += 8) { /* two of a warp's heads at a time */
+            float a[D / 32], b[D / 32];
+            load(p, x, tok, kh, G, j, lane, a);
+            if (j + 4 < n)
+                load(p, x, tok, kh, G, j + 4, lane, b);
+            make(p, x, v, d, kh, G, j, lane, a, q + j * D);
+            if (j + 4 < n)
+                make(p, x, v, d, kh, G, j + 4, lane, b, q + (j + 4) * D);
+        }
+    }
+};
+
+/* QKV: x is what imp_qkv would have been given, and has not run. */
+template <int D, int STAGES, bool QKV> DEV void attend_d(const attend_args &p, const qkv_args *x)
 {
     /* [4 warps][STAGES][D / 8 items][32 lanes][16 bytes]: a lane's own operands, nobody else reads them |
      * [4 warps][G][D + 2] f32 */
@@ -132,8 +241,8 @@ template <int D, int STAGES> DEV void attend_d(const attend_args &p)
     /* The step's tables were there before its first kernel began, and K and V of earlier steps too. */
     const view v = token_view(p, tok);
     const u32 first = SPLIT_OF(v.lo), last = v.hi ? SPLIT_OF(v.hi - 1) : 0;
-    const u32 sp0 = first + blockIdx.x * p.per_block, sp1 = sp0 + p.per_block < last + 1 ? sp0 + p.per_block : last + 1;
-    if (sp0 > last)
+    const u32 begin = SPLIT_BEGIN(first) + blockIdx.x * p.span, sp0 = split_from(begin), end = split_from(begin + p.span), sp1 = end < last + 1 ? end : last + 1;
+    if (sp0 >= sp1)
         return;
     const u32 n_part = last - first + 1, lo16 = v.lo & ~15u;
     const seq_desc &sq = ((const seq_desc *)p.seq)[((const tok_desc *)p.tok)[tok].seq];
@@ -147,10 +256,11 @@ template <int D, int STAGES> DEV void attend_d(const attend_args &p)
         pos = pos < v.lo ? v.lo : pos;
         return block_of(p, v, pos) + (is_v ? p.v_off : p.k_off) + ((u64)(pos % p.block_size) * (is_v ? p.v_width : p.k_width) + kh * (is_v ? p.d_v : p.d_k)) * 2;
     };
-    auto request = [&](u32 pos0, u32 slot) {
+    auto entry_of = [&](u32 pos) { return (u32)v.table[(i32)(pos / p.block_size) - v.base]; };
+    auto request = [&](u32 pos0, u32 slot, u32 entry) {
         const u8 *k[2], *x[4];
         if (p.block_size % STEP == 0) { /* one block holds them all */
-            const u8 *blk = block_of(p, v, pos0);
+            const u8 *blk = (const u8 *)p.kv + (u64)entry * p.block_bytes;
             const u32 in = pos0 % p.block_size;
             for (u32 n = 0; n < 2; n++)
                 k[n] = blk + p.k_off + ((u64)(in + 8 * n + g) * p.k_width + kh * p.d_k) * 2;
@@ -188,22 +298,35 @@ template <int D, int STAGES> DEV void attend_d(const attend_args &p)
     ask.enter(warp, lo16);
     u32 n_ask = 0;
     bool more = ask.settle(warp, lo16, v.hi, sp1);
+    u32 entry = more ? entry_of(ask.pos) : 0; /* of the block table: asked for a piece ahead, it is a trip to memory by itself */
     auto request_next = [&](u32 slot) {
         if (more) {
-            request(ask.pos, slot);
+            request(ask.pos, slot, entry);
             ask.pos += 64;
             more = ask.settle(warp, lo16, v.hi, sp1);
+            if (more)
+                entry = entry_of(ask.pos);
         }
         copy_commit(); /* a group a piece, also of none: the waits count them */
     };
     for (; n_ask < STAGES && more && ask.pos + STEP <= old; n_ask++)
         request_next(n_ask);
+    const tok_desc &td = ((const tok_desc *)p.tok)[tok];
+    new_token<D> fresh;
+    if (QKV)
+        fresh.prepare(p, *x, td, lane);
     pdl_wait();
+    if (QKV) {
+        const u32 s = SPLIT_OF((u32)td.kv_index);
+        fresh.heads(p, *x, v, td, tok, kh, G, s >= sp0 && s < sp1, merge, warp, lane);
+        __syncthreads(); /* the copies below read what was stored */
+    }
     for (; n_ask < STAGES; n_ask++)
         request_next(n_ask);
 
     u32 qa[D / 16][4]; /* query fragments of both row halves */
-    const float *q = (const float *)p.q + (u64)tok * p.ldq + (u64)kh * G * p.d_k;
+    const float *q = QKV ? merge : (const float *)p.q + (u64)tok * p.ldq + (u64)kh * G * p.d_k;
+    const u32 ldh = QKV ? D : p.d_k;
 #pragma unroll
     for (int i = 0; i < D / 32; i++)
 #pragma unroll
@@ -211,14 +334,14 @@ template <int D, int STAGES> DEV void attend_d(const attend_args &p)
             u32 head = g + 8 * h, d = 32 * i + 8 * t;
             float4 a = make_float4(0, 0, 0, 0), b = a;
             if (head < G && d < p.d_k) {
-                a = *(const float4 *)(q + head * p.d_k + d);
-                b = *(const float4 *)(q + head * p.d_k + d + 4);
+                a = *(const float4 *)(q + head * ldh + d);
+                b = *(const float4 *)(q + head * ldh + d + 4);
             }
             qa[2 * i][h] = pack_h2(a.x, a.y), qa[2 * i][2 + h] = pack_h2(a.z, a.w);
             qa[2 * i + 1][h] = pack_h2(b.x, b.y), qa[2 * i + 1][2 + h] = pack_h2(b.z, b.w);
         }
     const float sc = p.softcap > 0 ? p.scale : p.scale * LOG2E;
-    const u64 part_head = (u64)p.n_split * (D + 2);
+    const u64 part_head = (u64)p.n_split * PART_LD(D);
     u32 slot = 0;
     walk at = {sp0, 0};
 #pragma unroll 1
@@ -322,38 +445,33 @@ template <int D, int STAGES> DEV void attend_d(const attend_args &p)
         }
         __syncthreads();
         /* ---- four warps to one, in order; then out, or to the split's place ---- */
-        float *part = (float *)p.part + (((u64)blockIdx.z * p.n_head + kh * G) * p.n_split + (split - first)) * (D + 2);
-        for (u32 i = tid; i < G * D; i += 128) {
-            u32 head = i / D, d = i % D;
-            float M = -INFINITY, L = 0, O = 0;
+        float *part = (float *)p.part + (((u64)blockIdx.z * p.n_head + kh * G) * p.n_split + (split - first)) * PART_LD(D);
+        for (u32 i = tid; i < G * (D / 4); i += 128) {
+            const u32 head = i / (D / 4), d = i % (D / 4) * 4;
+            float M = -INFINITY, L = 0;
+            float4 O = make_float4(0, 0, 0, 0);
 #pragma unroll
             for (u32 w = 0; w < 4; w++)
                 M = fmaxf(M, merge[(w * G + head) * (D + 2) + D]);
 #pragma unroll
             for (u32 w = 0; w < 4; w++) {
                 const float *r = merge + (w * G + head) * (D + 2);
-                float c = r[D] == -INFINITY ? 0.0f : ex2(r[D] - M);
-                L += r[D + 1] * c;
-                O += r[d] * c;
+                const float c = r[D] == -INFINITY ? 0.0f : ex2(r[D] - M);
+                L = fmaf(r[D + 1], c, L);
+                add_scaled(O, *(const float2 *)(r + d), *(const float2 *)(r + d + 2), c);
             }
             if (n_part > 1) {
                 float *r = part + head * part_head;
-                __stcg(r + d, O);
-                if (d == 0) {
-                    __stcg(r + D, M);
-                    __stcg(r + D + 1, L);
-                }
+                __stcg((float4 *)(r + d), O);
+                if (d == 0)
+                    __stcg((float2 *)(r + D), make_float2(M, L));
             } else if (d < p.d_v) {
                 if (p.sinks) {
                     float s = ((const float *)p.sinks)[kh * G + head] * LOG2E, nm = fmaxf(M, s), c = ex2(M - nm);
                     L = L * c + ex2(s - nm);
-                    O *= c;
+                    O = make_float4(O.x * c, O.y * c, O.z * c, O.w * c);
                 }
-                u32 col = (kh * G + head) * p.d_v + d;
-                if (p.out_f16)
-                    ((u16 *)p.out)[(u64)tok * p.ldo + ACT_POS(col)] = f2h(O / L);
-                else
-                    ((float *)p.out)[(u64)tok * p.ldo + col] = O / L;
+                store4(p, tok, (kh * G + head) * p.d_v + d, O, L);
             }
         }
     }
@@ -384,7 +502,7 @@ template <int D, int STAGES> DEV void attend_d(const attend_args &p)
         const float *r = part + head * part_head;
         float M = p.sinks ? ((const float *)p.sinks)[kh * G + head] * LOG2E : -INFINITY, L = 0;
         for (u32 s = lane; s < n_part; s += 32) {
-            float ms = __ldcg(r + (u64)s * (D + 2) + D);
+            float ms = __ldcg(r + (u64)s * PART_LD(D) + D);
             cw[head * n_part + s] = ms;
             M = fmaxf(M, ms);
         }
@@ -392,7 +510,7 @@ template <int D, int STAGES> DEV void attend_d(const attend_args &p)
         for (u32 s = lane; s < n_part; s += 32) {
             float ms = cw[head * n_part + s], c = ms == -INFINITY ? 0.0f : ex2(ms - M);
             cw[head * n_part + s] = c;
-            L += __ldcg(r + (u64)s * (D + 2) + D + 1) * c;
+            L += __ldcg(r + (u64)s * PART_LD(D) + D + 1) * c;
         }
         L = warp_sum(L);
         if (p.sinks)
@@ -401,30 +519,33 @@ template <int D, int STAGES> DEV void attend_d(const attend_args &p)
             tot[head] = L;
     }
     __syncthreads();
-    for (u32 i = tid; i < G * p.d_v; i += 128) {
-        u32 head = i / p.d_v, d = i % p.d_v;
+    for (u32 i = tid; i < G * (p.d_v / 4); i += 128) {
+        const u32 head = i / (p.d_v / 4), d = i % (p.d_v / 4) * 4;
         const float *r = part + head * part_head + d, *c = cw + head * n_part;
-        float O = 0;
-        for (u32 s = 0; s < n_part; s += 8) { /* eight trips to L2 at a time, the last few as well */
-            float x[8];
+        float4 O = make_float4(0, 0, 0, 0);
+        for (u32 s = 0; s < n_part; s += 16) { /* sixteen trips to L2 at a time, the last few as well */
+            float4 x[16];
 #pragma unroll
-            for (u32 j = 0; j < 8; j++)
-                x[j] = s + j < n_part ? __ldcg(r + (u64)(s + j) * (D + 2)) : 0.0f;
+            for (u32 j = 0; j < 16; j++)
+                x[j] = s + j < n_part ? __ldcg((const float4 *)(r + (u64)(s + j) * PART_LD(D))) : make_float4(0, 0, 0, 0);
 #pragma unroll
-            for (u32 j = 0; j < 8; j++)
+            for (u32 j = 0; j < 16; j++)
                 if (s + j < n_part)
-                    O = fmaf(x[j], c[s + j], O);
+                    add_scaled(O, make_float2(x[j].x, x[j].y), make_float2(x[j].z, x[j].w), c[s + j]);
         }
-        float y = O / tot[head];
-        u32 col = (kh * G + head) * p.d_v + d;
-        if (p.out_f16)
-            ((u16 *)p.out)[(u64)tok * p.ldo + ACT_POS(col)] = f2h(y);
-        else
-            ((float *)p.out)[(u64)tok * p.ldo + col] = y;
+        store4(p, tok, (kh * G + head) * p.d_v + d, O, tot[head]);
     }
 }
 
-KERNEL(128, 4) imp_attend_d64(const __grid_constant__ attend_args p) { attend_d<64, 3>(p); }
-KERNEL(128, 2) imp_attend_d128(const __grid_constant__ attend_args p) { attend_d<128, 3>(p); }
-KERNEL(128, 3) imp_attend_d128s(const __grid_constant__ attend_args p) { attend_d<128, 2>(p); }
-KERNEL(128, 1) imp_attend_d256(const __grid_constant__ attend_args p) { attend_d<256, 2>(p); }
+/* imp_attend_q*: with imp_qkv's work, for steps of one token a sequence. */
+struct attend_qkv_args {
+    attend_args a;
+    qkv_args x;
+};
+#define ATTEND(d, name, stages, blocks)                                                                                    \
+    KERNEL(128, blocks) imp_attend_d##name(const __grid_constant__ attend_args p) { attend_d<d, stages, false>(p, 0); }       \
+    KERNEL(128, blocks) imp_attend_q##name(const __grid_constant__ attend_qkv_args p) { attend_d<d, stages, true>(p.a, &p.x); }
+ATTEND(64, 64, 3, 4)
+ATTEND(128, 128, 3, 2)
+ATTEND(128, 128s, 2, 3)
+ATTEND(256, 256, 2, 1)

@@ -27,6 +27,24 @@ template <int L> DEV void tile_mma(const in_smem &src, u32 lane, const u32 *lut,
     }
 }
 
+/* The warp's tiles of a unit, as they come in; each place is asked for anew once it is read. */
+template <int L, class F>
+DEV void multiply(const gemv_args &p, const dweight &w, u32 k0, u32 k1, u32 lane, u32 ring, u32 bars, u32 xbase, u32 &slot, u32 &phase, float *acc, F request)
+{
+#pragma unroll 1
+    for (u32 kt = k0; kt < k1; kt++) {
+        mbar_wait(bars + slot * 8, phase);
+        const in_smem src = {ring + slot * p.slot_bytes};
+        tile_mma<L>(src, lane, w.lut, xbase + kt * 512, acc);
+        __syncwarp();
+        request();
+        if (++slot == p.n_stage) {
+            slot = 0;
+            phase ^= 1;
+        }
+    }
+}
+
 /* The warp's stream of tiles: items, then gate/up, then its segment. src and left are of the segment being asked for. */
 struct stream {
     const u8 *src;
@@ -55,7 +73,8 @@ DEV float total(const dweight &w, const float *part, u32 stride, u32 seg, u32 n)
     return with_scale_and_bias(w, v, n);
 }
 
-KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
+/* L0, L1: the layouts of the launch, which are one or two; -1: any. */
+template <int L0, int L1> DEV void gemv(const gemv_args &p)
 {
     extern __shared__ __align__(128) u8 smem[];
     const u32 tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
@@ -133,6 +152,7 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
     /* ---- x to shared memory as f16 in fragment order ---- */
     const u32 xrow = p.ids ? (p.x_per_choice ? row : row / p.n_choice) : p.x_groups ? row / p.x_groups : 0;
     const u32 xcol = p.x_groups ? (row % p.x_groups) * p.k : 0;
+    const bool tells = p.norm_out && blockIdx.x == 0; /* others want the normalised row too; there is one row then */
     for (u32 m = 0; m < p.m; m++) {
         u16 *dst = (u16 *)(xs + m * xstride);
         if (p.x_kind == X_F16) {
@@ -160,8 +180,12 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
             for (int j = 0; j < 4; j++) {
                 u32 i = tid * 4 + 1024 * j;
                 if (i < kpad) {
-                    *(u32 *)(dst + ACT_POS(i)) = pack_h2(v[j].x * scale * (g[j].x + one), v[j].y * scale * (g[j].y + one));
-                    *(u32 *)(dst + ACT_POS(i + 2)) = pack_h2(v[j].z * scale * (g[j].z + one), v[j].w * scale * (g[j].w + one));
+                    const float4 y = make_float4(v[j].x * scale * (g[j].x + one), v[j].y * scale * (g[j].y + one), v[j].z * scale * (g[j].z + one),
+                                                 v[j].w * scale * (g[j].w + one));
+                    *(u32 *)(dst + ACT_POS(i)) = pack_h2(y.x, y.y);
+                    *(u32 *)(dst + ACT_POS(i + 2)) = pack_h2(y.z, y.w);
+                    if (tells && !p.norm_f16 && i < p.k)
+                        *(float4 *)((float *)p.norm_out + i) = y;
                 }
             }
             continue;
@@ -172,9 +196,14 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
             if (p.x_kind == X_NORM && i < p.k)
                 v = v * scale * (nw ? nw[i] + p.plus_one : 1.0f);
             dst[ACT_POS(i)] = f2h(v);
+            if (tells && !p.norm_f16 && i < p.k)
+                ((float *)p.norm_out)[i] = v;
         }
     }
     __syncthreads();
+    if (tells && p.norm_f16)
+        for (u32 i = tid * 8; i < kpad; i += 256 * 8)
+            *(uint4 *)((u16 *)p.norm_out + i) = *(const uint4 *)(xs + i * 2);
 
     /* ldmatrix: lanes 8i .. 8i+7 point at the 8 columns of 16 bytes i */
     const u32 xcolumn = lane & 7;
@@ -191,17 +220,12 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
         for (u32 sub = 0; sub < n_sub; sub++) {
             const dweight &w = p.w[p.pair ? sub : wi];
             float acc[4] = {0, 0, 0, 0};
-            LAYOUT_SWITCH(w.layout, for (u32 kt = k0; kt < k1; kt++) {
-                mbar_wait(bars + slot * 8, phase);
-                in_smem src = {ring + slot * p.slot_bytes};
-                tile_mma<L>(src, lane, w.lut, xbase + kt * 512, acc);
-                __syncwarp();
-                request();
-                if (++slot == p.n_stage) {
-                    slot = 0;
-                    phase ^= 1;
-                }
-            })
+            if (L0 < 0)
+                LAYOUT_SWITCH(w.layout, (multiply<L>(p, w, k0, k1, lane, ring, bars, xbase, slot, phase, acc, request));)
+            else if (L0 == L1 || w.layout == L0)
+                multiply<L0 < 0 ? 0 : L0>(p, w, k0, k1, lane, ring, bars, xbase, slot, phase, acc, request);
+            else
+                multiply<L1 < 0 ? 0 : L1>(p, w, k0, k1, lane, ring, bars, xbase, slot, phase, acc, request);
             if (sub == 0 && turn >= SUMS)
                 mbar_wait(free, (turn / SUMS & 1) ^ 1);
             float *r = red + ((buf * WARPS + warp) * 2 + sub) * rs + (lane >> 2);
@@ -240,3 +264,18 @@ KERNEL(256, 3) imp_gemv(const __grid_constant__ gemv_args p)
             mbar_arrive(free);
     }
 }
+
+/* A kernel a layout, and for the mixtures that files have: code that knows its layout takes fewer instructions and registers. */
+#define GEMV(name, l0, l1) \
+    KERNEL(256, 3) imp_gemv_##name(const __grid_constant__ gemv_args p) { gemv<l0, l1>(p); }
+GEMV(f16, LAY_F16, LAY_F16)
+GEMV(i8, LAY_I8, LAY_I8)
+GEMV(u4, LAY_U4, LAY_U4)
+GEMV(nv4, LAY_NV4, LAY_NV4)
+GEMV(q4k, LAY_Q4K, LAY_Q4K)
+GEMV(q5k, LAY_Q5K, LAY_Q5K)
+GEMV(q6k, LAY_Q6K, LAY_Q6K)
+GEMV(f8, LAY_F8, LAY_F8)
+GEMV(q4k_q6k, LAY_Q4K, LAY_Q6K)
+GEMV(q5k_q6k, LAY_Q5K, LAY_Q6K)
+GEMV(any, -1, -1)

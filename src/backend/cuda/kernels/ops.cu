@@ -1,6 +1,7 @@
 /* ops: everything between the matrix products, one row or one head at a time. Bound by launches when decoding and by
  * memory in prefill; plain code, fixed order of every sum. f16 outputs feed matrix products: ACT_POS order, padded with zeros. */
 #include "decode.cuh"
+#include "heads.cuh"
 #include "route.cuh"
 
 DEV void put(const op_args &p, u32 row, u32 i, float v)
@@ -204,15 +205,32 @@ KERNEL(256, 4) imp_gather(const __grid_constant__ op_args p) /* rows of a by row
         put(p, row, i, ((const float *)p.a)[(u64)t * p.lda + i]);
     }
 }
-KERNEL(256, 4) imp_combine(const __grid_constant__ op_args p) /* sum over j of b[row][j] * a[row][j * width + i] */
+/* sum over j of b[row][j] * a[row][j * width + i], then + c[row][i] where there is a c (ldo2 is its row) */
+KERNEL(256, 4) imp_combine(const __grid_constant__ op_args p)
 {
-    ROWS_LOOP
-    {
-        float s = 0;
-        for (u32 j = 0; j < p.k; j++)
-            s += ((const float *)p.b)[(u64)row * p.ldb + j] * ((const float *)p.a)[(u64)row * p.lda + j * p.width + i];
-        put(p, row, i, s);
+    pdl_launch();
+    pdl_wait();
+    const u32 row = blockIdx.y, i = blockIdx.x * 256 + threadIdx.x;
+    if (i == 0)
+        put_pad(p, row, p.width);
+    if (i >= p.width)
+        return;
+    const float *a = (const float *)p.a + (u64)row * p.lda + i, *b = (const float *)p.b + (u64)row * p.ldb;
+    const float c = p.c ? ((const float *)p.c)[(u64)row * p.ldo2 + i] : 0.0f;
+    float s = 0;
+    for (u32 j0 = 0; j0 < p.k; j0 += 8) { /* eight trips to memory at a time */
+        float x[8], w[8];
+#pragma unroll
+        for (u32 j = 0; j < 8; j++) {
+            x[j] = j0 + j < p.k ? a[(u64)(j0 + j) * p.width] : 0.0f;
+            w[j] = j0 + j < p.k ? b[j0 + j] : 0.0f;
+        }
+#pragma unroll
+        for (u32 j = 0; j < 8; j++)
+            if (j0 + j < p.k)
+                s = fmaf(w[j], x[j], s);
     }
+    put(p, row, i, p.c ? __fadd_rn(c, s) : s);
 }
 KERNEL(256, 4) imp_decay(const __grid_constant__ op_args p) /* w: A_log, bias: dt_bias; flag: w is -exp(A_log) already */
 {
@@ -223,46 +241,6 @@ KERNEL(256, 4) imp_decay(const __grid_constant__ op_args p) /* w: A_log, bias: d
     }
 }
 
-/* ---- heads: norm and rotation by a warp a head, the head in shared memory ---- */
-DEV void head_norm(float *h, u32 n, const float *w, float eps, float plus, u32 lane)
-{
-    float s = 0;
-    for (u32 i = lane; i < n; i += 32)
-        s += h[i] * h[i];
-    float scale = rsqrtf(warp_sum(s) / (float)n + eps);
-    for (u32 i = lane; i < n; i += 32)
-        h[i] = h[i] * scale * (w ? w[i] + plus : 1.0f);
-    __syncwarp();
-}
-DEV void rope_angle(const rope_args &r, const tok_desc &d, u32 i, float &c, float &s)
-{
-    u32 axis = 0;
-    if (r.section[0]) {
-        u32 e0 = r.section[0], e1 = e0 + r.section[1];
-        axis = i < e0 ? 0 : i < e1 ? 1 : 2;
-    }
-    sincosf((float)d.pos[axis] * ((const float *)r.freq)[i], &s, &c);
-    c *= r.mscale;
-    s *= r.mscale;
-}
-/* The first two angles of a lane may be at hand already (cs: c0 s0 c1 s1): they do not depend on the previous kernel. */
-DEV void head_rope(float *h, const rope_args &r, const tok_desc &d, u32 lane, const float *cs)
-{
-    for (u32 i = lane, j = 0; i < r.rot / 2; i += 32, j++) {
-        float c, s;
-        if (cs && j == 0)
-            c = cs[0], s = cs[1];
-        else if (cs && j == 1)
-            c = cs[2], s = cs[3];
-        else
-            rope_angle(r, d, i, c, s);
-        u32 x = r.rot_off + (r.interleaved ? 2 * i : i), y = r.interleaved ? x + 1 : x + r.rot / 2;
-        float a = h[x], b = h[y];
-        h[x] = a * c - b * s;
-        h[y] = a * s + b * c;
-    }
-    __syncwarp();
-}
 DEV u8 *kv_row(u64 kv, u64 block_bytes, const seq_desc &s, const i32 *table, u32 group, u32 block, u32 pos)
 {
     i32 b = table[s.table[group] + (i32)(pos / block) - s.base[group]];

@@ -64,6 +64,8 @@ typedef struct gemv_args {
     uint64_t x;
     uint32_t x_kind, ldx;
     uint64_t norm_w;               /* f32 [k] or 0 */
+    uint64_t norm_out;             /* X_NORM: where the normalised row goes as well, f32 or (norm_f16) f16 in ACT_POS order; or 0 */
+    uint32_t norm_f16;
     float eps, plus_one;
     uint64_t residual;             /* f32 [M][ldr] or 0: out[0] = residual + product */
     uint32_t ldr;
@@ -188,9 +190,10 @@ typedef struct seq_desc {
     int32_t n_kv, slot, state_in, state_out, tok_begin, tok_end, save_begin, n_save;
 } seq_desc;
 
-/* Decode attention is cut at absolute positions: every 128 up to 4096, then every 512. */
+/* Decode attention is cut at absolute positions: every 128 up to 4096, then every 256. */
+#define PART_LD(d) ((d) + 4)
 #define SPLIT_FINE 128u
-#define SPLIT_COARSE 512u
+#define SPLIT_COARSE 256u
 #define SPLIT_FROM 4096u
 #define SPLIT_OF(pos) ((pos) < SPLIT_FROM ? (pos) / SPLIT_FINE : SPLIT_FROM / SPLIT_FINE + ((pos) - SPLIT_FROM) / SPLIT_COARSE)
 #define SPLIT_BEGIN(s) ((s) <= SPLIT_FROM / SPLIT_FINE ? (s) * SPLIT_FINE : SPLIT_FROM + ((s) - SPLIT_FROM / SPLIT_FINE) * SPLIT_COARSE)
@@ -201,10 +204,10 @@ typedef struct attend_args {
     uint64_t kv;           /* first byte of the group's blocks */
     uint64_t tok, seq, table;
     uint64_t sinks;        /* f32 [n_head] or 0 */
-    uint64_t part, counter; /* split results: f32 [T][n_head][n_split][d_v + 2]; u32 [T][n_kv_head] */
+    uint64_t part, counter; /* split results: f32 [T][n_head][n_split][PART_LD(d)], d columns, largest score, sum; u32 [T][n_kv_head] */
     uint64_t block_bytes, k_off, v_off; /* a block, and K and V of the slot inside it */
     uint32_t ldq, ldo, out_f16, n_head, n_kv_head, d_k, d_v, k_width, v_width, block_size, group, window, n_split;
-    uint32_t tok0, n_tok, kv_f32, per_block; /* splits a block takes */
+    uint32_t tok0, n_tok, kv_f32, span; /* positions a block takes: it has the splits that begin there */
     float scale, softcap;
 } attend_args;
 
