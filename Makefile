@@ -45,7 +45,7 @@ all: $(BUILD)/imp links lib
 lib: $(BUILD)/libimp.a
 
 $(BUILD)/imp: $(CLI_OBJ) $(BUILD)/libimp.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(CC) $(CFLAGS) $(LDFLAGS) -Wl,--compress-debug-sections=zlib -o $@ $^ $(LDLIBS)
 
 links: $(BUILD)/imp
 	@for l in imp-cli imp-server imp-bench; do ln -sf imp $(BUILD)/$$l; done
