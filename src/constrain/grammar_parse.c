@@ -199,14 +199,17 @@ static gn *regex(grammar *g)
         g->pos++;
     char *t = CC_ARRAY(g->c, char, len + 16);
     size_t k = 0;
+    bool icase = false, dotall = false; /* a flag may stand there any number of times */
     for (size_t i = flags; i < g->pos; i++) {
         if (g->s[i] != 'i' && g->s[i] != 's' && g->s[i] != 'u')
             bad(g, IMP_E_UNSUPPORTED, "this flag is not supported");
-        if (g->s[i] != 'u') {
-            memcpy(t + k, g->s[i] == 'i' ? "(?i)" : "(?s)", 4);
-            k += 4;
-        }
+        icase |= g->s[i] == 'i';
+        dotall |= g->s[i] == 's';
     }
+    if (icase)
+        memcpy(t, "(?i)", 4), k = 4;
+    if (dotall)
+        memcpy(t + k, "(?s)", 4), k += 4;
     for (size_t i = 0; i < len; i++) { /* \/ is Lark's, not the expression's */
         if (g->s[b + i] == '\\' && i + 1 < len && g->s[b + i + 1] == '/')
             i++;

@@ -141,6 +141,7 @@ static void test_regexes(void **st)
 static const row grammars[] = {
     {"root ::= \"a\" (b | [c-e]+)* \"z\"\nb ::= \"(\" root \")\"{1,2}", {"az", "acdz", "a(az)cz", "a(az))z"}, {"a", "a(z", "a(az)))z"}},
     {"start: expr\nexpr: expr \"+\" NUM | NUM // sum\nNUM: /[0-9]+/\n", {"1", "1+22+3"}, {"", "+1", "1+"}},
+    {"start: A\nA: /a[b]/sssssssssssssssssssssssssssssssssssssssssssssssssssssssssssssssssssssssssssssssissssssssss \"!\" /[c-z]+/\n", {"ab!z", "AB!cd"}, {"ab", "!z"}},
     {"root ::= ( \"x\"? )* \"y\"\n", {"y", "xxy"}, {"x"}},
     {"root ::= \"\\u00e9\" [\\n\\t]", {"\xc3\xa9\n"}, {"e\n"}},
     {"root ::= \"(\" root \")\" | \"\"", {"", "(())"}, {"(", "())"}},
