@@ -192,12 +192,12 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max)
     return n;
 }
 
-static void add_headers(const call *c, struct MHD_Response *r)
+static void add_headers(const call *c, struct MHD_Response *r, bool stream)
 {
     MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, c->type);
     MHD_add_response_header(r, "Access-Control-Allow-Origin", "*");
     MHD_add_response_header(r, c->form == FORM_ANTHROPIC ? "request-id" : "X-Request-Id", c->id);
-    if (c->phase == CALL_STREAM) {
+    if (stream) {
         MHD_add_response_header(r, "Cache-Control", "no-cache");
         MHD_add_response_header(r, "X-Accel-Buffering", "no");
     }
@@ -224,18 +224,21 @@ static void add_headers(const call *c, struct MHD_Response *r)
 static enum MHD_Result queue(call *c)
 {
     pthread_mutex_lock(&c->lock);
-    struct MHD_Response *r = NULL;
-    if (!c->aborted && !c->queued)
-        r = c->phase == CALL_STREAM ? MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, c, NULL)
-                                    : MHD_create_response_from_buffer(c->out.failed ? 0 : c->out.n, c->out.s ? c->out.s : "", MHD_RESPMEM_PERSISTENT);
-    enum MHD_Result ok = MHD_NO;
-    if (r) {
-        add_headers(c, r);
-        c->queued = true;
-        ok = MHD_queue_response(c->conn, (unsigned)c->status, r);
-        MHD_destroy_response(r);
-    }
+    bool stream = c->phase == CALL_STREAM, wanted = !c->aborted && !c->queued;
     pthread_mutex_unlock(&c->lock);
+    /* What is read below stays as it is in these phases. Not under our lock: MHD takes the response's own, and holds that one
+     * when it calls read_stream, which takes ours. */
+    struct MHD_Response *r = NULL;
+    if (wanted && stream)
+        r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, c, NULL);
+    else if (wanted)
+        r = MHD_create_response_from_buffer(c->out.failed ? 0 : c->out.n, c->out.s ? c->out.s : "", MHD_RESPMEM_PERSISTENT);
+    if (!r)
+        return MHD_NO;
+    add_headers(c, r, stream);
+    c->queued = true; /* this thread's alone, MHD's */
+    enum MHD_Result ok = MHD_queue_response(c->conn, (unsigned)c->status, r);
+    MHD_destroy_response(r);
     return ok;
 }
 
