@@ -113,15 +113,22 @@ static plan_reg node_residual(const plan *p, const node *n)
     return a->in[0] == p->op[n->lin[0]].out[0] ? a->in[1] : a->in[0];
 }
 
+/* The norm that is part of a product, into its input's rows. */
+static imp_status run_norm(bexec *x, const node *n, rows r, imp_err *e)
+{
+    plan_reg in = x->p->op[n->lin[0]].in[0];
+    const plan_op *o = &x->p->op[n->norm];
+    op_args a = norm_args(x, o, at_row(x, o->in[0], r.r0), reg_ld(x, o->in[0]), at_row(x, in, r.r0), reg_ld(x, in), x->reg[in].f16);
+    return go(x, K_norm, (uint32_t)r.n, 1, 1, 256, 0, &a, e);
+}
+
 /* The product's input as f16 rows: already so, normalised now, or converted. */
 static imp_status f16_input(bexec *x, const node *n, rows r, CUdeviceptr *out, uint32_t *ld, imp_err *e)
 {
     const plan *p = x->p;
     plan_reg in = p->op[n->lin[0]].in[0];
     if (n->norm >= 0) {
-        const plan_op *o = &p->op[n->norm];
-        op_args a = norm_args(x, o, at_row(x, o->in[0], r.r0), reg_ld(x, o->in[0]), at_row(x, in, r.r0), reg_ld(x, in), x->reg[in].f16);
-        imp_status s = go(x, K_norm, (uint32_t)r.n, 1, 1, 256, 0, &a, e);
+        imp_status s = run_norm(x, n, r, e);
         if (s != IMP_OK)
             return s;
     }
@@ -167,7 +174,11 @@ static imp_status run_fp8(bexec *x, const node *n, rows r, const gemv_args *g, i
     gemv_args a = *g;
     op_args o = {.a = at_row(x, in, r.r0), .lda = reg_ld(x, in), .width = x->reg[in].width,
                  .flag2 = x->reg[in].f16 ? FP8_FROM_F16 : FP8_FROM_F32};
-    if (n->norm >= 0) {
+    if (n->norm >= 0 && n->norm_shared) { /* others read these rows too */
+        imp_status s = run_norm(x, n, r, e);
+        if (s != IMP_OK)
+            return s;
+    } else if (n->norm >= 0) {
         const plan_op *l = &p->op[n->norm];
         o = norm_args(x, l, at_row(x, l->in[0], r.r0), reg_ld(x, l->in[0]), 0, 0, false);
         o.flag2 = FP8_FROM_NORM;
