@@ -5,8 +5,10 @@
 
 #define DATE_31 "(0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])"
 #define DATE_30 "(0[469]|11)-(0[1-9]|[12][0-9]|30)"
-#define LEAP "([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[048]|[2468][048]|[13579][26])00)"
-#define DATE "([0-9]{4}-(" DATE_31 "|" DATE_30 "|02-(0[1-9]|1[0-9]|2[0-8]))|" LEAP "-02-29)"
+/* No year 0000: RFC 3339 has it, most readers of dates (Python's datetime, SQL) have not, and an answer is there to be read. */
+#define YEAR "([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
+#define LEAP "([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
+#define DATE "(" YEAR "-(" DATE_31 "|" DATE_30 "|02-(0[1-9]|1[0-9]|2[0-8]))|" LEAP "-02-29)"
 /* A leap second is real only at 23:59:60 UTC; with an offset of zero that can be checked. */
 #define HMS "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]+)?"
 #define OFFSET "([zZ]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
