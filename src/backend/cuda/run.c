@@ -1,8 +1,7 @@
 /* Runs the nodes of a compiled plan: chooses a kernel by class and number of rows, fills its arguments, launches. */
 #include "backend/cuda/exec.h"
 
-/* Shared memory of a multiprocessor, and what a block may take so that two share it. */
-#define SMEM_ALL (228u << 10)
+/* What a block may take so that two share a multiprocessor of 228 KiB. */
 #define SMEM_PAIR (113u << 10)
 
 typedef struct rows { /* the rows a launch is about */
@@ -60,7 +59,7 @@ static bool fit_gemv(const bexec *x, gemv_args *a, gemv_fit *out)
         return false; /* the kernel counts a matrix in 32 bits */
     uint32_t fixed = 1088 + 4096 * a->m + up_to(a->m * (a->w[0].k_tiles * TILE_COLS * 2 + 16), 128) + 128, per = 8 * a->slot_bytes;
     for (uint32_t n = 3; n; n--) {
-        uint32_t room = n == 1 ? (uint32_t)x->b->smem_max : SMEM_ALL / n - 1024;
+        uint32_t room = ((uint32_t)x->b->smem_max + 1024) / n - 1024; /* a block's most is a multiprocessor's, less 1 KiB a block */
         if (fixed + 2 * per > room)
             continue;
         a->n_stage = (room - fixed) / per;

@@ -2,7 +2,9 @@
  * imp_attend_d64/128/256: flash decoding. Block = (splits of positions, kv head, token): 4 warps that take 16 positions at a
  * time; the query heads of a kv head are the rows of m16n8k16, so K and V are read once. Each lane copies what it will
  * multiply, 16 bytes at a time, through a ring of its own, which runs on from split to split; what earlier steps stored is
- * asked for before the previous kernel is done. A block takes one split when there are few tokens, all when there are many. The head dimension and the columns of V may be permuted freely, so a lane uses 16 consecutive bytes as they come.
+ * asked for before the previous kernel is done. A block takes the splits that begin in its span of positions: one when there
+ * are few tokens, all when there are many. The head dimension and the columns of V may be permuted freely, so a lane uses 16
+ * consecutive bytes as they come. imp_attend_q*: the same after imp_qkv's work, done by its own blocks.
  * Warps, then blocks, are combined in a fixed order; splits lie at absolute positions (SPLIT_OF), so a row's bytes depend
  * on nothing but its own positions. The last block of a (token, kv head) combines: no extra launch.
  * Bytes: 2 * positions * n_kv_head * d * 2; memory bound. Numerics: f16 products, f32 sums and softmax.

@@ -1,8 +1,9 @@
-/* gemv: y[M][N] f32 = x[M][K] W[N][K]^T for M <= 8 rows of class D: decoding. One kernel for all layouts; each warp asks
- * for its tile's layout, so the matrices of a fused launch may differ (Q4_K_M keeps V in Q6_K).
+/* gemv: y[M][N] f32 = x[M][K] W[N][K]^T for M <= 8 rows of class D: decoding. One function for all layouts, a kernel a
+ * layout; the matrices of a fused launch may differ (Q4_K_M keeps V in Q6_K), and have kernels that ask.
  * Work: item = a row tile (or a gate/up pair of them); seg warps of a block share an item, each a run of K; the partial
- * sums meet in shared memory and one warp, in turn, adds them in a fixed order while the others go on. Each warp streams its own tiles through its own ring with bulk copies, so
- * nothing but the sums needs a block-wide barrier, and copies of weights start before the previous kernel is done (PDL).
+ * sums meet in shared memory and one warp, in turn, adds them in a fixed order while the others go on. Each warp streams
+ * its own tiles through its own ring with bulk copies, so nothing but the sums needs a block-wide barrier, and copies of
+ * weights start before the previous kernel is done (PDL).
  * The 8 columns of the mma are the M rows; columns past M repeat row 0 and are dropped.
  * Bytes: N*K*bits/8 + small; memory bound. Floor and what was reached: docs/kernels.md.
  * Numerics: f16 products, f32 sums; order = tiles of a segment, then segments in order (z groups apart), independent of M. */
