@@ -58,7 +58,7 @@ bool cli_go_on(void *user, const char *what, uint64_t done, uint64_t total); /* 
 void cli_progress_end(void);
 /* cmd_pull.c: an -m ORG/NAME:FILE becomes the file, downloaded if need be */
 imp_status cli_resolve_model(cli *c, imp_err *e);
-/* env.c: the only getenv of the program */
+/* env.c: the only place that reads the environment */
 const char *cli_env(const char *name);
 
 /* cmd_help.c: `imp help --json | --markdown | --man COMMAND`; returns the exit status */

@@ -98,10 +98,9 @@ typedef struct cdfa {
     const uint32_t *first;    /* kept automata: [n][5] ASCII characters with a live step, and whether any other has one */
 } cdfa;
 
-static inline uint32_t dfa_class(const cdfa *d, uint32_t cp)
+/* The range beyond ASCII that holds cp; the first, where none does. */
+static inline uint32_t dfa_range(const cdfa *d, uint32_t cp)
 {
-    if (cp < 128)
-        return d->ascii[cp];
     uint32_t lo = 0, hi = d->nr;
     while (hi - lo > 1) {
         uint32_t m = (lo + hi) / 2;
@@ -110,8 +109,9 @@ static inline uint32_t dfa_class(const cdfa *d, uint32_t cp)
         else
             hi = m;
     }
-    return d->rcls[lo];
+    return lo;
 }
+static inline uint32_t dfa_class(const cdfa *d, uint32_t cp) { return cp < 128 ? d->ascii[cp] : d->rcls[dfa_range(d, cp)]; }
 static inline uint32_t dfa_step(const cdfa *d, uint32_t q, uint32_t cp) { return d->trans[q * d->ncls + dfa_class(d, cp)]; }
 
 typedef enum dfa_op { DFA_AND, DFA_OR, DFA_SUB } dfa_op;

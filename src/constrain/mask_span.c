@@ -8,20 +8,6 @@
 
 static bool at_live(const strlex *l, uint32_t q, uint32_t cnt) { return q != DEAD && str_viable(l, q, cnt); }
 
-/* The range beyond ASCII that holds cp, or the first. */
-static uint32_t range_of(const cdfa *d, uint32_t cp)
-{
-    uint32_t lo = 0, hi = d->nr;
-    while (hi - lo > 1) {
-        uint32_t m = (lo + hi) / 2;
-        if (d->rlo[m] <= cp)
-            lo = m;
-        else
-            hi = m;
-    }
-    return lo;
-}
-
 codec_result span_step(const constrain_prog *p, const strlex *l, at *a, unsigned char b)
 {
     uint32_t next, cp;
@@ -37,7 +23,7 @@ codec_result span_step(const constrain_prog *p, const strlex *l, at *a, unsigned
     cprange rg[CODEC_RANGES];
     unsigned n = codec_ranges((codec)p->codec, next, rg);
     for (unsigned i = 0; i < n; i++)
-        for (uint32_t lo = rg[i].lo, k = range_of(l->d, lo); lo <= rg[i].hi;) { /* one of each class speaks for all */
+        for (uint32_t lo = rg[i].lo, k = dfa_range(l->d, lo); lo <= rg[i].hi;) { /* one of each class speaks for all */
             uint32_t end = rg[i].hi;
             while (k + 1 < l->d->nr && l->d->rlo[k + 1] <= lo)
                 k++;

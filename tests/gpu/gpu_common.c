@@ -425,3 +425,13 @@ imp_status run_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, int
         sampled[i] = res.row[i].id;
     return st == IMP_OK ? res.status : st;
 }
+
+double rel_l2(const float *a, const double *b, uint64_t n)
+{
+    double d = 0, r = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+        r += b[i] * b[i];
+    }
+    return r > 0 ? sqrt(d / r) : sqrt(d);
+}

@@ -77,16 +77,6 @@ static void product(double *y, const double *x, uint32_t n, weight *w, bool fp8)
     free(wf), free(b), free(wd), free(xd);
 }
 
-static double rel_l2(const float *a, const double *b, uint64_t n)
-{
-    double d = 0, r = 0;
-    for (uint64_t i = 0; i < n; i++) {
-        d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
-        r += b[i] * b[i];
-    }
-    return r > 0 ? sqrt(d / r) : sqrt(d);
-}
-
 /* ---- one plan a form ---------------------------------------------------------------------------------------- */
 /* GATED: the product after the activation takes e4m3 rows from it; MIXED: that product is too small for FP8 and takes
  * f16 rows */

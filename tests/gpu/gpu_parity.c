@@ -25,16 +25,6 @@ static void verdict(jw *o, bool ok, const char *what, double err, double bound)
     jw_end_object(o);
 }
 
-static double rel_l2(const float *a, const double *b, uint64_t n)
-{
-    double d = 0, r = 0;
-    for (uint64_t i = 0; i < n; i++) {
-        d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
-        r += b[i] * b[i];
-    }
-    return r > 0 ? sqrt(d / r) : sqrt(d);
-}
-
 /* ---- products: y = x W^T against double -------------------------------------------------------------------------- */
 static void test_linear(jw *o, quant_id f, uint32_t rows, uint32_t cols, bool bias)
 {

@@ -50,6 +50,9 @@ imp_status rig_reopen(rig *r, plan_limits lim, imp_err *e);
 void rig_close(rig *r);
 extern bool rig_fp8; /* CUDA rigs that are opened now: prompts in FP8 */
 
+/* |a - b| / |b| over n values, |a - b| where b is zero. */
+double rel_l2(const float *a, const double *b, uint64_t n);
+
 /* A sequence for steps: positions [n_past, n_past + n) with ids; its blocks are first_block, first_block + 1, ... */
 typedef struct seq_step {
     int32_t n_past, n, first_block, slot;

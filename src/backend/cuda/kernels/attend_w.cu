@@ -8,20 +8,15 @@
  * leave it exactly as it was: its bytes depend neither on its neighbours nor on its chunk.
  * FLOP: 4 * rows * positions * d. Numerics: f16 products, f32 sums and softmax. */
 #include "attend.cuh"
+#include "tma.cuh"
 #include "wgmma_attend.cuh"
 
-struct __align__(128) tensor_map { u64 v[16]; };
 struct attend_w_params {
     tensor_map k, v;
     attend_args a;
 };
 
 #ifdef HOPPER
-DEV void tma_3d(u32 dst, const tensor_map *t, u32 x, u32 y, u32 z, u32 bar)
-{
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0],[%1,{%2,%3,%4}],[%5];"
-                 ::"r"(dst), "l"(t), "r"(x), "r"(y), "r"(z), "r"(bar) : "memory");
-}
 DEV void bar_arrive(u32 id, u32 n) { asm volatile("bar.arrive %0,%1;" ::"r"(id), "r"(n) : "memory"); }
 
 #define STAGES_W 2

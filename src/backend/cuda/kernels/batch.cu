@@ -11,9 +11,9 @@
  * Shared memory: barriers | n_x x CH x [NC][64] f16, swizzled by 128 bytes | n_w x 8 tiles; at the end [NC][SUM_LD] sums.
  * Bytes: N*K*bits/8 + M*K*2 a block (L2). Floor: max(bytes, 2MNK / 700 TFLOP/s). Numerics: f16 products, f32 sums. */
 #include "decode.cuh"
+#include "tma.cuh"
 #include "wgmma.cuh"
 
-struct __align__(128) tensor_map { u64 v[16]; };
 struct batch_params {
     tensor_map x; /* f16 {64, rows, chunks of 64}, box {64, NC, CH} */
     batch_args a;
@@ -24,11 +24,6 @@ struct batch_params {
 #define MAX_RING 8
 #define SUM_LD 132 /* 128 rows and 4 floats, so that fragments meet no bank twice */
 
-DEV void tma_3d(u32 dst, const tensor_map *t, u32 x, u32 y, u32 z, u32 bar)
-{
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0],[%1,{%2,%3,%4}],[%5];"
-                 ::"r"(dst), "l"(t), "r"(x), "r"(y), "r"(z), "r"(bar) : "memory");
-}
 DEV void cluster_sync(void)
 {
     asm volatile("barrier.cluster.arrive.release;" ::: "memory");

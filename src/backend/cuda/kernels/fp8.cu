@@ -10,6 +10,7 @@
  * Order of sums: a function of K alone, so a row's bytes depend on itself alone.
  * Floor: max(2MNK / 1,350 TFLOP/s measured for cuBLAS, bytes). Numerics: e4m3 products (exact), sums as said. */
 #include "decode.cuh"
+#include "tma.cuh"
 #include "wgmma_fp8.cuh"
 
 DEV u32 e4m3x2(float lo, float hi)
@@ -138,14 +139,7 @@ KERNEL(256, 6) imp_fp8_rows(const __grid_constant__ op_args p)
     u8 *out = (u8 *)p.out + (u64)row * p.ldo;
     float scale = 1, mean = 0;
     if (p.flag) { /* LayerNorm */
-        float s = 0;
-        for (u32 i = tid; i < p.width; i += 256)
-            s += src[i];
-        mean = block_sum(s, red) / (float)p.width;
-        s = 0;
-        for (u32 i = tid; i < p.width; i += 256)
-            s += (src[i] - mean) * (src[i] - mean);
-        scale = rsqrtf(block_sum(s, red) / (float)p.width + p.eps);
+        scale = row_deviation(src, p.width, p.eps, red, mean);
     } else if (p.flag2 == FP8_FROM_NORM) {
         scale = row_rms<0>(src, p.width, p.eps, red, 0);
     }
@@ -175,20 +169,12 @@ KERNEL(256, 6) imp_fp8_rows(const __grid_constant__ op_args p)
 }
 
 /* ---- products ----------------------------------------------------------------------------------------------- */
-struct __align__(128) tensor_map { u64 v[16]; };
 struct fp8_params {
     tensor_map x, w;
     fp8_args a;
 };
 
 #ifdef HOPPER
-DEV void tma_2d(u32 dst, const tensor_map *t, u32 x, u32 y, u32 bar)
-{
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-                 "[%0],[%1,{%2,%3}],[%4];" ::"r"(dst), "l"(t), "r"(x), "r"(y), "r"(bar) : "memory");
-}
-#define RASTER 8 /* blocks of rows that are taken together, so that a wave of blocks is about square */
-
 /* Tile: WAVES * 64 tokens (SPLIT: 128, 64 a warpgroup) x 2 * N rows of the copy (SPLIT: N). */
 template <int WAVES, int N, bool SPLIT> struct shape {
     static constexpr u32 tokens = SPLIT ? 128 : 64 * WAVES, rows = SPLIT ? N : 2 * N, x_bytes = tokens * 128,
@@ -207,10 +193,9 @@ template <class S> DEV bool tile_at(const fp8_args &p, u32 i, tile8 &t)
 {
     if (i >= p.n_rb * p.n_tb)
         return false;
-    const u32 strip = i / (RASTER * p.n_tb), r0 = strip * RASTER, wide = p.n_rb - r0 < RASTER ? p.n_rb - r0 : RASTER;
-    i -= r0 * p.n_tb;
-    t.rb = r0 + i % wide;
-    t.first = i / wide * S::tokens;
+    u32 tb;
+    raster(p.n_rb, p.n_tb, i, t.rb, tb);
+    t.first = tb * S::tokens;
     return true;
 }
 
@@ -254,10 +239,10 @@ DEV void multiply(const fp8_args &p, u32 base, u32 wg, u32 lane, u32 row, u32 &s
         for (int v = 0; v < WAVES; v++) {
             const u64 a = wgmma_desc(x + v * 8192), b = wgmma_desc(w);
             wgmma_fence();
-            wgmma_e4m3<N>::first(acc, a, b);
+            wgmma_e4m3<N>::template run<false>(acc, a, b);
 #pragma unroll
             for (int j = 1; j < 4; j++)
-                wgmma_e4m3<N>::next(acc, a + 2 * j, b + 2 * j);
+                wgmma_e4m3<N>::template run<true>(acc, a + 2 * j, b + 2 * j);
             wgmma_commit();
             const u32 at = base + FACTORS + s * 512 + (row + v * 64) * 4;
             const float f0 = __uint_as_float(lds32(at)), f1 = __uint_as_float(lds32(at + 32));

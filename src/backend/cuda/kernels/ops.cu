@@ -81,14 +81,7 @@ KERNEL(256, 4) imp_norm(const __grid_constant__ op_args p)
     const float *src = (const float *)p.a + (u64)row * p.lda, *w = (const float *)p.w, *b = (const float *)p.bias;
     float scale, mean = 0;
     if (p.flag) { /* LayerNorm */
-        float s = 0;
-        for (u32 i = tid; i < p.width; i += 256)
-            s += src[i];
-        mean = block_sum(s, red) / (float)p.width;
-        s = 0;
-        for (u32 i = tid; i < p.width; i += 256)
-            s += (src[i] - mean) * (src[i] - mean);
-        scale = rsqrtf(block_sum(s, red) / (float)p.width + p.eps);
+        scale = row_deviation(src, p.width, p.eps, red, mean);
     } else if (p.out_f16 && p.width % 4 == 0 && p.width <= 8192) {
         float4 v[8];
         scale = row_rms<8>(src, p.width, p.eps, red, v);

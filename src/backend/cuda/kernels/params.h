@@ -190,10 +190,10 @@ typedef struct seq_desc {
     int32_t n_kv, slot, state_in, state_out, tok_begin, tok_end, save_begin, n_save;
 } seq_desc;
 
-/* Decode attention is cut at absolute positions: every 128 up to 4096, then every 256. */
+/* Decode attention is cut at absolute positions: every 128 up to 4096, then every 512. */
 #define PART_LD(d) ((d) + 4)
 #define SPLIT_FINE 128u
-#define SPLIT_COARSE 256u
+#define SPLIT_COARSE 512u
 #define SPLIT_FROM 4096u
 #define SPLIT_OF(pos) ((pos) < SPLIT_FROM ? (pos) / SPLIT_FINE : SPLIT_FROM / SPLIT_FINE + ((pos) - SPLIT_FROM) / SPLIT_COARSE)
 #define SPLIT_BEGIN(s) ((s) <= SPLIT_FROM / SPLIT_FINE ? (s) * SPLIT_FINE : SPLIT_FROM + ((s) - SPLIT_FROM / SPLIT_FINE) * SPLIT_COARSE)

@@ -13,23 +13,16 @@
  * mma.sync add the same way, bit for bit (tests/gpu, "same bytes").
  * Floor: max(2MNK / 700 TFLOP/s measured, bytes). Numerics: f16 products, f32 sums. */
 #include "decode.cuh"
+#include "tma.cuh"
 #include "wgmma.cuh"
 
-struct __align__(128) tensor_map { u64 v[16]; };
 struct prefill_params {
     tensor_map x;
     prefill_args a;
 };
 
 #ifdef HOPPER
-DEV void tma_2d(u32 dst, const tensor_map *t, u32 x, u32 y, u32 bar)
-{
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0],[%1,{%2,%3}],[%4];"
-                 ::"r"(dst), "l"(t), "r"(x), "r"(y), "r"(bar) : "memory");
-}
-
 #define DEV_MEMBER __device__ __forceinline__
-#define RASTER 8     /* blocks of rows that are taken together, so that a wave of blocks is about square */
 #define GATHERERS 64 /* threads that gather rows */
 #define GATHER_LAG(n_tok) ((n_tok) < 64 ? 5 : 2) /* stages whose copies are under way before the oldest is waited for */
 
@@ -48,9 +41,9 @@ template <int NTOK> DEV bool tile_at(const prefill_args &p, u32 i, tile &t)
     }
     if (i >= p.n_rb * p.n_tb)
         return false;
-    const u32 strip = i / (RASTER * p.n_tb), r0 = strip * RASTER, wide = p.n_rb - r0 < RASTER ? p.n_rb - r0 : RASTER;
-    i -= r0 * p.n_tb;
-    t.rb = r0 + i % wide, t.expert = 0, t.first = i / wide * NTOK;
+    u32 tb;
+    raster(p.n_rb, p.n_tb, i, t.rb, tb);
+    t.expert = 0, t.first = tb * NTOK;
     t.n = p.m - t.first < NTOK ? p.m - t.first : NTOK;
     return true;
 }

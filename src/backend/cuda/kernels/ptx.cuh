@@ -189,4 +189,17 @@ template <int N> DEV float row_rms(const float *src, u32 n, float eps, float *re
     return rsqrtf(block_sum(s, red) / (float)n + eps);
 }
 
+/* 1 / the deviation of a row over 256 threads, and its mean: LayerNorm's. */
+DEV float row_deviation(const float *src, u32 n, float eps, float *red, float &mean)
+{
+    float s = 0;
+    for (u32 i = threadIdx.x; i < n; i += 256)
+        s += src[i];
+    mean = block_sum(s, red) / (float)n;
+    s = 0;
+    for (u32 i = threadIdx.x; i < n; i += 256)
+        s += (src[i] - mean) * (src[i] - mean);
+    return rsqrtf(block_sum(s, red) / (float)n + eps);
+}
+
 #endif
