@@ -111,7 +111,8 @@ def show(name, r):
     else:
         kl = ""
     if r:
-        print(f"{name:34} PPL {r['ppl']:.4f} +/- {r['error']:.4f} ({r['tokens']} tokens, {r['seconds']} s){kl}", flush=True)
+        ppl = f"PPL {r['ppl']:.4f} +/- {r['error']:.4f}"
+        print(f"{name:34} {ppl} ({r['tokens']} tokens, {r['seconds']} s){kl}", flush=True)
 
 
 def apart(a, b):
