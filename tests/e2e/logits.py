@@ -25,9 +25,13 @@ def log_softmax(x):
     return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
 
 
-def mean_kl(got, want):
+def position_kl(got, want):
     a, b = log_softmax(want), log_softmax(got)
-    return float((np.exp(a) * (a - b)).sum(axis=-1).mean())
+    return (np.exp(a) * (a - b)).sum(axis=-1)
+
+
+def mean_kl(got, want):
+    return float(position_kl(got, want).mean())
 
 
 def top1(got, want):
