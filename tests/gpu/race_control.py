@@ -53,6 +53,14 @@ def check(sanitizer, options, argv, seconds):
     }
 
 
+def version(sanitizer):
+    try:
+        r = subprocess.run([sanitizer, "--version"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as e:
+        return f"does not run: {e}"
+    return (r.stdout.strip().splitlines() or ["says nothing"])[-1]
+
+
 def table(r):
     """(name, reported, wanted) of every control kernel."""
     seen = r.get("races", {})
@@ -68,13 +76,15 @@ def main():
     p.add_argument("--out", type=pathlib.Path)
     a = p.parse_args()
     end, rep, good = time.time() + a.seconds, [], True
-    plain = subprocess.run([a.program], capture_output=True, text=True)
-    print(plain.stdout + plain.stderr, end="")
+    try:
+        plain = subprocess.run([a.program], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as e:
+        sys.exit(f"{a.program}: {e}")
+    print(plain.stdout + plain.stderr, end="", flush=True)
     good = plain.returncode == 0
     for s in a.sanitizer:
-        v = subprocess.run([s, "--version"], capture_output=True, text=True)
-        rep.append({"sanitizer": s, "version": v.stdout.strip().splitlines()[-1:]})
-        print(s, *rep[-1]["version"])
+        rep.append({"sanitizer": s, "version": version(s)})
+        print(s, rep[-1]["version"])
     counts = [], ["--num-cuda-barriers", "256"]
     todo = [(s, o, [a.program]) for s in a.sanitizer for o in counts]
     todo += [(s, o, [x, "parity", "tiny"]) for x in a.real for o in counts for s in a.sanitizer]
