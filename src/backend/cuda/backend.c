@@ -114,6 +114,10 @@ static imp_status load_kernels(backend *b, imp_err *e)
         int fixed = 0;
         if (b->fn[k] && b->cu.FuncGetAttribute(&fixed, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, b->fn[k]) == CUDA_SUCCESS)
             b->cu.FuncSetAttribute(b->fn[k], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, b->smem_max - fixed);
+        /* One split of the first cache for all: a multiprocessor that has to change it must be empty, and then no kernel
+         * can begin beside its predecessor. */
+        if (b->fn[k])
+            b->cu.FuncSetAttribute(b->fn[k], CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100);
     }
     return IMP_OK;
 }

@@ -661,6 +661,9 @@ imp_status cuda_compile(backend *b, const plan *p, bweight *const *w, kvcache *k
     if (s == IMP_OK)
         s = cu_check(&b->cu, b->cu.StreamSynchronize(b->up), e, "uploading weights");
     cuda_upload_done(b);
+    for (int32_t i = 0; i < p->n_weight && s == IMP_OK; i++)
+        if (w[i])
+            s = cuda_weight_unit(b, w[i], e);
     if (s == IMP_OK)
         s = build_nodes(x, e);
     if (s == IMP_OK)

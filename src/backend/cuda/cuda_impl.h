@@ -11,7 +11,7 @@
 
 #define KERNEL_LIST(X)                                                                                               \
     X(gemv_f16) X(gemv_i8) X(gemv_u4) X(gemv_nv4) X(gemv_q4k) X(gemv_q5k) X(gemv_q6k) X(gemv_f8) X(gemv_q4k_q6k)     \
-    X(gemv_q5k_q6k) X(gemv_any) X(rows2) X(rows4) X(rows8) X(rows_sum) X(repack) X(fill_random) X(read) X(embed)     \
+    X(gemv_q5k_q6k) X(gemv_any) X(rows2) X(rows4) X(rows8) X(rows_sum) X(repack) X(rescale) X(fill_random) X(read) X(embed)     \
     X(norm) X(norm_group) X(add) X(mul) X(unary) X(glu) X(gate) X(slice) X(concat) X(gather) X(combine) X(decay)     \
     X(qkv) X(rope) X(kv_store) X(route) X(greedy) X(sample) X(attend_any) X(attend_d64) X(attend_d128)               \
     X(attend_d128s) X(attend_d256) X(attend_q64) X(attend_q128) X(attend_q128s) X(attend_q256) X(conv) X(gdn)        \
@@ -66,6 +66,7 @@ struct bweight {
     CUdeviceptr vec;        /* f32, is_vec */
     uint64_t n_vec;
     CUdeviceptr mem[3];     /* what to free: tiles or vec, row scales, bias */
+    CUdeviceptr peak;       /* u32 that d.unit follows from, until cuda_weight_unit has asked for it; or 0 */
     uint64_t n_bytes;
     uint32_t n_expert;
     const char *layout;     /* for exec_kernel */
@@ -108,6 +109,8 @@ imp_status cuda_upload(backend *b, const weight *w, plan_op_kind hint, uint64_t 
                        uint64_t col_end, bweight **out, imp_err *e);
 uint64_t cuda_weight_bytes(const bweight *w);
 void cuda_weight_free(backend *b, bweight *w);
+/* d.unit of a weight, which the device knows first; before any kernel gets d, and after its upload is done. */
+imp_status cuda_weight_unit(backend *b, bweight *w, imp_err *e);
 void cuda_upload_done(backend *b); /* lets the copying threads go */
 
 imp_status cuda_kv_open(backend *b, const plan *p, const kv_options *opt, kvcache **out, imp_err *e);

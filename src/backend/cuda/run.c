@@ -51,22 +51,18 @@ typedef struct gemv_fit {
     uint32_t per_sm, smem;
 } gemv_fit;
 
-/* As many blocks a multiprocessor, up to three, as shared memory allows with rings of two stages, then as many stages as
- * fit: what these kernels lack is warps that are ready, not copies under way (docs/kernels.md). False when the rows do not fit. */
+/* As many blocks a multiprocessor, up to three, as shared memory allows: what these kernels lack is warps that are ready
+ * (docs/kernels.md). False when the rows do not fit. */
 static bool fit_gemv(const bexec *x, gemv_args *a, gemv_fit *out)
 {
-    if (a->w[0].expert_stride >> 32 || a->m > GEMV_MAX_M)
+    if (a->w[0].expert_stride >> 32)
         return false; /* the kernel counts a matrix in 32 bits */
-    uint32_t fixed = 1088 + 4096 * a->m + up_to(a->m * (a->w[0].k_tiles * TILE_COLS * 2 + 16), 128) + 128, per = 8 * a->slot_bytes;
-    for (uint32_t n = 3; n; n--) {
-        uint32_t room = ((uint32_t)x->b->smem_max + 1024) / n - 1024; /* a block's most is a multiprocessor's, less 1 KiB a block */
-        if (fixed + 2 * per > room)
-            continue;
-        a->n_stage = (room - fixed) / per;
-        a->n_stage = a->n_stage > 8 ? 8 : a->n_stage;
-        *out = (gemv_fit){gemv_kernel(a), n, fixed + a->n_stage * per};
-        return true;
-    }
+    const uint32_t smem = 576 + 4096 + a->w[0].k_tiles * TILE_COLS * 2 + 8 * 2 * a->slot_bytes;
+    for (uint32_t n = 3; n; n--)
+        if (smem <= ((uint32_t)x->b->smem_max + 1024) / n - 1024) { /* a block's most is a multiprocessor's, less 1 KiB a block */
+            *out = (gemv_fit){gemv_kernel(a), n, smem};
+            return true;
+        }
     return false;
 }
 
@@ -86,7 +82,8 @@ static void gemv_weights(const bexec *x, const node *n, gemv_args *a)
         const plan_op *l = &p->op[n->lin[i]];
         a->w[i] = x->w[l->weight[0]]->d;
         a->item_begin[i] = a->n_item;
-        a->slot_bytes = a->w[i].tile_bytes > a->slot_bytes ? a->w[i].tile_bytes : a->slot_bytes;
+        const uint32_t piece = a->w[i].layout == LAY_F16 ? a->w[i].tile_bytes / 2 : a->w[i].tile_bytes; /* gemv.cu: a place's */
+        a->slot_bytes = piece > a->slot_bytes ? piece : a->slot_bytes;
         a->n_item += a->pair && i ? 0 : a->w[i].row_tiles;
     }
     for (int32_t i = n->n_lin; i <= GEMV_MAX_W; i++)
@@ -215,17 +212,12 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
         return s == IMP_OK ? exec_batch(x, &a, xh, ldx, e) : s;
     }
     gemv_fit fit;
-    if (decode && fit_gemv(x, &a, &fit)) {
-        bool norm = n->norm >= 0 && r.n == 1; /* every block normalises for itself: cheap for one row only */
+    if (decode && r.n == 1 && fit_gemv(x, &a, &fit)) {
+        bool norm = n->norm >= 0;
         a.x_kind = norm ? X_NORM : x->reg[in].f16 ? X_F16 : X_F32;
         plan_reg src = norm ? p->op[n->norm].in[0] : in;
         a.x = at_row(x, src, r.r0);
         a.ldx = reg_ld(x, src);
-        if (n->norm >= 0 && !norm) {
-            imp_status s = f16_input(x, n, r, &xh, &ldx, e);
-            if (s != IMP_OK)
-                return s;
-        }
         if (norm) {
             const plan_op *o = &p->op[n->norm];
             a.norm_w = vec(x, o->weight[0]);

@@ -1,5 +1,6 @@
 /* Weights to the device: raw rows go through pinned staging to the device as they are, a kernel turns them into tiles there
  * (kernels/params.h), while the host copies the next piece. What no layout can hold is decoded here and becomes F16. */
+#include <math.h>
 #include <string.h>
 
 #include "backend/cuda/cuda_impl.h"
@@ -235,13 +236,48 @@ static imp_status send_tiles(job *j, imp_err *e)
             if (s == IMP_OK)
                 s = stage_send(b, i, n * row_bytes, e);
             repack_args a = {.src = b->stage_dev[i], .src_stride = row_bytes, .w = o->d, .dst = o->d.tiles + x * o->d.expert_stride,
-                             .format = j->native ? j->w->format : QUANT_F32, .row0 = (uint32_t)r, .n_rows = (uint32_t)n, .cols = o->d.cols};
+                             .format = j->native ? j->w->format : QUANT_F32, .row0 = (uint32_t)r, .n_rows = (uint32_t)n, .cols = o->d.cols,
+                             .peak = o->peak};
             if (s == IMP_OK)
                 s = cuda_launch(b, b->up, K_repack, div_up(div_up(o->d.cols, 16), 128), (uint32_t)n, 1, 128, 0, false, &a, e);
             if (s == IMP_OK)
                 s = stage_end(b, i, e);
         }
     return s;
+}
+
+/* Layouts whose tiles have a unit (params.h): it follows from the largest factor, which the device finds on the way. */
+static bool has_unit(uint32_t layout) { return layout == LAY_I8 || layout == LAY_Q4K || layout == LAY_Q5K || layout == LAY_Q6K; }
+
+static imp_status peak_begin(job *j, imp_err *e)
+{
+    backend *b = j->b;
+    imp_status s = cuda_alloc(b, sizeof(uint32_t), NULL, &j->o->peak, j->w->name, e);
+    return s == IMP_OK ? cu_check(&b->cu, b->cu.MemsetD8Async(j->o->peak, 0, sizeof(uint32_t), b->up), e, "clearing %s", j->w->name) : s;
+}
+static imp_status peak_end(job *j, uint64_t n_tile, imp_err *e)
+{
+    rescale_args a = {.w = j->o->d, .peak = j->o->peak, .n_tile = n_tile};
+    const uint64_t blocks = (n_tile * TILE_ROWS + 255) / 256;
+    if (blocks > INT32_MAX)
+        return err_set(e, IMP_E_UNSUPPORTED, "cuda: %s is too large", j->w->name);
+    return cuda_launch(j->b, j->b->up, K_rescale, (uint32_t)blocks, 1, 1, 256, 0, false, &a, e);
+}
+
+imp_status cuda_weight_unit(backend *b, bweight *w, imp_err *e)
+{
+    if (!w->peak)
+        return IMP_OK;
+    uint32_t peak = 0;
+    imp_status s = cu_check(&b->cu, b->cu.MemcpyDtoHAsync(&peak, w->peak, sizeof peak, b->up), e, "fetching a matrix' unit");
+    if (s == IMP_OK)
+        s = cu_check(&b->cu, b->cu.StreamSynchronize(b->up), e, "fetching a matrix' unit");
+    if (s != IMP_OK)
+        return s;
+    w->d.unit = ldexpf(1.0f, PEAK_UNIT(peak));
+    cuda_free(b, w->peak, 0, NULL);
+    w->peak = 0;
+    return IMP_OK;
 }
 
 /* How K is cut: a function of the shape alone, because it decides the order of sums (see gemv.cu). Eight warps a row tile
@@ -265,6 +301,7 @@ static imp_status upload_matrix(job *j, const layout_row *lay, imp_err *e)
     d->row_tiles = div_up(d->rows, TILE_ROWS);
     d->k_tiles = div_up(d->cols, TILE_COLS);
     choose_cut(b, d);
+    d->unit = 1;
     o->layout = lay->name;
     for (int i = 0; i < 4; i++)
         for (int k = 0; k < 4; k++)
@@ -278,8 +315,12 @@ static imp_status upload_matrix(job *j, const layout_row *lay, imp_err *e)
     bool whole = d->rows % TILE_ROWS == 0 && d->cols % TILE_COLS == 0;
     if (s == IMP_OK && !whole)
         s = cu_check(&b->cu, b->cu.MemsetD8Async(d->tiles, 0, total, b->up), e, "clearing %s", w->name);
+    if (s == IMP_OK && has_unit(d->layout))
+        s = peak_begin(j, e);
     if (s == IMP_OK)
         s = send_tiles(j, e);
+    if (s == IMP_OK && o->peak)
+        s = peak_end(j, total / d->tile_bytes, e);
     uint64_t n = w->n_expert * w->rows;
     float *v = s == IMP_OK ? mem_alloc(n * sizeof *v) : NULL;
     if (s == IMP_OK && !v)
@@ -355,6 +396,7 @@ void cuda_weight_free(backend *b, bweight *w)
         b->cu.StreamSynchronize(b->up);
         for (size_t i = 0; i < CK_COUNT(w->mem); i++)
             cuda_free(b, w->mem[i], 0, NULL);
+        cuda_free(b, w->peak, 0, NULL);
     }
     b->weights -= w->n_bytes < b->weights ? w->n_bytes : b->weights;
     mem_free(w);

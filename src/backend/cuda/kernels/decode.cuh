@@ -1,6 +1,9 @@
 /* decode: from a tile's bytes (params.h) to A fragments of mma.m16n8k16, one function pair a layout. Everything that
  * multiplies weights is written once over these: tile_scales() once a tile, chunk() for each of its four chunks.
- * a[j] of a chunk is step j's fragment. Values are f16: exact for F16, I8 with d = 2^n, NV4, MXFP4; one rounding else. */
+ * a[j] of a chunk is step j's fragment. Values are f16, a matrix' `unit` times too small: exact for F16, I8 with
+ * d = 2^n, NV4, MXFP4; one rounding else.
+ * An integer of up to ten bits, masked out of its word, is a subnormal f16 as it stands, q * 2^-24 (q * 2^-20 four bits
+ * higher up): one fma with a scale 2^24 times as large gives the value. Scales that large need the matrix' unit. */
 #ifndef IMP_CUDA_DECODE_CUH
 #define IMP_CUDA_DECODE_CUH
 
@@ -23,19 +26,19 @@ struct in_gmem {
 };
 
 struct scales {
-    u32 s[2][4]; /* [half]: what tile_scales of the layout put there */
+    u32 s[2][4], r[2][4]; /* [half]: what tile_scales of the layout put there */
     uint4 hi[2];
 };
 
-DEV u32 splat_lo(u32 v) { return prmt(v, v, 0x1010); }
-DEV u32 splat_hi(u32 v) { return prmt(v, v, 0x3232); }
-#define H_1024 0x64006400u
+/* As moves of halves: the assembler then reads a half as an operand of the instruction behind it. */
+DEV u32 splat_lo(u32 v) { u32 d; asm("{.reg .b16 l,h; mov.b32 {l,h},%1; mov.b32 %0,{l,l};}" : "=r"(d) : "r"(v)); return d; }
+DEV u32 splat_hi(u32 v) { u32 d; asm("{.reg .b16 l,h; mov.b32 {l,h},%1; mov.b32 %0,{h,h};}" : "=r"(d) : "r"(v)); return d; }
 #define H_M1024 0xE400E400u
-#define H_M1056 0xE420E420u
 #define H_M1152 0xE480E480u
 #define H_1_16 0x2C002C00u
-#define H_M64 0xD400D400u
-#define H_M96 0xD600D600u
+#define H_M1024_M16 0xCC00E400u
+#define H_MIN_I8 0x80808080u /* -128 * 2^-24 */
+#define H_MIN_Q6 0x80208020u /* -32 * 2^-24 */
 
 template <int L, class S> DEV void tile_scales(const S &src, u32 lane, scales &q)
 {
@@ -46,22 +49,30 @@ template <int L, class S> DEV void tile_scales(const S &src, u32 lane, scales &q
         if (L == LAY_I8 || L == LAY_U4) {
             uint2 v = src.ld64((L == LAY_I8 ? 4096 : 2048) + (r * 2 + (t >> 1)) * 8);
             q.s[h][0] = v.x, q.s[h][1] = v.y;
+            if (L == LAY_I8)
+                q.r[h][0] = hmul2(v.x, H_MIN_I8), q.r[h][1] = hmul2(v.y, H_MIN_I8);
         } else if (L == LAY_NV4) {
             u32 v = src.ld32(2048 + (r * 4 + t) * 4);
             q.s[h][0] = e4m3x2_f16x2(v), q.s[h][1] = e4m3x2_f16x2(v >> 16);
-        } else if (L == LAY_Q4K || L == LAY_Q5K) {
+        } else if (L == LAY_Q4K || L == LAY_Q5K) { /* {scale, min / 64} of each chunk; r: a sixteenth of them */
             const u32 o = L == LAY_Q4K ? 2048 : 2560;
             uint2 v = src.ld64(o + (r * 2 + (t >> 1)) * 8);
             u32 d = src.ld32(o + 256 + r * 4);
-            q.s[h][0] = hmul2(hadd2(prmt(v.x, 0x64646464, 0x4140), H_M1024), d);
-            q.s[h][1] = hmul2(hadd2(prmt(v.x, 0x64646464, 0x4342), H_M1024), d);
-            q.s[h][2] = hmul2(hadd2(prmt(v.y, 0x64646464, 0x4140), H_M1024), d);
-            q.s[h][3] = hmul2(hadd2(prmt(v.y, 0x64646464, 0x4342), H_M1024), d);
-        } else if (L == LAY_Q6K) {
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+                q.s[h][c] = hmul2(hadd2(prmt(c & 2 ? v.y : v.x, 0x4C64, c & 1 ? 0x5342 : 0x5140), H_M1024_M16), d);
+                q.r[h][c] = hmul2(q.s[h][c], H_1_16);
+            }
+        } else if (L == LAY_Q6K) { /* s: scales of chunks 0 and 1, 2 and 3, then what 32 steps less are; r: a sixteenth */
             u32 v = src.ld32(3072 + (r * 4 + t) * 4), d = src.ld16(3328 + r * 2);
             d = splat_lo(d);
             q.s[h][0] = hmul2(hadd2(prmt(v, 0x64646464, 0x4140), H_M1152), d);
             q.s[h][1] = hmul2(hadd2(prmt(v, 0x64646464, 0x4342), H_M1152), d);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                q.r[h][i] = hmul2(q.s[h][i], H_1_16);
+                q.s[h][2 + i] = hmul2(q.s[h][i], H_MIN_Q6);
+            }
             q.hi[h] = src.ld128(2048 + (h * 32 + lane) * 16);
         } else if (L == LAY_F8) {
             q.s[h][0] = src.ld32(4096 + r * 4);
@@ -72,6 +83,7 @@ template <int L, class S> DEV void tile_scales(const S &src, u32 lane, scales &q
 }
 
 DEV u32 word(const uint4 &v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
+DEV u32 half_of(u32 v, int i) { return i ? splat_hi(v) : splat_lo(v); }
 DEV u32 shift(u32 v, int left) { return left >= 0 ? v << left : v >> -left; }
 
 /* four nibbles (low 16 bits of w) through a table of 16 bytes */
@@ -85,19 +97,19 @@ template <int L, class S> DEV void chunk(const S &src, u32 lane, int c, const sc
 {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        if (L == LAY_F16) {
+        if (L == LAY_F16) { /* a fragment as it lies: two of the four steps in each turn of h */
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                uint4 v = src.ld128(((c * 2 + h) * 2 + i) * 512 + lane * 16);
-                a[2 * i][h] = v.x, a[2 * i][2 + h] = v.y, a[2 * i + 1][h] = v.z, a[2 * i + 1][2 + h] = v.w;
+            for (int j = 2 * h; j < 2 * h + 2; j++) {
+                uint4 v = src.ld128((c * 4 + j) * 512 + lane * 16);
+                a[j][0] = v.x, a[j][1] = v.y, a[j][2] = v.z, a[j][3] = v.w;
             }
         } else if (L == LAY_I8) {
             uint4 v = src.ld128((c * 2 + h) * 512 + lane * 16);
-            u32 s = c & 1 ? splat_hi(q.s[h][c >> 1]) : splat_lo(q.s[h][c >> 1]);
+            const u32 s = half_of(q.s[h][c >> 1], c & 1), m = half_of(q.r[h][c >> 1], c & 1);
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                a[j][h] = hmul2(hadd2(prmt(word(v, j), 0x64646464, 0x4140), H_M1152), s);
-                a[j][2 + h] = hmul2(hadd2(prmt(word(v, j), 0x64646464, 0x4342), H_M1152), s);
+                a[j][h] = hfma2(prmt(word(v, j), 0, 0x4140), s, m);
+                a[j][2 + h] = hfma2(prmt(word(v, j), 0, 0x4342), s, m);
             }
         } else if (L == LAY_F8) {
             uint4 v = src.ld128((c * 2 + h) * 512 + lane * 16);
@@ -118,12 +130,15 @@ template <int L, class S> DEV void chunk(const S &src, u32 lane, int c, const sc
             }
         } else { /* K formats */
             uint2 v = src.ld64((c * 2 + h) * 256 + lane * 8);
-            u32 s, m = 0, hi = 0;
+            u32 s, s16, m, hi = 0;
             if (L == LAY_Q6K) {
-                s = c & 1 ? splat_hi(q.s[h][c >> 1]) : splat_lo(q.s[h][c >> 1]);
+                s = half_of(q.s[h][c >> 1], c & 1);
+                s16 = half_of(q.r[h][c >> 1], c & 1);
+                m = half_of(q.s[h][2 + (c >> 1)], c & 1);
                 hi = word(q.hi[h], c);
             } else {
                 s = splat_lo(q.s[h][c]);
+                s16 = splat_lo(q.r[h][c]);
                 m = splat_hi(q.s[h][c]);
                 if (L == LAY_Q5K)
                     hi = word(q.hi[0], h * 2 + (c >> 1));
@@ -133,16 +148,12 @@ template <int L, class S> DEV void chunk(const S &src, u32 lane, int c, const sc
                 u32 w = p & 4 ? v.y : v.x, x;
                 if (p & 2)
                     w >>= 8;
-                x = p & 1 ? and_or(w, 0x00F000F0, H_1024) : and_or(w, 0x000F000F, H_1024);
-                const int at = p & 1 ? 8 : 4; /* where the bits above the nibble belong */
-                if (L == LAY_Q5K)
-                    x = and_or(shift(hi, at - (8 * (c & 1) + p)), p & 1 ? 0x01000100 : 0x00100010, x);
+                x = w & (p & 1 ? 0x00F000F0u : 0x000F000Fu);
+                if (L == LAY_Q5K) /* the bit above the nibble */
+                    x = and_or(shift(hi, (p & 1 ? 8 : 4) - (8 * (c & 1) + p)), p & 1 ? 0x01000100 : 0x00100010, x);
                 if (L == LAY_Q6K)
-                    x = and_or(shift(hi, at - 2 * p), p & 1 ? 0x03000300 : 0x00300030, x);
-                if (L == LAY_Q6K)
-                    x = hmul2(p & 1 ? hfma2(x, H_1_16, H_M96) : hadd2(x, H_M1056), s);
-                else
-                    x = hfma2(p & 1 ? hfma2(x, H_1_16, H_M64) : hadd2(x, H_M1024), s, m);
+                    x = and_or(shift(hi, (p & 1 ? 8 : 4) - Q6K_HI(p)), p & 1 ? 0x03000300 : 0x00300030, x);
+                x = hfma2(x, p & 1 ? s16 : s, m);
                 a[p >> 1][(p & 1) * 2 + h] = x;
             }
         }
@@ -169,6 +180,7 @@ DEV u32 seg_begin(const dweight &w, u32 s) { return w.k_tiles * s >> (31 - __clz
 /* The last steps of a product; each rounded by itself, so that no kernel fuses what another does not. */
 DEV float with_scale_and_bias(const dweight &w, float v, u32 n)
 {
+    v *= w.unit; /* exact */
     if (w.row_scale)
         v = __fmul_rn(v, ((const float *)w.row_scale)[n]);
     if (w.bias)

@@ -72,7 +72,7 @@ KERNEL(256, 2) imp_fp8_copy(const __grid_constant__ fp8_copy_args p)
         inv[h] = pow2(-e);
         dst[h] = n < p.w.rows ? (u8 *)p.dst + (u64)row * p.ld : 0;
         if (warp == 0 && t == 0 && n < p.w.rows) {
-            ((float *)p.scale)[row] = pow2(e) * (p.w.row_scale ? ((const float *)p.w.row_scale)[n] : 1.0f);
+            ((float *)p.scale)[row] = pow2(e) * p.w.unit * (p.w.row_scale ? ((const float *)p.w.row_scale)[n] : 1.0f);
             if (p.bias)
                 ((float *)p.bias)[row] = p.w.bias ? ((const float *)p.w.bias)[n] : 0.0f;
         }

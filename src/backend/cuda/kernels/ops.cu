@@ -47,7 +47,7 @@ KERNEL(256, 4) imp_embed(const __grid_constant__ embed_args p)
     if (id < 0 || id >= (i32)p.w.rows)
         id = 0;
     in_gmem src = {(const u8 *)p.w.tiles + ((u64)(id / 16) * p.w.k_tiles + kt) * p.w.tile_bytes};
-    float rs = (p.w.row_scale ? ((const float *)p.w.row_scale)[id] : 1.0f) * p.scale;
+    float rs = (p.w.row_scale ? ((const float *)p.w.row_scale)[id] : 1.0f) * p.w.unit * p.scale;
     const u32 g = lane >> 2, t = lane & 3;
     const bool mine = (u32)(id & 7) == g;
     const u32 half = id >> 3 & 1;

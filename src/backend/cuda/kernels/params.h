@@ -5,15 +5,19 @@
  * that computes 16 rows streams one run of bytes. Inside a tile the bytes lie in the order in which the lanes of
  * mma.m16n8k16 want them: lane = 4 * g + t holds rows g and g + 8 ("half" 0 and 1) and, of each chunk c of 64 columns,
  * columns 64c + 16t .. + 15; step j of a chunk multiplies columns 16t + 4j .. + 3 of every t.
- *   F16  [c][half][q:2][lane] 16 B: values 8q .. 8q+7
+ *   F16  [c][step j][lane] 16 B: values 4j, 4j+1 of half 0, of half 1; values 4j+2, 4j+3 of half 0, of half 1
  *   I8   [c][half][lane] 16 B: q + 128               | f16 scale [half][g][t/2][c]
  *   U4   [c][half][lane] 8 B: nibbles in order       | f16 scale [half][g][t/2][c]
  *   NV4  as U4                                       | e4m3 scale [half][g][t][c]
  *   Q4K  [c][half][lane] 8 B: pair p (values 2p, 2p+1) at bits 4p and 16+4p of its word, four pairs a word
  *                                                    | {scale, min} bytes [half][g][t/2][c] | f16 {d, -dmin} [half][g]
  *   Q5K  as Q4K | [lane] 16 B: word 2*half+c/2, pair p of chunk c at bits 8*(c&1)+p and 16+8*(c&1)+p | as Q4K
- *   Q6K  as Q4K | [half][lane] 16 B: word c, pair p at bits 2p and 16+2p | scale + 128 [half][g][t][c] | f16 d [half][g]
+ *   Q6K  as Q4K | [half][lane] 16 B: word c, pair p at bits Q6K_HI(p) and 16+Q6K_HI(p) | scale + 128 [half][g][t][c]
+ *                                                    | f16 d [half][g]
  *   F8   [c][half][lane] 16 B                        | f16 scale [half][g][c/2]
+ * I8, Q4K, Q5K, Q6K: the tile's f16 factors are 2^24 / unit times those of the file (-dmin: 2^6 / unit), where unit is a
+ * power of two for the whole matrix, the least for which no scale of 32 (16) columns passes 2^15. What decode.cuh makes
+ * of a tile is then w / unit, at most 2^-3 or so; results are multiplied by unit, which is exact.
  *
  * f16 activations lie in the order of the same multiplication (ACT_POS): chunk of 64, then step j, then as the B
  * fragment of the instruction; rows are padded with zeros to a multiple of 256. */
@@ -35,6 +39,10 @@ enum { LAY_F16, LAY_I8, LAY_U4, LAY_NV4, LAY_Q4K, LAY_Q5K, LAY_Q6K, LAY_F8, LAY_
 #define TILE_BYTES_Q6K 3360
 #define TILE_BYTES_F8 4160
 
+/* Where the upper bits of pair p lie in a half of Q6K's word: even pairs are wanted at bit 4 and odd ones at bit 8, so
+ * that p and p + 1 share a shift, but for the last two. */
+#define Q6K_HI(p) ((p) == 0 ? 4 : (p) == 1 ? 8 : (p) == 2 ? 2 : (p) == 3 ? 6 : (p) == 4 ? 10 : (p) == 5 ? 14 : (p) == 6 ? 0 : 12)
+
 /* Where value k of a row lies in an f16 activation row. */
 #define ACT_POS(k) (((k) & ~63u) | ((k) >> 2 & 3) << 4 | ((k) >> 1 & 1) << 3 | ((k) >> 4 & 3) << 1 | ((k) & 1))
 
@@ -47,12 +55,13 @@ typedef struct dweight {
     uint32_t layout, tile_bytes;
     uint32_t seg, z;        /* K is cut into seg runs of tiles; z groups of them are summed apart (see linear.cuh) */
     uint32_t lut[4];        /* U4 and NV4: 16 values + 128 */
+    float unit;             /* a power of two that results are multiplied by; 1 where tiles hold the file's factors */
+    uint32_t pad;
 } dweight;
 
 enum { X_F32, X_F16, X_NORM }; /* what a gemv finds as its input: f32 rows, f16 rows (ACT_POS), f32 rows to normalise */
 
 #define GEMV_MAX_W 3
-#define GEMV_MAX_M 8
 typedef struct gemv_args {
     dweight w[GEMV_MAX_W];
     uint64_t out[GEMV_MAX_W];      /* f32 [M][ldo] */
@@ -70,7 +79,8 @@ typedef struct gemv_args {
     uint64_t residual;             /* f32 [M][ldr] or 0: out[0] = residual + product */
     uint32_t ldr;
     uint32_t out_f16;              /* out[0] is f16 in ACT_POS order (padded to 256 with zeros by whoever made it) */
-    uint32_t slot_bytes, n_stage, expert; /* expert: weights are chosen by blockIdx.y */
+    uint32_t slot_bytes, expert;   /* expert: weights are chosen by blockIdx.y */
+    uint32_t pad;
     uint64_t ids;                  /* i32 [rows * n_choice] or 0: blockIdx.y is a (token, choice); m is 1 */
     uint32_t n_choice, x_per_choice;
     uint32_t x_groups;             /* HEAD_LINEAR: blockIdx.y is a (token, head), weights are experts; else 0 */
@@ -179,7 +189,19 @@ typedef struct repack_args {
     dweight w;
     uint64_t dst;                  /* tiles of the expert */
     uint32_t format, row0, n_rows, cols, n_scale, gran_cols;
+    uint64_t peak;                 /* u32 or 0: the largest PEAK_OF so far; where there is one, tiles get a unit */
 } repack_args;
+
+/* How large a matrix' scales are: those of every group are below 2^(peak - 14). Then unit, and what factors in tiles are
+ * multiplied by. */
+#define PEAK_UNIT(peak) ((int32_t)(peak) - 5)   /* exponents of two */
+#define PEAK_FACTOR(peak) (29 - (int32_t)(peak))
+#define PEAK_MIN(peak) (11 - (int32_t)(peak))   /* of -dmin */
+
+typedef struct rescale_args {      /* tiles of a matrix with the file's factors to tiles with a unit */
+    dweight w;
+    uint64_t peak, n_tile;
+} rescale_args;
 
 /* ---- the step's tables, in device memory ------------------------------------------------------------------------- */
 typedef struct tok_desc {

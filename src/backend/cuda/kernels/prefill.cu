@@ -281,7 +281,7 @@ template <int MB, int NTOK, bool SCATTER> DEV void store_sums(const prefill_args
                         res[SCATTER ? 0 : j] = col(j) < tl.n ? ((const float *)p.residual)[(u64)row(j) * p.ldr + n] : 0.0f;
 #pragma unroll
                 for (int j = 0; j < 2 * B; j++) {
-                    float v = acc[mb][4 * (i0 + j / 2) + 2 * h + (j & 1)];
+                    float v = acc[mb][4 * (i0 + j / 2) + 2 * h + (j & 1)] * w.unit;
                     if (w.row_scale)
                         v = __fmul_rn(v, rs); /* each rounded by itself, as in gemv */
                     if (w.bias)
@@ -308,6 +308,9 @@ template <int NTOK, int ACT> DEV void store_pairs(const prefill_args &p, const t
         const bool in = n < p.w[0].rows;
 #pragma unroll
         for (int k = 0; k < 2; k++) { /* each rounded by itself, as in gemv */
+#pragma unroll
+            for (int i = 0; i < NTOK / 4; i++)
+                acc[k][i / 2 * 4 + 2 * h + (i & 1)] *= p.w[k].unit;
             if (p.w[k].row_scale) {
                 const float s = in ? ((const float *)p.w[k].row_scale)[en] : 1.0f;
 #pragma unroll

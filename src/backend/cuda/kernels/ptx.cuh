@@ -49,6 +49,11 @@ DEV void cp_async16(u32 dst, const void *src, bool valid)
     u32 n = valid ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(dst), "l"(src), "r"(n) : "memory");
 }
+/* A stream: L2 fetches 256 bytes for it. (With a cache hint instead, ptxas 13.0 made an illegal instruction of it.) */
+DEV void cp_async16_stream(u32 dst, const void *src)
+{
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0],[%1],16;" ::"r"(dst), "l"(src) : "memory");
+}
 DEV void cp_async_commit(void) { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> DEV void cp_async_wait(void) { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
@@ -159,6 +164,18 @@ DEV float block_sum(float v, float *red)
     for (u32 i = 0; i < (blockDim.x + 31) / 32; i++)
         s += red[i];
     return s;
+}
+
+/* 1 / rms of a row that the threads have in v, as row_rms reads it: at most 1024 * N values, n a multiple of 4. */
+template <int N> DEV float rms_of(const float4 *v, u32 n, float eps, float *red)
+{
+    float s = 0;
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        s = fmaf(v[j].x, v[j].x, s), s = fmaf(v[j].y, v[j].y, s);
+        s = fmaf(v[j].z, v[j].z, s), s = fmaf(v[j].w, v[j].w, s);
+    }
+    return rsqrtf(block_sum(s, red) / (float)n + eps);
 }
 
 /* 1 / rms of a row over 256 threads: a fixed order of sums that every kernel with a norm shares. keep: the thread's

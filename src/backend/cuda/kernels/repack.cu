@@ -1,5 +1,6 @@
 /* repack: raw file blocks, uploaded as they are, to tiles (params.h). One thread makes 16 values of a row: the unit that
  * every layout is built of. Runs once a weight at load, far faster than the bus brings the bytes.
+ * Where a layout's tiles have a unit, imp_rescale ends the work.
  * Lossless: Q8_0 Q5_0 (as I8), Q4_0 IQ4_NL MXFP4 (as U4), NVFP4, Q4_K, Q5_K, Q6_K, Q3_K (as Q6K), F8, F16; BF16 as F16 is
  * exact from 2^-14 up to 65504; one rounding of 2^-11: F32 as F16, the group scales of IQ4_XS. */
 #include "ptx.cuh"
@@ -123,6 +124,18 @@ DEV void unpack(u32 format, const u8 *row, u32 k, u32 cols, unit &o)
     }
 }
 
+/* What the unit's scales ask of the matrix' peak (params.h); f16 bits of factors: no scale of a group is larger. */
+DEV u32 peak_of(u32 layout, const unit &o)
+{
+    auto field = [](u32 h) { const u32 e = h >> 10 & 31u; return e < 30 ? e : 30u; };
+    if (layout == LAY_I8)
+        return field(o.s);
+    if (layout == LAY_Q6K)
+        return field(o.d) + 7;
+    const u32 d = field(o.d) + 6, m = field(o.d >> 16);
+    return m > d + 18 ? m - 18 : d;
+}
+
 KERNEL(128, 8) imp_repack(const __grid_constant__ repack_args p)
 {
     u32 u = blockIdx.x * 128 + threadIdx.x, k = u * 16, r = p.row0 + blockIdx.y;
@@ -130,6 +143,11 @@ KERNEL(128, 8) imp_repack(const __grid_constant__ repack_args p)
         return;
     unit o;
     unpack(p.format, (const u8 *)p.src + blockIdx.y * p.src_stride, k, p.cols, o);
+    if (p.peak) {
+        const u32 most = __reduce_max_sync(__activemask(), peak_of(p.w.layout, o));
+        if (most > *(volatile const u32 *)p.peak)
+            atomicMax((u32 *)p.peak, most);
+    }
     u32 c = k % 256 / 64, t = k % 64 / 16, half = r % 16 / 8, g = r % 8, lane = 4 * g + t, rr = half * 8 + g;
     u8 *tile = (u8 *)p.dst + ((u64)(r / 16) * p.w.k_tiles + k / 256) * p.w.tile_bytes;
     u32 at = (c * 2 + half) * 32 + lane;
@@ -137,9 +155,7 @@ KERNEL(128, 8) imp_repack(const __grid_constant__ repack_args p)
     switch (p.w.layout) {
     case LAY_F16:
         for (u32 i = 0; i < 8; i++)
-            w[i] = o.q[2 * i] | o.q[2 * i + 1] << 16;
-        for (u32 i = 0; i < 2; i++)
-            *(uint4 *)(tile + ((c * 2 + half) * 2 + i) * 512 + lane * 16) = make_uint4(w[4 * i], w[4 * i + 1], w[4 * i + 2], w[4 * i + 3]);
+            *(u32 *)(tile + (c * 4 + i / 2) * 512 + lane * 16 + (i & 1) * 8 + half * 4) = o.q[2 * i] | o.q[2 * i + 1] << 16;
         return;
     case LAY_I8: case LAY_F8:
         for (u32 i = 0; i < 4; i++)
@@ -175,7 +191,7 @@ KERNEL(128, 8) imp_repack(const __grid_constant__ repack_args p)
         *(uint2 *)(tile + at * 8) = make_uint2(w[0], w[1]);
         if (p.w.layout == LAY_Q6K) {
             for (u32 j = 0; j < 8; j++)
-                hi |= (o.q[2 * j] >> 4) << 2 * j | (o.q[2 * j + 1] >> 4) << (16 + 2 * j);
+                hi |= (o.q[2 * j] >> 4) << Q6K_HI(j) | (o.q[2 * j + 1] >> 4) << (16 + Q6K_HI(j));
             *(u32 *)(tile + 2048 + (half * 32 + lane) * 16 + c * 4) = hi;
             tile[3072 + (rr * 4 + t) * 4 + c] = (u8)o.s;
             *(u16 *)(tile + 3328 + rr * 2) = (u16)o.d;
@@ -195,6 +211,28 @@ KERNEL(128, 8) imp_repack(const __grid_constant__ repack_args p)
         *(u16 *)(tile + so + (rr * 2 + (t >> 1)) * 8 + c * 2) = (u16)o.s;
         *(u32 *)(tile + so + 256 + rr * 4) = o.d;
     }
+    }
+}
+
+/* Once all rows of a matrix are tiles: their factors times what its peak says. A thread a row of a tile. */
+KERNEL(256, 4) imp_rescale(const __grid_constant__ rescale_args p)
+{
+    const u64 i = (u64)blockIdx.x * 256 + threadIdx.x, tile = i >> 4;
+    if (tile >= p.n_tile)
+        return;
+    const u32 peak = *(const u32 *)p.peak, r = i & 15;
+    u8 *at = (u8 *)p.w.tiles + tile * p.w.tile_bytes;
+    auto times = [](u32 h, i32 e) { return (u32)f2h(ldexpf(h2f((u16)h), e)); };
+    if (p.w.layout == LAY_I8) {
+        u16 *s = (u16 *)(at + 4096 + r * 16);
+        for (u32 j = 0; j < 8; j++)
+            s[j] = (u16)times(s[j], PEAK_FACTOR(peak));
+    } else if (p.w.layout == LAY_Q6K) {
+        u16 *d = (u16 *)(at + 3328 + r * 2);
+        *d = (u16)times(*d, PEAK_FACTOR(peak));
+    } else {
+        u32 *d = (u32 *)(at + (p.w.layout == LAY_Q4K ? 2048 : 2560) + 256 + r * 4);
+        *d = times(*d & 0xFFFF, PEAK_FACTOR(peak)) | times(*d >> 16, PEAK_MIN(peak)) << 16;
     }
 }
 
