@@ -422,7 +422,7 @@ static imp_status make_scratch(bexec *x, imp_err *e)
         x->part_tokens = 256;
         x->part_bytes = per > 96ull << 20 ? per : per * x->part_tokens < 96ull << 20 ? per * x->part_tokens : 96ull << 20;
         x->part_bytes = (x->part_bytes + 255) & ~255ull;
-        s = scratch(x, x->part_bytes + (uint64_t)x->part_tokens * kv_heads * 4, &x->part, "attention splits", e);
+        s = scratch(x, x->part_bytes + (uint64_t)x->part_tokens * kv_heads * ATTEND_SUBS * 4, &x->part, "attention splits", e);
         x->counter = x->part + x->part_bytes;
     }
     int32_t sm_tok = x->lim.n_tok < SMALL_STEP ? x->lim.n_tok : SMALL_STEP, sm_seq = x->lim.n_seq < SMALL_STEP ? x->lim.n_seq : SMALL_STEP;

@@ -141,6 +141,9 @@ static inline uint64_t reg_row_bytes(const bexec *x, plan_reg r) { return (uint6
 
 static inline uint32_t attend_splits(uint32_t n_pos) { return n_pos ? SPLIT_OF(n_pos - 1) + 1 : 1; }
 
+#define ATTEND_HEADS 8 /* query heads that a block of the decode kernels takes */
+#define ATTEND_SUBS 2  /* blocks that share a kv head at most */
+
 imp_status exec_nodes(bexec *x, imp_err *e); /* launches the whole step on the backend's stream */
 bool exec_can_f16(plan_op_kind k);           /* kinds whose kernel can write f16 in ACT_POS order */
 imp_status exec_node(bexec *x, int32_t node, imp_err *e); /* one of them */

@@ -335,45 +335,57 @@ static imp_status run_qkv(bexec *x, const node *n, imp_err *e)
     return go(x, K_qkv, div_up(heads, x->n_tok < 256 ? 4 : 16), (uint32_t)x->n_tok, 1, 128, 0, &a, e);
 }
 
-/* Flash decoding by head width: stages = pieces of 16 positions of K and V that a warp has in flight. */
+/* Flash decoding by head width (attend_d.cu). */
 typedef struct attend_kernel {
     kernel_id k, with_qkv;
-    uint32_t d, stages;
 } attend_kernel;
-static const attend_kernel attend_d64 = {K_attend_d64, K_attend_q64, 64, 3}, attend_d128 = {K_attend_d128, K_attend_q128, 128, 3},
-                           attend_d128s = {K_attend_d128s, K_attend_q128s, 128, 2}, attend_d256 = {K_attend_d256, K_attend_q256, 256, 2};
+static const attend_kernel attend_d64 = {K_attend_d64, K_attend_q64}, attend_d128 = {K_attend_d128, K_attend_q128},
+                           attend_d256 = {K_attend_d256, K_attend_q256};
 
-/* Rings, then the warps' results (attend.cu). */
-static uint32_t attend_ring(const attend_kernel *t) { return 4 * t->stages * t->d * 64; }
-static uint32_t attend_smem(const attend_kernel *t, uint32_t heads) { return attend_ring(t) + 4 * heads * (t->d + 2) * 4; }
+/* Shared memory: places for 32 positions of K and V a warp, barriers, the newest K and V, angles, then the warps' sums:
+ * before them, in the same place, queries and room to rotate. */
+static uint32_t attend_sums(uint32_t d, uint32_t heads)
+{
+    uint32_t sums = 16 * heads * (d + 4), before = up_to(heads, 2) * (2 * d + 16) + 16 * d;
+    return sums > before ? sums : before;
+}
+static uint32_t attend_smem(uint32_t d, uint32_t heads) { return 512 * d + 128 + 12 * d + attend_sums(d, heads); }
 
 /* Which decode kernel takes these heads; 0 = none of them. */
 static uint32_t attend_width(const bexec *x, const plan_attend *t)
 {
     const kv_group *g = &x->kv->group[t->group];
     uint32_t d = t->d_k > t->d_v ? t->d_k : t->d_v;
-    if (t->d_k % 8 || t->d_v % 8 || g->k_width % 8 || g->v_width % 8 || t->n_head / t->n_kv_head > 16 || d > 256)
+    if (t->d_k % 8 || t->d_v % 8 || g->k_width % 8 || g->v_width % 8 || t->n_head / t->n_kv_head > ATTEND_HEADS * ATTEND_SUBS || d > 256)
         return 0;
-    d = d <= 64 ? 64 : d <= 128 ? 128 : 256;
-    if (4 * x->part_splits * (t->n_head / t->n_kv_head) > attend_ring(d == 64 ? &attend_d64 : d == 128 ? &attend_d128s : &attend_d256)) /* weights of the splits, when they are combined */
-        return 0;
-    return d;
+    uint32_t bs = (uint32_t)x->kv->block_size;
+    return bs < 8 || bs & (bs - 1) ? 0 : d <= 64 ? 64 : d <= 128 ? 128 : 256;
 }
 
-/* Positions a block takes, and whether every block has its place at once (two a multiprocessor, deep rings). Measured:
- * short contexts of few tokens go split by split; of as many as fit at once, whole; of more, a half or less, three blocks a
- * multiprocessor, so that the last round is short. Long ones of few tokens are cut into about four spans a multiprocessor. */
-static uint32_t attend_span(const bexec *x, uint32_t pairs, bool *once)
+/* Positions a block takes. Measured: short contexts of few tokens go split by split; of as many as fit two a multiprocessor,
+ * whole; of more, a half or less, so that the last round is short. Long ones of few tokens are cut into about four spans a
+ * multiprocessor. */
+static uint32_t attend_span(const bexec *x, uint32_t pairs)
 {
     uint32_t n_sm = (uint32_t)x->b->n_sm, n_pos = SPLIT_BEGIN(x->split), parts = div_up(6 * n_sm, pairs);
-    *once = pairs > n_sm && pairs <= 2 * n_sm;
-    parts = *once ? 1 : parts < 2 ? 2 : parts;
+    bool once = pairs > n_sm && pairs <= 2 * n_sm;
+    parts = once ? 1 : parts < 2 ? 2 : parts;
     if (n_pos <= SPLIT_FROM)
         return up_to(div_up(n_pos, parts), SPLIT_FINE);
-    if (!*once && pairs <= 4 * n_sm)
+    if (!once && pairs <= 4 * n_sm)
         parts = 4 * n_sm / pairs;
     uint32_t span = n_pos / parts / SPLIT_COARSE * SPLIT_COARSE;
     return span ? span : SPLIT_COARSE;
+}
+
+/* Blocks of a token and kv head as a cluster: up to 8 splits, one each, when all blocks have room at once. Sets a->share. */
+static bool attend_in_cluster(const bexec *x, attend_args *a, uint32_t d, uint32_t blocks)
+{
+    uint32_t items = a->heads * (d / 4);
+    if (x->b->cc / 10 != 9 || x->split < 2 || x->split > 8 || a->span != SPLIT_FINE || blocks > (uint32_t)x->b->n_sm * (d > 128 ? 1 : 5) / (d > 128 ? 1 : 2))
+        return false;
+    for (a->share = 0; x->split << a->share < items; a->share++) {}
+    return a->share <= 7; /* a thread each */
 }
 
 /* Attention does the work of its QKV node: one token a sequence, heads that its kernels take. */
@@ -382,32 +394,81 @@ static bool attend_takes_qkv(const bexec *x, const node *attend)
     return x->one_each && attend->qkv >= 0 && attend_width(x, &x->p->op[attend->op].attr.attend);
 }
 
+/* A copy brings all columns of a head, else 64 of them. */
+static bool whole_heads(const attend_args *a) { return a->box_shift == 0 && a->d_k % 64 == 0 && a->d_v % 64 == 0; }
+
+/* How K (v: V) of a slot lies in the cache, for the copies of attend_d.cu's kernel for kernel_d columns. */
+static imp_status kv_map(const bexec *x, const attend_args *a, uint32_t kernel_d, bool v, CUtensorMap *map, imp_err *e)
+{
+    const kv_group *g = &x->kv->group[a->group];
+    uint32_t d = v ? a->d_v : a->d_k, width = v ? a->v_width : a->k_width;
+    bool whole = whole_heads(a);
+    cuuint64_t dim[5] = {whole ? 64 : d, (cuuint64_t)x->kv->block_size, whole ? d / 64 : 1, a->n_kv_head, g->reserved / g->block_bytes};
+    cuuint64_t stride[4] = {(cuuint64_t)width * 2, 128, (cuuint64_t)d * 2, g->block_bytes};
+    cuuint32_t box[5] = {64, 32u >> a->box_shift, whole ? kernel_d / 64 : 1, 1, 1}, step[5] = {1, 1, 1, 1, 1};
+    return cu_check(&x->b->cu,
+                    x->b->cu.TensorMapEncodeTiled(map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 5, (void *)(uintptr_t)(a->kv + (v ? a->v_off : a->k_off)), dim, stride,
+                                                  box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                                                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+                    e, "describing the KV cache");
+}
+
+static newest_args newest_of(const qkv_args *x, const attend_args *a)
+{
+    newest_args n = {.kind = {{.src = x->q, .w = x->q_norm, .ld = x->ldq, .n = a->d_k, .norm = x->has_q_norm, .eps = x->q_eps, .plus = x->q_plus},
+                              {.src = x->k, .w = x->k_norm, .ld = x->ldk, .n = a->d_k, .norm = x->has_k_norm, .eps = x->k_eps, .plus = x->k_plus},
+                              {.src = x->v, .w = x->v_norm, .ld = x->ldv, .n = a->d_v, .norm = x->has_v_norm, .eps = x->v_eps, .plus = x->v_plus}}};
+    for (int i = 0; i < 3; i++)
+        n.kind[i].part = 1.0f / (float)n.kind[i].n;
+    if (x->has_rope_q)
+        n.rope[0] = x->rope_q;
+    if (x->has_rope_k)
+        n.rope[1] = x->rope_k;
+    return n;
+}
+
 /* As many tokens a launch as there is room for split results. */
-static imp_status attend_decode(bexec *x, const node *n, attend_args *a, const run_range *r, uint32_t d, imp_err *e)
+static imp_status attend_decode(bexec *x, const node *n, const attend_args *base, const run_range *r, uint32_t d, imp_err *e)
 {
     struct {
+        _Alignas(128) CUtensorMap k; /* the kernels' structs are padded to 128 bytes */
+        CUtensorMap v;
         attend_args a;
-        qkv_args x;
-    } both;
+        newest_args x;
+    } p = {.a = *base};
+    attend_args *a = &p.a;
     bool with_qkv = attend_takes_qkv(x, n);
-    if (with_qkv)
-        both.x = qkv_of(x, &x->node[n->qkv]);
-
+    if (with_qkv) {
+        qkv_args q = qkv_of(x, &x->node[n->qkv]);
+        p.x = newest_of(&q, a);
+    }
     uint32_t heads = a->n_head / a->n_kv_head;
-    uint64_t one = (uint64_t)a->n_head * x->split * PART_LD(d) * 4;
-    uint32_t most = one * x->part_tokens > x->part_bytes ? (uint32_t)(x->part_bytes / one) : x->part_tokens;
-    imp_status s = IMP_OK;
+    a->sub_shift = heads > ATTEND_HEADS;
+    a->heads = div_up(heads, 1 + a->sub_shift);
+    a->sums_bytes = attend_sums(d, a->heads);
+    a->group_heads = heads;
+    while (1u << a->block_shift < a->block_size)
+        a->block_shift++;
+    a->box_shift = a->block_shift < 5 ? 5 - a->block_shift : 0;
+    a->box_cols = whole_heads(a) ? 1 : d / 64;
     a->n_split = x->split;
+    imp_status s = kv_map(x, a, d, false, &p.k, e);
+    if (s == IMP_OK)
+        s = kv_map(x, a, d, true, &p.v, e);
+
+    const attend_kernel *t = d == 64 ? &attend_d64 : d == 128 ? &attend_d128 : &attend_d256;
+    uint64_t one = (uint64_t)a->n_head * x->split * PART_LD(d) * 4;
+    uint32_t most = one * x->part_tokens > x->part_bytes ? (uint32_t)(x->part_bytes / one) : x->part_tokens, gy = a->n_kv_head << a->sub_shift;
     for (int32_t k = 0; k < r->n && s == IMP_OK; k += (int32_t)most) {
         a->n_tok = (uint32_t)(r->n - k) < most ? (uint32_t)(r->n - k) : most;
         a->tok0 = (uint32_t)(r->begin + k);
-        bool once;
-        a->span = attend_span(x, a->n_tok * a->n_kv_head, &once);
-        bool deep = once && attend_smem(&attend_d128, heads) <= (uint32_t)x->b->smem_max;
-        const attend_kernel *t = d == 64 ? &attend_d64 : d == 256 ? &attend_d256 : deep ? &attend_d128 : &attend_d128s;
-        both.a = *a;
-        s = go(x, with_qkv ? t->with_qkv : t->k, div_up(SPLIT_BEGIN(x->split), a->span), a->n_kv_head, a->n_tok, 128, attend_smem(t, heads),
-               with_qkv ? (void *)&both : a, e);
+        a->span = attend_span(x, a->n_tok * gy);
+        uint32_t gx = div_up(SPLIT_BEGIN(x->split), a->span), smem = attend_smem(d, a->heads);
+        a->cluster = attend_in_cluster(x, a, d, gx * gy * a->n_tok);
+        a->dry = gx * gy * a->n_tok <= 2 * (uint32_t)x->b->n_sm;
+        if (a->cluster)
+            smem += (gx << a->share) * 16 + gx * 64;
+        s = cuda_launch_cluster(x->b, x->b->stream, with_qkv ? t->with_qkv : t->k, gx, gy, a->n_tok, a->cluster ? gx : 1, 128, smem, true, &p, e);
     }
     return s;
 }

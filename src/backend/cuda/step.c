@@ -67,7 +67,7 @@ static imp_status fill_tables(bexec *x, ticket_slot *t, const batch *b, uint64_t
         tok[i] = (tok_desc){.id = b->id[i], .seq = b->seq[i], .kv_index = b->kv_index[i], .vis_begin = b->vis_begin[i], .vis_end = b->vis_end[i],
                             .pos = {b->pos[i][0], b->pos[i][1], b->pos[i][2]}, .cls = b->cls[i], .ext = b->id[i] == BATCH_EXTERNAL ? (*n_ext)++ : -1};
         uint32_t n = attend_splits((uint32_t)b->vis_end[i]);
-        x->one_each &= b->cls[i] != BATCH_P && b->vis_end[i] == b->kv_index[i] + 1 && b->seqs[b->seq[i]].tok_end - b->seqs[b->seq[i]].tok_begin == 1;
+        x->one_each &= b->cls[i] != BATCH_P && b->seq[i] == i && b->vis_end[i] == b->kv_index[i] + 1 && b->seqs[b->seq[i]].tok_end - b->seqs[b->seq[i]].tok_begin == 1;
         if (b->cls[i] != BATCH_P || x->b->deterministic || !x->b->fn[K_attend_p64])
             split = n > split ? n : split;
     }

@@ -13,10 +13,8 @@ struct view { /* one token's */
     i32 base;
 };
 
-DEV view token_view(const attend_args &p, u32 tok)
+DEV view token_view(const attend_args &p, const tok_desc &d, const seq_desc &s)
 {
-    const tok_desc &d = ((const tok_desc *)p.tok)[tok];
-    const seq_desc &s = ((const seq_desc *)p.seq)[d.seq];
     view v;
     v.lo = (u32)d.vis_begin;
     v.hi = (u32)d.vis_end;
@@ -25,6 +23,11 @@ DEV view token_view(const attend_args &p, u32 tok)
     v.table = (const i32 *)p.table + s.table[p.group];
     v.base = s.base[p.group];
     return v;
+}
+DEV view token_view(const attend_args &p, u32 tok)
+{
+    const tok_desc &d = ((const tok_desc *)p.tok)[tok];
+    return token_view(p, d, ((const seq_desc *)p.seq)[d.seq]);
 }
 DEV const u8 *block_of(const attend_args &p, const view &v, u32 pos)
 {

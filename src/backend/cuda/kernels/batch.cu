@@ -24,24 +24,6 @@ struct batch_params {
 #define MAX_RING 8
 #define SUM_LD 132 /* 128 rows and 4 floats, so that fragments meet no bank twice */
 
-DEV void cluster_sync(void)
-{
-    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
-    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
-}
-DEV u32 cluster_addr(u32 addr, u32 rank)
-{
-    u32 r;
-    asm volatile("mapa.shared::cluster.u32 %0,%1,%2;" : "=r"(r) : "r"(addr), "r"(rank));
-    return r;
-}
-DEV float ld_cluster(u32 addr)
-{
-    float v;
-    asm volatile("ld.shared::cluster.f32 %0,[%1];" : "=f"(v) : "r"(addr) : "memory");
-    return v;
-}
-
 /* Where things lie in shared memory. */
 struct places {
     u32 bars, x, tile; /* tile: of this warp in slot 0 */

@@ -10,21 +10,26 @@ DEV void head_norm(float *h, u32 n, const float *w, float eps, float plus, u32 l
     float s = 0;
     for (u32 i = lane; i < n; i += 32)
         s = fmaf(h[i], h[i], s);
-    float scale = rsqrtf(warp_sum(s) / (float)n + eps);
+    float scale = rsqrtf(fmaf(warp_sum(s), 1.0f / (float)n, eps));
     for (u32 i = lane; i < n; i += 32)
         h[i] = h[i] * scale * (w ? w[i] + plus : 1.0f);
     __syncwarp();
 }
-DEV void rope_angle(const rope_args &r, const tok_desc &d, u32 i, float &c, float &s)
+/* Cosine and sine of column i, whose frequency is freq. */
+DEV void rope_angle(const rope_args &r, const tok_desc &d, u32 i, float freq, float &c, float &s)
 {
     u32 axis = 0;
     if (r.section[0]) {
         u32 e0 = r.section[0], e1 = e0 + r.section[1];
         axis = i < e0 ? 0 : i < e1 ? 1 : 2;
     }
-    sincosf((float)d.pos[axis] * ((const float *)r.freq)[i], &s, &c);
+    sincosf((float)d.pos[axis] * freq, &s, &c);
     c *= r.mscale;
     s *= r.mscale;
+}
+DEV void rope_angle(const rope_args &r, const tok_desc &d, u32 i, float &c, float &s)
+{
+    rope_angle(r, d, i, ((const float *)r.freq)[i], c, s);
 }
 /* The first two angles of a lane may be at hand already (cs: c0 s0 c1 s1): they do not depend on the previous kernel. */
 DEV void head_rope(float *h, const rope_args &r, const tok_desc &d, u32 lane, const float *cs)

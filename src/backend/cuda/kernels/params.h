@@ -212,11 +212,11 @@ typedef struct seq_desc {
     int32_t n_kv, slot, state_in, state_out, tok_begin, tok_end, save_begin, n_save;
 } seq_desc;
 
-/* Decode attention is cut at absolute positions: every 128 up to 4096, then every 512. */
+/* Decode attention is cut at absolute positions: every 128 up to 2048, then every 512. */
 #define PART_LD(d) ((d) + 4)
 #define SPLIT_FINE 128u
 #define SPLIT_COARSE 512u
-#define SPLIT_FROM 4096u
+#define SPLIT_FROM 2048u
 #define SPLIT_OF(pos) ((pos) < SPLIT_FROM ? (pos) / SPLIT_FINE : SPLIT_FROM / SPLIT_FINE + ((pos) - SPLIT_FROM) / SPLIT_COARSE)
 #define SPLIT_BEGIN(s) ((s) <= SPLIT_FROM / SPLIT_FINE ? (s) * SPLIT_FINE : SPLIT_FROM + ((s) - SPLIT_FROM / SPLIT_FINE) * SPLIT_COARSE)
 
@@ -230,6 +230,13 @@ typedef struct attend_args {
     uint64_t block_bytes, k_off, v_off; /* a block, and K and V of the slot inside it */
     uint32_t ldq, ldo, out_f16, n_head, n_kv_head, d_k, d_v, k_width, v_width, block_size, group, window, n_split;
     uint32_t tok0, n_tok, kv_f32, span; /* positions a block takes: it has the splits that begin there */
+    /* imp_attend_d and _q: */
+    uint32_t group_heads, heads, sub_shift; /* query heads of a kv head; of a block at most; log2 of the blocks that share a kv head */
+    uint32_t block_shift;               /* log2 of block_size */
+    uint32_t box_shift, box_cols;       /* log2 of the runs of a cache block that are 32 positions; copies a run */
+    uint32_t dry;                       /* _q: go through the code once while the previous kernel runs */
+    uint32_t sums_bytes;                /* of shared memory for the warps' sums (run.c) */
+    uint32_t cluster, share;            /* the blocks of a token and kv head are a cluster; log2 of the fours of columns that each combines */
     float scale, softcap;
 } attend_args;
 
@@ -250,6 +257,17 @@ typedef struct qkv_args {  /* norm (optional), rope (optional) of q and k, then 
     uint64_t kv, block_bytes, k_off, v_off, tok, seq, table;
     uint32_t k_width, v_width, block_size, group, kv_f32;
 } qkv_args;
+
+/* The same for imp_attend_q*, whose blocks do that work: queries, K and V, by kind. */
+typedef struct head_kind {
+    uint64_t src, w;       /* f32 [T][ld]; weights of the norm f32 [n] or 0 */
+    uint32_t ld, n, norm;  /* n: columns of a head */
+    float eps, plus, part; /* part: 1 / n */
+} head_kind;
+typedef struct newest_args {
+    head_kind kind[3];
+    rope_args rope[2];     /* of queries and K; rot 0: none */
+} newest_args;
 
 /* One elementwise or row-wise operation; what the fields mean stands with the kernel. */
 typedef struct op_args {

@@ -38,6 +38,17 @@ DEV void ldmatrix4t(u32 *r, u32 a)
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3},[%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a));
 }
+DEV void sts128(u32 a, uint4 v)
+{
+    asm volatile("st.shared.v4.u32 [%0],{%1,%2,%3,%4};" ::"r"(a), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+/* Rows of an 8x8 matrix of b16 become its columns: lane 4g + t holds columns 2t and 2t + 1 of row g, before and after. */
+DEV u32 movmatrix(u32 a)
+{
+    u32 d;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0,%1;" : "=r"(d) : "r"(a));
+    return d;
+}
 DEV uint4 ldg128(const void *p) /* read once: past L1 */
 {
     uint4 r;
@@ -130,6 +141,42 @@ DEV void bulk_load_keep(u32 dst, const void *src, u32 bytes, u32 m)
 {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0],[%1],%2,[%3];"
                  ::"r"(dst), "l"(src), "r"(bytes), "r"(m) : "memory");
+}
+
+/* What this thread wrote to shared memory is before the copies that it asks for next. */
+DEV void fence_proxy_async(void) { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+/* ---- clusters of blocks: an address is a place in another block's shared memory after cluster_addr ---- */
+DEV void cluster_arrive_relaxed(void) { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
+DEV void cluster_arrive(void) { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+DEV void cluster_wait(void) { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+DEV void cluster_sync(void)
+{
+    cluster_arrive();
+    cluster_wait();
+}
+DEV u32 cluster_addr(u32 addr, u32 rank)
+{
+    u32 r;
+    asm volatile("mapa.shared::cluster.u32 %0,%1,%2;" : "=r"(r) : "r"(addr), "r"(rank));
+    return r;
+}
+DEV float ld_cluster(u32 addr)
+{
+    float v;
+    asm volatile("ld.shared::cluster.f32 %0,[%1];" : "=f"(v) : "r"(addr) : "memory");
+    return v;
+}
+/* Sent to another block, whose barrier at bar (a cluster's address too) is told of the bytes when they are there. */
+DEV void send(u32 addr, float2 v, u32 bar)
+{
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0],{%1,%2},[%3];"
+                 ::"r"(addr), "f"(v.x), "f"(v.y), "r"(bar) : "memory");
+}
+DEV void send(u32 addr, float4 v, u32 bar)
+{
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0],{%1,%2,%3,%4},[%5];"
+                 ::"r"(addr), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(bar) : "memory");
 }
 
 /* ---- programmatic dependent launch ---- */
