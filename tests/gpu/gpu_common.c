@@ -175,7 +175,15 @@ static plan_reg moe(const shape *s, model *m, int32_t i, plan_reg x)
     r.in[0] = sc;
     r.out[0] = plan_add_reg(p, REG_IDX, DIM_T, s->n_used);
     r.out[1] = plan_add_reg(p, REG_WIDE, DIM_T, s->n_used);
-    r.attr.route = (plan_route){.score = ROUTE_SOFTMAX, .n_expert = s->n_expert, .k = s->n_used, .renormalise = true, .scale = 1};
+    r.attr.route = s->route;
+    if (s->route.scale == 0)
+        r.attr.route.renormalise = true, r.attr.route.scale = 1;
+    r.attr.route.n_expert = s->n_expert;
+    r.attr.route.k = s->n_used;
+    if (s->choice_bias)
+        r.weight[0] = plan_add_weight(p, make_vector("choice_bias", s->n_expert, 0, 0.1f));
+    if (s->expert_factor)
+        r.weight[1] = plan_add_weight(p, make_vector("expert_factor", s->n_expert, 1, 0.3f));
     plan_add_op(p, &r);
     plan_reg y[3] = {PLAN_NONE, PLAN_NONE, PLAN_NONE};
     static const char *const role[3] = {"gate_e", "up_e", "down_e"};
@@ -187,7 +195,7 @@ static plan_reg moe(const shape *s, model *m, int32_t i, plan_reg x)
         m->linear_bytes += (double)w->n_bytes * s->n_used / s->n_expert;
         m->linear_params += (double)rows * cols * s->n_used;
         plan_op o = plan_op_init(OP_EXPERT_LINEAR, i, role[k]);
-        if (s->fused_experts)
+        if (s->fused_experts || s->expert_bias)
             add_bias(w);
         o.in[0] = k == 2 ? y[1] : x;
         o.in[1] = r.out[0];
@@ -201,6 +209,7 @@ static plan_reg moe(const shape *s, model *m, int32_t i, plan_reg x)
             g.in[1] = s->fused_experts ? PLAN_NONE : y[1];
             g.attr.act.interleaved = s->fused_experts;
             g.attr.act.act = s->act;
+            g.attr.act.limit = 7, g.attr.act.alpha = 1.702f; /* of ACT_SWIGLU_OAI */
             y[1] = out1(p, &g, REG_ACT, DIM_T, s->ff * s->n_used);
         }
     }

@@ -210,6 +210,15 @@ static void touch(bexec *x, plan_reg r, int32_t nd)
     g->last = nd;
 }
 
+/* In steps of few tokens other nodes do the work of a mixture's route and of its last product. */
+static void touch_mixture(bexec *x, const mixture *m)
+{
+    const plan *p = x->p;
+    plan_reg scores = p->op[x->node[m->route].op].in[0];
+    touch(x, scores, m->up), touch(x, scores, m->sum);
+    touch(x, p->op[x->node[m->down].lin[0]].in[0], m->sum);
+}
+
 static void live_ranges(bexec *x)
 {
     const plan *p = x->p;
@@ -234,6 +243,8 @@ static void live_ranges(bexec *x)
                 touch(x, p->op[n->add].in[0], i), touch(x, p->op[n->add].in[1], i);
             for (int j = 0; j < 2; j++)
                 touch(x, p->op[n->add >= 0 ? n->add : n->op].out[j], i);
+            if (n->mix && n->mix->sum == i)
+                touch_mixture(x, n->mix);
         } else {
             const plan_op *l = &p->op[n->lin[0]];
             touch(x, l->in[0], i), touch(x, l->in[1], i);
@@ -302,7 +313,8 @@ static imp_status place_registers(bexec *x, uint64_t *total, imp_err *e)
         if (!g->used || g->alias != PLAN_NONE)
             continue;
         uint64_t rows = (uint64_t)(g->dim == DIM_R ? x->lim.n_row : x->lim.n_tok);
-        g->bytes = (rows * g->ld * (g->f16 ? 2 : 4) + 255) & ~255ull;
+        g->bytes = rows * g->ld * (g->f16 ? 2 : 4);
+        g->bytes = ((g->bytes > g->least ? g->bytes : g->least) + 255) & ~255ull;
         int32_t i = n++;
         for (; i > 0 && x->reg[order[i - 1]].first > g->first; i--)
             order[i] = order[i - 1];
@@ -548,6 +560,9 @@ static imp_status build_nodes(bexec *x, imp_err *e)
     for (int32_t i = 0; i < x->n_node; i++)
         if (x->node[i].kind == NODE_QKV && x->node[i].v != PLAN_NONE)
             x->node[x->node_of_op[x->node[i].attend]].qkv = i;
+    s = exec_find_mixtures(x, e);
+    if (s != IMP_OK)
+        goto done;
     live_ranges(x);
     exec_group_experts(x);
 done:
@@ -626,6 +641,7 @@ void cuda_exec_free(bexec *x)
         mem_free(x->slot[i].work);
     }
     mem_free(x->node);
+    mem_free(x->mix);
     mem_free(x->reg);
     mem_free(x->node_of_op);
     mem_free(x->constant);

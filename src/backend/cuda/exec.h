@@ -19,8 +19,14 @@ typedef struct node {
     plan_reg q, k, v;                 /* QKV: sources */
     int32_t qkv;                      /* OP of an attention: its QKV node, -1 = none */
     enum { GROUP_NONE, GROUP_PAIR, GROUP_ONE } grouped; /* LINEAR of experts: many rows go expert by expert (run_prompt.c) */
+    const struct mixture *mix; /* what it is part of, NULL = none */
     struct fp8_copy *fp8; /* LINEAR: its weights for prompts with --prefill fp8 (run_fp8.c), NULL = none */
 } node;
+
+/* A mixture of experts that two kernels compute where tokens are few (run_experts.c); nodes. */
+typedef struct mixture {
+    int32_t route, up, down, sum;
+} mixture;
 
 typedef struct reg {
     bool used, f16;
@@ -28,7 +34,7 @@ typedef struct reg {
     plan_dim dim;
     uint32_t width, ld;
     int32_t first, last; /* nodes */
-    uint64_t bytes, off;
+    uint64_t least, bytes, off; /* least: bytes that it has however few the rows are */
 } reg;
 
 typedef struct run_range { /* consecutive rows of one class */
@@ -91,6 +97,7 @@ struct bexec {
     plan_limits lim;
     node *node;
     int32_t n_node;
+    mixture *mix;
     reg *reg;
     int32_t *node_of_op;              /* [n_op]; -1 fused away */
     const char **kernel;              /* [n_op] name for inspect */
@@ -137,6 +144,13 @@ static inline CUdeviceptr reg_ptr(const bexec *x, plan_reg r)
         r = x->reg[r].alias;
     return x->ws + x->reg[r].off;
 }
+static inline uint32_t reg_ld(const bexec *x, plan_reg r)
+{
+    while (x->reg[r].alias != PLAN_NONE)
+        r = x->reg[r].alias;
+    return x->reg[r].ld;
+}
+static inline CUdeviceptr vec(const bexec *x, int32_t w) { return w == PLAN_NONE ? 0 : x->w[w]->vec; }
 static inline uint64_t reg_row_bytes(const bexec *x, plan_reg r) { return (uint64_t)x->reg[r].ld * (x->reg[r].f16 ? 2 : 4); }
 
 static inline uint32_t attend_splits(uint32_t n_pos) { return n_pos ? SPLIT_OF(n_pos - 1) + 1 : 1; }
@@ -158,8 +172,17 @@ imp_status exec_prompt_pair(bexec *x, const gemv_args *g, CUdeviceptr xh, uint32
 imp_status exec_experts(bexec *x, const node *n, int32_t r0, int32_t n_row, bool prompt, CUdeviceptr xh, uint32_t ldx, imp_err *e);
 #define EXPERTS_FROM 4 /* rows of class D from which on a grouped node goes expert by expert */
 void exec_group_experts(bexec *x);
+int32_t exec_readers(const plan *p, plan_reg r); /* operands that are r */
+bool exec_same_tiles(const dweight *a, const dweight *b);
 uint64_t exec_moe_bytes(const bexec *x, int32_t n_tok, uint64_t *tiles_at, uint64_t *rows_at);
 imp_status exec_prompt_attend(bexec *x, const attend_args *base, const run_range *r, uint32_t d, bool *done, imp_err *e);
+
+/* Mixtures in steps of few tokens (run_experts.c). find: after the nodes and storage types are there, before memory is
+ * given to registers. now: this step's tokens are few enough. node: instead of exec_node, of a node with a mixture. */
+imp_status exec_find_mixtures(bexec *x, imp_err *e);
+bool exec_mixture_now(const bexec *x);
+imp_status exec_mixture_node(bexec *x, int32_t node, imp_err *e);
+route_args exec_route_args(const bexec *x, const plan_op *o);
 
 /* Prompts in FP8 (run_fp8.c). make: copies of the weights of all nodes that take part, when the backend was opened for
  * it. bytes and place: the activations of steps of so many rows. exec_fp8: act(gate) * up where the copy is a pair, else

@@ -10,14 +10,7 @@ typedef struct rows { /* the rows a launch is about */
 } rows;
 
 static CUdeviceptr at_row(const bexec *x, plan_reg r, int32_t row) { return reg_ptr(x, r) + (uint64_t)row * reg_row_bytes(x, r); }
-static uint32_t reg_ld(const bexec *x, plan_reg r)
-{
-    while (x->reg[r].alias != PLAN_NONE)
-        r = x->reg[r].alias;
-    return x->reg[r].ld;
-}
 static int32_t dim_rows(const bexec *x, plan_reg r) { return x->reg[r].dim == DIM_R ? x->n_row : x->n_tok; }
-static CUdeviceptr vec(const bexec *x, int32_t w) { return w == PLAN_NONE ? 0 : x->w[w]->vec; }
 
 static imp_status go(bexec *x, kernel_id k, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t threads, uint32_t smem, const void *args, imp_err *e)
 {
@@ -621,10 +614,7 @@ static imp_status run_op(bexec *x, int32_t node_at, imp_err *e)
     }
     case OP_ATTEND: return run_attend(x, node_at, o, e);
     case OP_ROUTE: {
-        const plan_route *r = &o->attr.route;
-        route_args m = {.scores = a.a, .lds = a.lda, .bias = vec(x, o->weight[0]), .factor = vec(x, o->weight[1]), .ids = reg_ptr(x, o->out[0]), .weights = reg_ptr(x, o->out[1]), .n_tok = n,
-                        .n_expert = r->n_expert, .k = r->k, .score = (uint32_t)r->score, .n_group = r->n_group, .topk_group = r->topk_group,
-                        .group_top = r->group_top, .renormalise = r->renormalise, .renorm_eps = r->renorm_eps, .scale = r->scale};
+        route_args m = exec_route_args(x, o);
         return go(x, K_route, n, 1, 1, 32, 0, &m, e);
     }
     case OP_CONV: case OP_GDN: case OP_MAMBA2: return run_scan(x, o, e);
@@ -638,6 +628,8 @@ imp_status exec_node(bexec *x, int32_t i, imp_err *e)
 {
     const plan *p = x->p;
     const node *n = &x->node[i];
+    if (n->mix && exec_mixture_now(x))
+        return exec_mixture_node(x, i, e);
     if (n->kind == NODE_OP)
         return run_op(x, i, e);
     if (n->kind == NODE_QKV)
@@ -701,8 +693,12 @@ const char *exec_op_kernel(const bexec *x, int32_t op)
     static const char *const products8[LAY_COUNT] = {"gemv/rows F16, prompts fp8", "gemv/rows I8, prompts fp8", "gemv/rows U4, prompts fp8",
                                                      "gemv/rows NV4, prompts fp8", "gemv/rows Q4K, prompts fp8", "gemv/rows Q5K, prompts fp8",
                                                      "gemv/rows Q6K, prompts fp8", "gemv/rows F8, prompts fp8"};
+    static const char *const mixed[LAY_COUNT] = {"experts F16", "experts I8", "experts U4", "experts NV4", "experts Q4K", "experts Q5K",
+                                                 "experts Q6K", "experts F8"};
+    if (n->mix && n->kind == NODE_OP)
+        return o->kind == OP_ROUTE ? "route/experts" : "combine/experts";
     if (n->kind == NODE_LINEAR)
-        return (n->fp8 ? products8 : products)[x->w[x->p->op[n->lin[0]].weight[0]]->d.layout];
+        return (n->mix ? mixed : n->fp8 ? products8 : products)[x->w[x->p->op[n->lin[0]].weight[0]]->d.layout];
     if (n->kind == NODE_QKV)
         return "qkv (norm, rope, kv_store)";
     if (o->kind == OP_ATTEND)

@@ -61,7 +61,7 @@ static imp_status launch(bexec *x, const prefill_tile *t, const prefill_args *ba
     return s == IMP_OK ? go(x, t->k, all < (uint64_t)x->b->n_sm ? (uint32_t)all : (uint32_t)x->b->n_sm, 1, 384, smem, &p, e) : s;
 }
 
-static bool same_tiles(const dweight *a, const dweight *b)
+bool exec_same_tiles(const dweight *a, const dweight *b)
 {
     return a->layout == b->layout && a->tile_bytes == b->tile_bytes && a->row_tiles == b->row_tiles && a->k_tiles == b->k_tiles && a->seg == b->seg && a->z == b->z &&
            memcmp(a->lut, b->lut, sizeof a->lut) == 0;
@@ -76,7 +76,7 @@ imp_status exec_prompt_pair(bexec *x, const gemv_args *g, CUdeviceptr xh, uint32
 {
     uint32_t n_x, n_w;
     const prefill_tile *t = &paired_tiles[g->m <= 64];
-    *done = g->pair && g->out_f16 && pair_act((plan_act)g->act) && same_tiles(&g->w[0], &g->w[1]) && prefill_smem(x, t, g->w[0].tile_bytes, &n_x, &n_w);
+    *done = g->pair && g->out_f16 && pair_act((plan_act)g->act) && exec_same_tiles(&g->w[0], &g->w[1]) && prefill_smem(x, t, g->w[0].tile_bytes, &n_x, &n_w);
     if (!*done)
         return IMP_OK;
     prefill_args a = {.w = {g->w[0], g->w[1]}, .out = g->out[0], .ldo = g->ldo[0], .out_f16 = 1, .m = g->m, .pair = 1, .act = g->act, .limit = g->limit,
@@ -121,7 +121,7 @@ static bool experts_fit(const bexec *x, const dweight *w, bool gather)
     return true;
 }
 
-static int32_t readers_of(const plan *p, plan_reg r)
+int32_t exec_readers(const plan *p, plan_reg r)
 {
     int32_t n = 0;
     for (int32_t j = 0; j < p->n_op; j++)
@@ -143,10 +143,10 @@ static bool group_pair(bexec *x, node *g)
         if (c->kind == NODE_LINEAR && c->n_lin == 1 && o->kind == OP_EXPERT_LINEAR && o->in[0] == act && o->in[1] == up->in[1] && o->attr.expert.x_per_choice)
             d = c;
     }
-    if (!d || readers_of(p, act) != 1)
+    if (!d || exec_readers(p, act) != 1)
         return false;
     const dweight *w = matrix(x, g->lin[0]);
-    if (!pair_act(p->op[g->glu].attr.act.act) || !same_tiles(w, matrix(x, g->lin[1])) || up_to(w->rows, TILE_COLS) > 2 * w->rows || up->attr.expert.k * w->rows % 4 || x->reg[act].f16 ||
+    if (!pair_act(p->op[g->glu].attr.act.act) || !exec_same_tiles(w, matrix(x, g->lin[1])) || up_to(w->rows, TILE_COLS) > 2 * w->rows || up->attr.expert.k * w->rows % 4 || x->reg[act].f16 ||
         !experts_fit(x, w, true) || !experts_fit(x, matrix(x, d->lin[0]), false))
         return false;
     g->grouped = d->grouped = GROUP_PAIR;

@@ -293,6 +293,25 @@ typedef struct route_args {
     float renorm_eps, scale;
 } route_args;
 
+/* A mixture of experts for few tokens (experts.cu). Both of its kernels choose for themselves: route.ids and
+ * route.weights are not written. */
+typedef struct experts_args {
+    dweight w[2];                  /* up: gate and up; down: w[0] */
+    route_args route;
+    uint64_t x;                    /* up: [tok][ldx], f32 or f16 in ACT_POS order; down: f16 [tok * k][k_tiles * 256], the same */
+    uint64_t out;                  /* up: f16 [tok * k][ldo] in ACT_POS order; down: f32 [tok][ldo] */
+    uint64_t residual;             /* down: f32 [tok][ldr] that is added, or 0 */
+    uint32_t ldx, ldo, ldr, x_f32, act;
+    float limit, alpha;
+} experts_args;
+/* Shared memory: up: the choice, sums of two rounds; x; rings. Down: choices, weights, residual; sums of k experts in
+ * seg segments, then of each; x; rings. Eight warps, each with a ring of so many tiles. */
+#define EXPERTS_UP_STAGES 2u
+#define EXPERTS_DOWN_STAGES 3u
+#define EXPERTS_UP_FIXED 2176u
+#define EXPERTS_DOWN_FIXED(k, seg) ((320u + (k) * ((seg) + 1) * 64u + 127u) & ~127u)
+#define EXPERTS_ROUTE_BYTES 6656u  /* room that a choice among many needs: route_scratch and a token's scores */
+
 typedef struct kvstore_args {
     uint64_t k, v, kv, block_bytes, k_off, v_off, tok, seq, table;
     uint32_t ldk, ldv, k_width, v_width, block_size, group, n_tok, kv_f32;

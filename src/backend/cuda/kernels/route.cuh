@@ -9,48 +9,83 @@ struct route_scratch { /* shared memory: scores, what is compared, groups */
     float s[ROUTE_MAX], c[ROUTE_MAX], grp[64];
 };
 
-/* As below for up to 128 experts without groups: everything in registers, four experts a lane. */
-DEV float route_small(const route_args &p, const float *x, u32 lane, i32 &e)
+/* Up to 128 experts without groups are chosen in registers. */
+DEV bool route_is_small(const route_args &p) { return p.n_expert <= 128 && p.n_group <= 1; }
+
+/* In the order of the floats; what is no number comes last. */
+DEV u32 route_key(float c)
+{
+    const u32 u = __float_as_uint(c == 0.0f ? 0.0f : c);
+    return c != c ? 0 : u & 0x80000000u ? ~u : u | 0x80000000u;
+}
+
+/* As route_token for up to 128 experts without groups, four neighbours a lane: choices 0 to `last`. WEIGHTS false:
+ * only the expert of choice `last` is wanted, and every lane gets it in e. Softmax keeps the order of scores, so where
+ * nothing is added to it the scores themselves are compared and nobody waits for sums. */
+template <bool WEIGHTS> DEV float route_small(const route_args &p, const float *x, u32 lane, u32 last, i32 &e)
 {
     const float *bias = (const float *)p.bias;
-    float s[4], c[4], max = -INFINITY, sum = 0;
+    const bool plain = p.score != 1 && !bias;
+    float s[4];
+    u32 key[4];
+    if (((p.n_expert | p.lds) & 3) == 0) {
+        const float none = -INFINITY;
+        const float4 v = lane * 4 < p.n_expert ? *(const float4 *)(x + lane * 4) : make_float4(none, none, none, none);
+        s[0] = v.x, s[1] = v.y, s[2] = v.z, s[3] = v.w;
+    } else {
 #pragma unroll
-    for (u32 j = 0; j < 4; j++) {
-        s[j] = lane + 32 * j < p.n_expert ? x[lane + 32 * j] : -INFINITY;
-        max = fmaxf(max, s[j]);
+        for (u32 j = 0; j < 4; j++)
+            s[j] = lane * 4 + j < p.n_expert ? x[lane * 4 + j] : -INFINITY;
     }
-    max = warp_max(max);
+    if (plain) {
 #pragma unroll
-    for (u32 j = 0; j < 4; j++)
-        if (lane + 32 * j < p.n_expert) {
-            s[j] = p.score == 0 ? expf(s[j] - max) : p.score == 1 ? 1.0f / (1.0f + expf(-s[j])) : s[j];
-            sum += s[j];
-        }
-    sum = warp_sum(sum);
+        for (u32 j = 0; j < 4; j++)
+            key[j] = lane * 4 + j < p.n_expert ? route_key(s[j]) : 0;
+    }
+    if (p.score == 0 && (WEIGHTS || !plain)) {
+        float max = fmaxf(fmaxf(s[0], s[1]), fmaxf(s[2], s[3])), sum = 0;
+        max = warp_max(max);
 #pragma unroll
-    for (u32 j = 0; j < 4; j++) {
-        const bool in = lane + 32 * j < p.n_expert;
-        if (in && p.score == 0)
+        for (u32 j = 0; j < 4; j++)
+            if (lane * 4 + j < p.n_expert) {
+                s[j] = expf(s[j] - max);
+                sum += s[j];
+            }
+        sum = warp_sum(sum);
+#pragma unroll
+        for (u32 j = 0; j < 4; j++)
             s[j] /= sum;
-        c[j] = in ? s[j] + (bias ? bias[lane + 32 * j] : 0.0f) : -INFINITY;
+    } else if (p.score == 1) {
+#pragma unroll
+        for (u32 j = 0; j < 4; j++)
+            s[j] = 1.0f / (1.0f + expf(-s[j]));
+    }
+    if (!plain) {
+#pragma unroll
+        for (u32 j = 0; j < 4; j++) {
+            const bool in = lane * 4 + j < p.n_expert;
+            key[j] = in ? route_key(s[j] + (bias ? bias[lane * 4 + j] : 0.0f)) : 0;
+        }
     }
     float total = 0, top = 0, wj = 0;
     u32 ej = 0;
-    for (u32 r = 0; r < p.k; r++) {
-        float m = -INFINITY;
-        u32 at = ~0u;
+    for (u32 r = 0; r <= last; r++) {
+        const u32 m = max(max(key[0], key[1]), max(key[2], key[3]));
+        const u32 j = key[0] == m ? 0 : key[1] == m ? 1 : key[2] == m ? 2 : 3;
+        const u32 best = __reduce_max_sync(~0u, m);
+        const u32 who = __ballot_sync(~0u, m == best);
+        const bool mine = m == best && (who & ((1u << lane) - 1)) == 0;
 #pragma unroll
-        for (u32 j = 0; j < 4; j++)
-            if (c[j] > m)
-                m = c[j], at = lane + 32 * j;
-        u32 u = __float_as_uint(m == 0.0f ? 0.0f : m); /* in the order of the floats */
-        u = u & 0x80000000u ? ~u : u | 0x80000000u;
-        const u32 best = __reduce_max_sync(~0u, u);
-        at = __reduce_min_sync(~0u, u == best ? at : ~0u);
-        if (at >= p.n_expert)
-            at = 0;
-        const u32 j = at >> 5;
-        float v = __shfl_sync(~0u, j == 0 ? s[0] : j == 1 ? s[1] : j == 2 ? s[2] : s[3], at & 31);
+        for (u32 q = 0; q < 4; q++)
+            if (mine && q == j)
+                key[q] = 0;
+        if (!WEIGHTS) {
+            if (r == last)
+                ej = __shfl_sync(~0u, lane * 4 + j, __ffs((int)who) - 1);
+            continue;
+        }
+        const u32 from = (u32)__ffs((int)who) - 1, at = __shfl_sync(~0u, lane * 4 + j, from);
+        float v = __shfl_sync(~0u, j == 0 ? s[0] : j == 1 ? s[1] : j == 2 ? s[2] : s[3], from);
         if (p.score == 2) {
             if (r == 0)
                 top = v;
@@ -59,16 +94,14 @@ DEV float route_small(const route_args &p, const float *x, u32 lane, i32 &e)
         if (lane == r)
             wj = v, ej = at;
         total += v;
-#pragma unroll
-        for (u32 q = 0; q < 4; q++)
-            if (at == lane + 32 * q)
-                c[q] = -INFINITY;
     }
+    e = (i32)ej;
+    if (!WEIGHTS)
+        return 0;
     if (p.score == 2)
         wj /= total;
     else if (p.renormalise)
         wj /= total + p.renorm_eps;
-    e = (i32)ej;
     wj *= p.scale;
     return p.factor ? wj * ((const float *)p.factor)[ej] : wj;
 }
@@ -77,8 +110,8 @@ DEV float route_small(const route_args &p, const float *x, u32 lane, i32 &e)
 DEV float route_token(const route_args &p, const float *x, route_scratch &sm, u32 lane, i32 &e)
 {
     const u32 n = p.n_expert;
-    if (n <= 128 && p.n_group <= 1)
-        return route_small(p, x, lane, e);
+    if (route_is_small(p))
+        return route_small<true>(p, x, lane, p.k - 1, e);
     const float *bias = (const float *)p.bias;
     float max = -INFINITY;
     for (u32 i = lane; i < n; i += 32)
@@ -172,6 +205,18 @@ DEV float route_token(const route_args &p, const float *x, route_scratch &sm, u3
     e = (i32)ej;
     wj *= p.scale;
     return p.factor ? wj * ((const float *)p.factor)[ej] : wj;
+}
+
+/* The expert of one choice, in every lane. */
+DEV u32 route_choice(const route_args &p, const float *x, route_scratch &sm, u32 lane, u32 choice)
+{
+    i32 e;
+    if (route_is_small(p)) {
+        route_small<false>(p, x, lane, choice, e);
+        return (u32)e;
+    }
+    route_token(p, x, sm, lane, e);
+    return (u32)__shfl_sync(~0u, e, choice);
 }
 
 #endif

@@ -1,0 +1,331 @@
+/* experts: a mixture of experts for a step of few tokens of class D, in two kernels behind the router's product.
+ *   up    act(gate x) * (up x) of the chosen experts, as f16 rows: a block takes row tiles of one (token, choice).
+ *   down  sum over the choices of weight * (down h), and what is added to it: a block takes one row tile of all.
+ * Everything here is waiting, so the chain behind the scores is kept short. Each block of `up` chooses for itself, by
+ * one warp, while the others fetch x. `down` chooses for itself too: `up` lets it start only once the scores are there
+ * (it waits before it launches), so weights of `down` are under way while `up` still works, and what is left to wait
+ * for is h alone.
+ * What runs once a launch is mostly waiting for instructions, so both kernels go through their code once before there
+ * is anything to compute (`dry`: one tile of whatever lies in shared memory, nothing stored outside), while they would
+ * wait.
+ * Bytes: the chosen experts' weights, once; memory and waiting. Figures: docs/kernels.md.
+ * Numerics: gemv's products and sums (tiles of a segment, segments in order, z groups apart), h rounded to f16 once,
+ * then combine's: one fma a choice, in order, and the residual last. The bytes are those of a step of many tokens. */
+#include "decode.cuh"
+#include "route.cuh"
+
+#define WARPS 8
+static_assert(sizeof(route_scratch) + ROUTE_MAX * 4 <= EXPERTS_ROUTE_BYTES, "EXPERTS_ROUTE_BYTES");
+static_assert(sizeof(route_scratch) <= WARPS * EXPERTS_UP_STAGES * TILE_BYTES_U4,
+              "a choice among many has room in the rings");
+
+template <int L> DEV void tile_mma(const in_smem &src, u32 lane, const u32 *lut, u32 xaddr, float *acc)
+{
+    scales q;
+    tile_scales<L>(src, lane, q);
+#pragma unroll
+    for (int c = 0; c < 4; c++) {
+        u32 a[4][4], b[8];
+        ldmatrix4(b, xaddr + c * 128);
+        ldmatrix4(b + 4, xaddr + c * 128 + 64);
+        chunk<L>(src, lane, c, q, lut, a);
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            mma_f16(acc, a[j], b[2 * j], b[2 * j + 1]);
+    }
+}
+
+/* A row's segments in order, z groups of them apart; then scale and bias. seg, z: powers of two, at most 8. */
+DEV float sum_segments(const dweight &w, const float *part, u32 stride, u32 n)
+{
+    const u32 per = w.seg / w.z;
+    float x[8], v = 0, sum = 0;
+#pragma unroll
+    for (u32 s = 0; s < 8; s++)
+        x[s] = s < w.seg ? part[s * stride] : 0.0f;
+#pragma unroll
+    for (u32 s = 0; s < 8; s++) {
+        if (s < w.seg)
+            sum += x[s];
+        if (s < w.seg && ((s + 1) & (per - 1)) == 0) {
+            v += sum;
+            sum = 0;
+        }
+    }
+    return with_scale_and_bias(w, v, n);
+}
+
+#define DEV_IN __device__ __forceinline__
+template <int L> struct tile {
+    static constexpr u32 BYTES = L == LAY_F16   ? TILE_BYTES_F16
+                                 : L == LAY_I8  ? TILE_BYTES_I8
+                                 : L == LAY_Q4K ? TILE_BYTES_Q4K
+                                 : L == LAY_Q5K ? TILE_BYTES_Q5K
+                                 : L == LAY_Q6K ? TILE_BYTES_Q6K
+                                 : L == LAY_F8  ? TILE_BYTES_F8
+                                                : TILE_BYTES_U4; /* NV4's too */
+};
+
+/* A warp's ring of S tiles. A place is asked for anew as soon as it is read, so the place to read next is also the next
+ * to fill once all of them are under way. A tile is a group of copies, and so is none: waits count them. Copies of 16
+ * bytes by all lanes: a bulk copy of so few bytes takes longer to begin. */
+template <int L, u32 S> struct ring {
+    u32 first, place; /* shared memory */
+    DEV_IN ring(u32 rings, u32 warp) : first(rings + warp * S * tile<L>::BYTES), place(first) {}
+    DEV_IN void ask(u32 at, const u8 *src, u32 lane) const
+    {
+#pragma unroll
+        for (u32 i = 0; i < tile<L>::BYTES; i += 512)
+            if (i + 512 <= tile<L>::BYTES || i + lane * 16 < tile<L>::BYTES)
+                cp_async16_stream(at + i + lane * 16, src + i + lane * 16);
+    }
+    DEV_IN void wait(void) const
+    {
+        cp_async_wait<S - 1>();
+        __syncwarp(); /* other lanes' copies too */
+    }
+    DEV_IN void next(void) { place = place == first + (S - 1) * tile<L>::BYTES ? first : place + tile<L>::BYTES; }
+};
+
+/* The token's row to shared memory as f16, by the threads from `first` on; columns past the row's are zeros. */
+DEV void fetch_x(const experts_args &p, u32 tok, u16 *dst, u32 first)
+{
+    const u32 kpad = p.w[0].k_tiles * TILE_COLS, n = 256 - first, at = threadIdx.x - first;
+    if (p.x_f32) {
+        const float *src = (const float *)p.x + (u64)tok * p.ldx;
+        for (u32 i = at; i < kpad; i += n)
+            dst[ACT_POS(i)] = f2h(i < p.w[0].cols ? src[i] : 0.0f);
+        return;
+    }
+    const u16 *src = (const u16 *)p.x + (u64)tok * p.ldx;
+#pragma unroll 4
+    for (u32 i = at * 8; i < kpad; i += n * 8)
+        *(uint4 *)(dst + i) = *(const uint4 *)(src + i);
+}
+
+template <int L> DEV void experts_up(const experts_args &p)
+{
+    extern __shared__ __align__(128) u8 smem[];
+    /* a warp's number is the same in all its lanes: told so, the compiler keeps what follows from it once a warp */
+    const u32 tid = threadIdx.x, warp = __shfl_sync(~0u, tid >> 5, 0), lane = tid & 31;
+    const dweight &w = p.w[0];
+    const u32 log_seg = 31 - __clz((int)w.seg), groups = WARPS >> log_seg, grp = warp >> log_seg;
+    const u32 seg = warp & (w.seg - 1);
+    const u32 tok = blockIdx.y / p.route.k, choice = blockIdx.y % p.route.k;
+    u32 *chosen = (u32 *)smem;
+    float *sums = (float *)(smem + 128); /* [2 rounds][warp][gate, up][16] */
+    u16 *xs = (u16 *)(smem + EXPERTS_UP_FIXED);
+    u8 *rings = (u8 *)(xs + w.k_tiles * TILE_COLS);
+    const u32 k0 = seg_begin(w, seg), k1 = seg_begin(w, seg + 1), step = gridDim.x * groups;
+    ring<L, EXPERTS_UP_STAGES> r(smem_addr(rings), warp);
+
+    const u32 xbase = smem_addr(xs) + (lane >> 3) * 16;
+    u16 *out = (u16 *)p.out + (u64)blockIdx.y * p.ldo;
+#pragma unroll 1
+    for (bool dry = true;; dry = false) {
+        if (!dry) {
+            pdl_wait();
+            pdl_launch(); /* not before: who comes next reads the scores without waiting for this kernel */
+        }
+        if (warp == 0) {
+            const float *scores = dry ? (const float *)rings : (const float *)p.route.scores + (u64)tok * p.route.lds;
+            const u32 e = route_choice(p.route, scores, *(route_scratch *)rings, lane, choice);
+            if (lane == 0)
+                *chosen = e;
+        } else if (!dry) {
+            fetch_x(p, tok, xs, 32);
+        }
+        __syncthreads();
+        const u32 e = __shfl_sync(~0u, *chosen, 0);
+
+        /* the warp's stream: row tiles, columns of its segment, gate and up */
+        u32 rt_in = blockIdx.x * groups + grp, kt_in = k0, sub_in = 0;
+        auto request = [&]() {
+            if (rt_in < w.row_tiles) {
+                const u8 *matrix = (const u8 *)(sub_in ? p.w[1].tiles : w.tiles); /* of one shape: they lie alike */
+                r.ask(r.place, matrix + e * w.expert_stride + (rt_in * w.k_tiles + kt_in) * tile<L>::BYTES, lane);
+                sub_in ^= 1;
+                if (sub_in == 0 && ++kt_in == k1) {
+                    kt_in = k0;
+                    rt_in += step;
+                }
+            }
+            cp_async_commit();
+        };
+#pragma unroll 1
+        for (u32 i = 0; i < EXPERTS_UP_STAGES && !dry; i++) {
+            request();
+            r.next();
+        }
+
+        u32 buf = 0;
+#pragma unroll 1
+        for (u32 rt0 = blockIdx.x * groups; rt0 < w.row_tiles; rt0 += step, buf ^= 1) {
+            if (rt0 + grp < w.row_tiles) {
+                /* Of the tile that comes; of the other matrix. All columns of the product are the one row of x, so the
+                 * odd ones are those before them. */
+                float acc[4] = {0, 0, 0, 0}, other[2] = {0, 0};
+#pragma unroll 1
+                for (u32 i = dry ? 2 * (k1 - k0) - 1 : 0; i < 2 * (k1 - k0); i++) {
+                    if (!dry)
+                        r.wait();
+                    tile_mma<L>({r.place}, lane, p.w[0].lut, xbase + (k0 + (i >> 1)) * 512, acc);
+                    __syncwarp();
+                    if (!dry) {
+                        request();
+                        r.next();
+                    }
+                    const float lo = acc[0], hi = acc[2];
+                    acc[0] = acc[1] = other[0], acc[2] = acc[3] = other[1];
+                    other[0] = lo, other[1] = hi;
+                }
+                if ((lane & 3) == 0) {
+                    float *q = sums + (buf * WARPS + warp) * 32 + (lane >> 2);
+                    q[0] = acc[0], q[8] = acc[2], q[16] = other[0], q[24] = other[1];
+                }
+            }
+            __syncthreads(); /* the sums of the round before the last are read by now, so two rounds have room enough */
+            const u32 rt = rt0 + (tid >> 4), n = rt * 16 + (tid & 15);
+            if (tid < 16 * groups && rt < w.row_tiles && n < w.rows) {
+                const float *q = sums + (buf * WARPS + (tid >> 4) * w.seg) * 32 + (tid & 15);
+                const float gate = sum_segments(w, q, 32, e * w.rows + n);
+                const float up = sum_segments(p.w[1], q + 16, 32, e * w.rows + n);
+                const u16 h = f2h(glu_apply(p.act, gate, up, p.limit, p.alpha));
+                if (!dry)
+                    out[ACT_POS(n)] = h;
+            }
+            if (dry)
+                break;
+            if (rt0 + groups >= w.row_tiles) /* `down` multiplies whole tiles */
+                for (u32 i = w.rows + tid; i < p.ldo; i += 256)
+                    out[ACT_POS(i)] = 0;
+        }
+        if (!dry)
+            return;
+        __syncthreads(); /* the dry sums and choice are read */
+    }
+}
+
+template <int L> DEV void experts_down(const experts_args &p)
+{
+    extern __shared__ __align__(128) u8 smem[];
+    const u32 tid = threadIdx.x, warp = __shfl_sync(~0u, tid >> 5, 0), lane = tid & 31;
+    const u32 tok = blockIdx.y, rt = blockIdx.x;
+    const dweight &w = p.w[0];
+    const u32 log_seg = 31 - __clz((int)w.seg), k = p.route.k, kpad = w.k_tiles * TILE_COLS;
+    const u32 n_task = k << log_seg;
+    u32 *ids = (u32 *)smem;
+    float *weights = (float *)(smem + 128);
+    float *rest = (float *)(smem + 256); /* what is added to the row tile */
+    float *sums = (float *)(smem + 320), *ys = sums + n_task * 16; /* [choice][segment][16], [choice][16] */
+    u8 *xs = smem + EXPERTS_DOWN_FIXED(k, w.seg);
+    const u32 x_bytes = k * kpad * 2 > EXPERTS_ROUTE_BYTES ? k * kpad * 2 : EXPERTS_ROUTE_BYTES;
+    ring<L, EXPERTS_DOWN_STAGES> r(smem_addr(xs) + x_bytes, warp);
+
+    if (warp == 0) { /* x comes later, so its place is free */
+        float *scores = (float *)(xs + sizeof(route_scratch));
+        const float *src = (const float *)p.route.scores + (u64)tok * p.route.lds;
+        for (u32 i = lane; i < p.route.n_expert; i += 32)
+            scores[i] = __ldcg(src + i); /* written since this kernel may have begun: not out of the first cache */
+        __syncwarp();
+        i32 e;
+        const float weight = route_token(p.route, scores, *(route_scratch *)xs, lane, e);
+        if (lane < k)
+            ids[lane] = (u32)e, weights[lane] = weight;
+    }
+    __syncthreads();
+
+    /* The warp's stream: task t is a segment of a choice. From round to round the segments change warps, so that each
+     * has long and short ones. */
+    u32 t_in = warp, left = 0;
+    const u8 *src = 0;
+    auto request = [&]() {
+        if (left == 0 && t_in < n_task) {
+            const u32 s = (t_in + t_in / WARPS) & (w.seg - 1), kt_in = seg_begin(w, s);
+            left = seg_begin(w, s + 1) - kt_in;
+            src = (const u8 *)w.tiles + ids[t_in >> log_seg] * w.expert_stride;
+            src += (rt * w.k_tiles + kt_in) * tile<L>::BYTES;
+            t_in += WARPS;
+        }
+        if (left) {
+            r.ask(r.place, src, lane);
+            src += tile<L>::BYTES;
+            left--;
+        }
+        cp_async_commit();
+    };
+#pragma unroll 1
+    for (u32 i = 0; i < EXPERTS_DOWN_STAGES; i++) {
+        request();
+        r.next();
+    }
+
+    const u32 xbase = smem_addr(xs) + (lane >> 3) * 16;
+#pragma unroll 1
+    for (bool dry = true;; dry = false) {
+        if (!dry) {
+            pdl_launch();
+            pdl_wait();
+            const uint4 *h = (const uint4 *)((const u16 *)p.x + (u64)tok * p.ldx);
+#pragma unroll 4
+            for (u32 i = tid; i < k * kpad / 8; i += 256)
+                ((uint4 *)xs)[i] = h[i];
+            if (tid < 16 && p.residual && rt * 16 + tid < w.rows)
+                rest[tid] = ((const float *)p.residual)[(u64)tok * p.ldr + rt * 16 + tid];
+            __syncthreads();
+        }
+#pragma unroll 1
+        for (u32 t = warp; t < n_task; t += WARPS) {
+            const u32 j = t >> log_seg, s = (t + t / WARPS) & (w.seg - 1);
+            float acc[4] = {0, 0, 0, 0};
+#pragma unroll 1
+            for (u32 kt = seg_begin(w, s); kt < seg_begin(w, s + 1); kt++) {
+                if (!dry)
+                    r.wait();
+                tile_mma<L>({r.place}, lane, p.w[0].lut, xbase + (j * w.k_tiles + kt) * 512, acc);
+                __syncwarp();
+                if (dry)
+                    break;
+                request();
+                r.next();
+            }
+            if ((lane & 3) == 0) {
+                float *q = sums + ((j << log_seg) + s) * 16 + (lane >> 2);
+                q[0] = acc[0], q[8] = acc[2];
+            }
+            if (dry)
+                break;
+        }
+        __syncthreads();
+        for (u32 i = tid; i < k * 16; i += 256) {
+            const u32 j = i >> 4, row = rt * 16 + (i & 15);
+            if (row < w.rows)
+                ys[i] = sum_segments(w, sums + (j << log_seg) * 16 + (i & 15), 16, ids[j] * w.rows + row);
+        }
+        __syncthreads();
+        const u32 n = rt * 16 + tid;
+        if (tid < 16 && n < w.rows) { /* combine */
+            float y = 0;
+            for (u32 j = 0; j < k; j++)
+                y = fmaf(weights[j], ys[j * 16 + tid], y);
+            if (!dry)
+                ((float *)p.out)[(u64)tok * p.ldo + n] = p.residual ? __fadd_rn(rest[tid], y) : y;
+        }
+        if (!dry)
+            return;
+        __syncthreads(); /* the dry sums are read */
+    }
+}
+
+/* Four of these blocks have room on a multiprocessor: what makes `up` and `down` overlap. */
+#define EXPERTS(name, l)                                                                                    \
+    KERNEL(256, 4) imp_experts_up_##name(const __grid_constant__ experts_args p) { experts_up<l>(p); }      \
+    KERNEL(256, 4) imp_experts_down_##name(const __grid_constant__ experts_args p) { experts_down<l>(p); }
+EXPERTS(f16, LAY_F16)
+EXPERTS(i8, LAY_I8)
+EXPERTS(u4, LAY_U4)
+EXPERTS(nv4, LAY_NV4)
+EXPERTS(q4k, LAY_Q4K)
+EXPERTS(q5k, LAY_Q5K)
+EXPERTS(q6k, LAY_Q6K)
+EXPERTS(f8, LAY_F8)
