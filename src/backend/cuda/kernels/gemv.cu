@@ -241,11 +241,6 @@ template <int L0, int L1> DEV void gemv(const gemv_args &p)
         }
         cp_async_commit();
     };
-    x_source x = {p.ids ? (p.x_per_choice ? row : row / p.n_choice) : p.x_groups ? row / p.x_groups : 0, p.x_groups ? (row % p.x_groups) * p.k : 0, kpad,
-                  p.x_kind != X_F16 && p.k % 4 == 0 && p.k <= 4096, p.norm_out && blockIdx.x == 0};
-    if (p.x_kind == X_NORM && p.norm_w && blockIdx.x < 4) /* it was last read a step ago */
-        for (u32 i = tid * 32; i < p.k; i += 256 * 32)
-            asm volatile("prefetch.global.L2 [%0];" ::"l"((const float *)p.norm_w + i));
     /* The second place is asked for behind the row where the kernel before is a long one: the row is what all wait for, and
      * would have to wait for the weights. Rows without a norm come from kernels that leave room, and time, for both. */
     const bool both = p.x_kind == X_F16 && !p.ids;
@@ -256,6 +251,9 @@ template <int L0, int L1> DEV void gemv(const gemv_args &p)
     ask();
     if (both)
         ask();
+    if (p.x_kind == X_NORM && p.norm_w && blockIdx.x < 4) /* it was last read a step ago */
+        for (u32 i = tid * 32; i < p.k; i += 256 * 32)
+            asm volatile("prefetch.global.L2 [%0];" ::"l"((const float *)p.norm_w + i));
     if (tid < groups * SUMS) {
         mbar_init(sums + tid * 16, seg);
         mbar_init(sums + tid * 16 + 8, 1);
@@ -264,6 +262,8 @@ template <int L0, int L1> DEV void gemv(const gemv_args &p)
     if (!p.ids)
         pdl_launch();
 
+    x_source x = {p.ids ? (p.x_per_choice ? row : row / p.n_choice) : p.x_groups ? row / p.x_groups : 0, p.x_groups ? (row % p.x_groups) * p.k : 0, kpad,
+                  p.x_kind != X_F16 && p.k % 4 == 0 && p.k <= 4096, p.norm_out && blockIdx.x == 0};
     if (!p.ids)
         pdl_wait();
     make_x(p, x, tid, xs, (float *)(smem + 512), [&]() {
