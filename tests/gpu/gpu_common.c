@@ -180,8 +180,8 @@ static plan_reg moe(const shape *s, model *m, int32_t i, plan_reg x)
         r.attr.route.renormalise = true, r.attr.route.scale = 1;
     r.attr.route.n_expert = s->n_expert;
     r.attr.route.k = s->n_used;
-    if (s->choice_bias)
-        r.weight[0] = plan_add_weight(p, make_vector("choice_bias", s->n_expert, 0, 0.1f));
+    if (s->choice_bias > 0)
+        r.weight[0] = plan_add_weight(p, make_vector("choice_bias", s->n_expert, 0, s->choice_bias));
     if (s->expert_factor)
         r.weight[1] = plan_add_weight(p, make_vector("expert_factor", s->n_expert, 1, 0.3f));
     plan_add_op(p, &r);

@@ -21,7 +21,8 @@ typedef struct shape {
     const char *name;
     uint32_t n_layer, hidden, n_head, n_kv_head, d, ff, vocab, n_expert, n_used, window;
     bool qk_norm, tied, bias, post_norm, sinks, fused_experts; /* fused_experts: gate and up in one matrix, with biases */
-    bool expert_bias, choice_bias, expert_factor; /* experts of three matrices with biases; vectors of the routing */
+    bool expert_bias, expert_factor; /* experts of three matrices with biases; a factor for each expert's weight */
+    float choice_bias; /* how far apart the values are that are added before experts are compared; 0 = there are none */
     plan_route route; /* how experts are chosen; all zero = softmax, weights sum to 1. n_expert and k are set by the shape */
     float softcap, final_softcap;
     plan_act act;
