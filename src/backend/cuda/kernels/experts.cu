@@ -11,7 +11,7 @@
  * Bytes: the chosen experts' weights, once; memory and waiting. Figures: docs/kernels.md.
  * Numerics: gemv's products and sums (tiles of a segment, segments in order, z groups apart), h rounded to f16 once,
  * then combine's: one fma a choice, in order, and the residual last. The bytes are those of a step of many tokens. */
-#include "decode.cuh"
+#include "gemv.cuh"
 #include "route.cuh"
 
 #define WARPS 8
@@ -19,53 +19,17 @@ static_assert(sizeof(route_scratch) + ROUTE_MAX * 4 <= EXPERTS_ROUTE_BYTES, "EXP
 static_assert(sizeof(route_scratch) <= WARPS * EXPERTS_UP_STAGES * TILE_BYTES_U4,
               "a choice among many has room in the rings");
 
-template <int L> DEV void tile_mma(const in_smem &src, u32 lane, const u32 *lut, u32 xaddr, float *acc)
-{
-    scales q;
-    tile_scales<L>(src, lane, q);
-#pragma unroll
-    for (int c = 0; c < 4; c++) {
-        u32 a[4][4], b[8];
-        ldmatrix4(b, xaddr + c * 128);
-        ldmatrix4(b + 4, xaddr + c * 128 + 64);
-        chunk<L>(src, lane, c, q, lut, a);
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            mma_f16(acc, a[j], b[2 * j], b[2 * j + 1]);
-    }
-}
-
-/* A row's segments in order, z groups of them apart; then scale and bias. seg, z: powers of two, at most 8. */
+/* A row's sum out of its segments' parts, `stride` apart. */
 DEV float sum_segments(const dweight &w, const float *part, u32 stride, u32 n)
 {
-    const u32 per = w.seg / w.z;
-    float x[8], v = 0, sum = 0;
+    float x[8];
 #pragma unroll
     for (u32 s = 0; s < 8; s++)
         x[s] = s < w.seg ? part[s * stride] : 0.0f;
-#pragma unroll
-    for (u32 s = 0; s < 8; s++) {
-        if (s < w.seg)
-            sum += x[s];
-        if (s < w.seg && ((s + 1) & (per - 1)) == 0) {
-            v += sum;
-            sum = 0;
-        }
-    }
-    return with_scale_and_bias(w, v, n);
+    return total(w, x, w.seg, n);
 }
 
 #define DEV_IN __device__ __forceinline__
-template <int L> struct tile {
-    static constexpr u32 BYTES = L == LAY_F16   ? TILE_BYTES_F16
-                                 : L == LAY_I8  ? TILE_BYTES_I8
-                                 : L == LAY_Q4K ? TILE_BYTES_Q4K
-                                 : L == LAY_Q5K ? TILE_BYTES_Q5K
-                                 : L == LAY_Q6K ? TILE_BYTES_Q6K
-                                 : L == LAY_F8  ? TILE_BYTES_F8
-                                                : TILE_BYTES_U4; /* NV4's too */
-};
-
 /* A warp's ring of S tiles. A place is asked for anew as soon as it is read, so the place to read next is also the next
  * to fill once all of them are under way. A tile is a group of copies, and so is none: waits count them. Copies of 16
  * bytes by all lanes: a bulk copy of so few bytes takes longer to begin. */
@@ -74,10 +38,7 @@ template <int L, u32 S> struct ring {
     DEV_IN ring(u32 rings, u32 warp) : first(rings + warp * S * tile<L>::BYTES), place(first) {}
     DEV_IN void ask(u32 at, const u8 *src, u32 lane) const
     {
-#pragma unroll
-        for (u32 i = 0; i < tile<L>::BYTES; i += 512)
-            if (i + 512 <= tile<L>::BYTES || i + lane * 16 < tile<L>::BYTES)
-                cp_async16_stream(at + i + lane * 16, src + i + lane * 16);
+        copy_tile<tile<L>::BYTES>(at + lane * 16, src + lane * 16, lane);
     }
     DEV_IN void wait(void) const
     {
@@ -169,7 +130,7 @@ template <int L> DEV void experts_up(const experts_args &p)
                 for (u32 i = dry ? 2 * (k1 - k0) - 1 : 0; i < 2 * (k1 - k0); i++) {
                     if (!dry)
                         r.wait();
-                    tile_mma<L>({r.place}, lane, p.w[0].lut, xbase + (k0 + (i >> 1)) * 512, acc);
+                    tile_mma<L, 4>({r.place}, lane, p.w[0].lut, xbase + (k0 + (i >> 1)) * 512, acc);
                     __syncwarp();
                     if (!dry) {
                         request();
@@ -282,7 +243,7 @@ template <int L> DEV void experts_down(const experts_args &p)
             for (u32 kt = seg_begin(w, s); kt < seg_begin(w, s + 1); kt++) {
                 if (!dry)
                     r.wait();
-                tile_mma<L>({r.place}, lane, p.w[0].lut, xbase + (j * w.k_tiles + kt) * 512, acc);
+                tile_mma<L, 4>({r.place}, lane, p.w[0].lut, xbase + (j * w.k_tiles + kt) * 512, acc);
                 __syncwarp();
                 if (dry)
                     break;

@@ -9,50 +9,15 @@
  * The 8 columns of the mma are all the row; the first counts.
  * Bytes: N*K*bits/8 + small; memory bound. Floor and what was reached: docs/kernels.md.
  * Numerics: f16 products, f32 sums; order = tiles of a segment, then segments in order (z groups apart). */
-#include "decode.cuh"
+#include "gemv.cuh"
 
 #define WARPS 8
 #define SUMS 4 /* items whose sums may be under way */
 
 /* A place in a ring holds a tile, of F16 half a tile. */
 template <int L> struct piece {
-    static constexpr u32 BYTES = L == LAY_F16   ? TILE_BYTES_F16 / 2
-                                 : L == LAY_I8  ? TILE_BYTES_I8
-                                 : L == LAY_U4  ? TILE_BYTES_U4
-                                 : L == LAY_NV4 ? TILE_BYTES_NV4
-                                 : L == LAY_Q4K ? TILE_BYTES_Q4K
-                                 : L == LAY_Q5K ? TILE_BYTES_Q5K
-                                 : L == LAY_Q6K ? TILE_BYTES_Q6K
-                                                : TILE_BYTES_F8;
-    static constexpr u32 A_TILE = L == LAY_F16 ? 2 : 1, CHUNKS = 4 / A_TILE;
+    static constexpr u32 A_TILE = L == LAY_F16 ? 2 : 1, CHUNKS = 4 / A_TILE, BYTES = tile<L>::BYTES / A_TILE;
 };
-
-/* A piece into shared memory: dst and src are this lane's. */
-template <int L> DEV void copy_piece(u32 dst, const u8 *src, u32 lane)
-{
-    constexpr u32 N = piece<L>::BYTES / 16;
-#pragma unroll
-    for (u32 i = 0; i < N / 32; i++)
-        cp_async16_stream(dst + i * 512, src + i * 512);
-    if (N % 32 && lane < N % 32)
-        cp_async16_stream(dst + N / 32 * 512, src + N / 32 * 512);
-}
-
-template <int L> DEV void piece_mma(const in_smem &src, u32 lane, const u32 *lut, u32 xaddr, float *acc)
-{
-    scales q;
-    tile_scales<L>(src, lane, q);
-#pragma unroll
-    for (int c = 0; c < (int)piece<L>::CHUNKS; c++) {
-        u32 a[4][4], b[8];
-        ldmatrix4(b, xaddr + c * 128);
-        ldmatrix4(b + 4, xaddr + c * 128 + 64);
-        chunk<L>(src, lane, c, q, lut, a);
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            mma_f16(acc, a[j], b[2 * j], b[2 * j + 1]);
-    }
-}
 
 /* A warp's ring of two places and the stream of pieces through it: items, then gate/up, then its segment. src and left are
  * of the segment being asked for. A piece is a group of copies, and so is none: waits count them. */
@@ -69,31 +34,12 @@ template <int L, class F> DEV void multiply(const dweight &w, u32 n_tile, u32 la
     for (u32 n = n_tile * piece<L>::A_TILE; n; n--) {
         cp_async_wait<1>();
         __syncwarp(); /* other lanes' copies too */
-        piece_mma<L>({in.at}, lane, w.lut, xaddr, acc);
+        tile_mma<L, piece<L>::CHUNKS>({in.at}, lane, w.lut, xaddr, acc);
         __syncwarp(); /* the place is read */
         request();
         in.at = in.both - in.at;
         xaddr += piece<L>::CHUNKS * 128;
     }
-}
-
-/* Segments of one output in order, z groups of them apart; then scale and bias. x: the parts, 0 past seg. seg and z are
- * powers of two, seg at most 8, so that no division stands in the way of the warp that adds. */
-DEV float total(const dweight &w, const float *x, u32 seg, u32 n)
-{
-    const u32 per = seg / w.z;
-    float v = 0, sum = 0;
-#pragma unroll
-    for (u32 s = 0; s < 8; s++) {
-        const bool end = ((s + 1) & (per - 1)) == 0;
-        if (s < seg)
-            sum += x[s];
-        if (s < seg && end) {
-            v += sum;
-            sum = 0;
-        }
-    }
-    return with_scale_and_bias(w, v, n);
 }
 
 /* Where an item's rows go. */
@@ -231,11 +177,11 @@ template <int L0, int L1> DEV void gemv(const gemv_args &p)
             const u32 to = in.at + lane * 16;
             u32 bytes;
             if (L0 < 0)
-                LAYOUT_SWITCH(in.layout, copy_piece<L>(to, in.src, lane); bytes = piece<L>::BYTES;)
+                LAYOUT_SWITCH(in.layout, copy_tile<piece<L>::BYTES>(to, in.src, lane); bytes = piece<L>::BYTES;)
             else if (L0 == L1 || in.layout == L0)
-                copy_piece<L0 < 0 ? 0 : L0>(to, in.src, lane), bytes = piece<L0 < 0 ? 0 : L0>::BYTES;
+                bytes = piece<L0 < 0 ? 0 : L0>::BYTES, copy_tile<piece<L0 < 0 ? 0 : L0>::BYTES>(to, in.src, lane);
             else
-                copy_piece<L1 < 0 ? 0 : L1>(to, in.src, lane), bytes = piece<L1 < 0 ? 0 : L1>::BYTES;
+                bytes = piece<L1 < 0 ? 0 : L1>::BYTES, copy_tile<piece<L1 < 0 ? 0 : L1>::BYTES>(to, in.src, lane);
             in.src += bytes;
             in.left--;
         }
