@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 HOT = {  # kernel: instructions that its sm_90a code must contain
-    **{f"imp_gemv_{k}": ["HMMA.16816", "UBLKCP", "LDSM"] for k in ("f16", "i8", "u4", "nv4", "q4k", "q5k", "q6k", "f8")},
+    **{f"imp_gemv_{k}": ["HMMA.16816", "LDGSTS", "LDSM"] for k in ("f16", "i8", "u4", "nv4", "q4k", "q5k", "q6k", "f8")},
     **{f"imp_experts_{d}_{k}": ["HMMA.16816", "LDGSTS", "LDSM"] for d in ("up", "down")
        for k in ("f16", "i8", "u4", "nv4", "q4k", "q5k", "q6k", "f8")},
     "imp_rows2": ["HMMA.16816", "UBLKCP"],
