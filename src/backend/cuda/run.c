@@ -349,15 +349,16 @@ static uint32_t attend_width(const bexec *x, const plan_attend *t)
 {
     const kv_group *g = &x->kv->group[t->group];
     uint32_t d = t->d_k > t->d_v ? t->d_k : t->d_v;
-    if (t->d_k % 8 || t->d_v % 8 || g->k_width % 8 || g->v_width % 8 || t->n_head / t->n_kv_head > ATTEND_HEADS * ATTEND_SUBS || d > 256)
+    if (t->d_k % 8 || t->d_v % 8 || g->k_width % 8 || g->v_width % 8 || d > 256 ||
+        t->n_head / t->n_kv_head > ATTEND_HEADS * ATTEND_SUBS)
         return 0;
     uint32_t bs = (uint32_t)x->kv->block_size;
     return bs < 8 || bs & (bs - 1) ? 0 : d <= 64 ? 64 : d <= 128 ? 128 : 256;
 }
 
-/* Positions a block takes. Measured: short contexts of few tokens go split by split; of as many as fit two a multiprocessor,
- * whole; of more, a half or less, so that the last round is short. Long ones of few tokens are cut into about four spans a
- * multiprocessor. */
+/* Positions a block takes. Measured: short contexts of few tokens go split by split; of as many as fit two a
+ * multiprocessor, whole; of more, a half or less, so that the last round is short. Long ones of few tokens are cut into
+ * about four spans a multiprocessor. */
 static uint32_t attend_span(const bexec *x, uint32_t pairs)
 {
     uint32_t n_sm = (uint32_t)x->b->n_sm, n_pos = SPLIT_BEGIN(x->split), parts = div_up(6 * n_sm, pairs);
@@ -371,11 +372,12 @@ static uint32_t attend_span(const bexec *x, uint32_t pairs)
     return span ? span : SPLIT_COARSE;
 }
 
-/* Blocks of a token and kv head as a cluster: up to 8 splits, one each, when all blocks have room at once. Sets a->share. */
+/* Blocks of a token and kv head as a cluster: up to 8 splits, one each, when all blocks have room at once. Sets
+ * a->share. */
 static bool attend_in_cluster(const bexec *x, attend_args *a, uint32_t d, uint32_t blocks)
 {
-    uint32_t items = a->heads * (d / 4);
-    if (x->b->cc / 10 != 9 || x->split < 2 || x->split > 8 || a->span != SPLIT_FINE || blocks > (uint32_t)x->b->n_sm * (d > 128 ? 1 : 5) / (d > 128 ? 1 : 2))
+    uint32_t items = a->heads * (d / 4), n_sm = (uint32_t)x->b->n_sm, room = d > 128 ? n_sm : n_sm * 5 / 2;
+    if (x->b->cc / 10 != 9 || x->split < 2 || x->split > 8 || a->span != SPLIT_FINE || blocks > room)
         return false;
     for (a->share = 0; x->split << a->share < items; a->share++) {}
     return a->share <= 7; /* a thread each */
@@ -391,26 +393,29 @@ static bool attend_takes_qkv(const bexec *x, const node *attend)
 static bool whole_heads(const attend_args *a) { return a->box_shift == 0 && a->d_k % 64 == 0 && a->d_v % 64 == 0; }
 
 /* How K (v: V) of a slot lies in the cache, for the copies of attend_d.cu's kernel for kernel_d columns. */
-static imp_status kv_map(const bexec *x, const attend_args *a, uint32_t kernel_d, bool v, CUtensorMap *map, imp_err *e)
+static imp_status kv_map(const bexec *x, const attend_args *a, uint32_t kernel_d, bool v, CUtensorMap *map,
+                         imp_err *e)
 {
     const kv_group *g = &x->kv->group[a->group];
     uint32_t d = v ? a->d_v : a->d_k, width = v ? a->v_width : a->k_width;
     bool whole = whole_heads(a);
-    cuuint64_t dim[5] = {whole ? 64 : d, (cuuint64_t)x->kv->block_size, whole ? d / 64 : 1, a->n_kv_head, g->reserved / g->block_bytes};
+    cuuint64_t dim[5] = {whole ? 64 : d, a->block_size, whole ? d / 64 : 1, a->n_kv_head, g->reserved / g->block_bytes};
     cuuint64_t stride[4] = {(cuuint64_t)width * 2, 128, (cuuint64_t)d * 2, g->block_bytes};
     cuuint32_t box[5] = {64, 32u >> a->box_shift, whole ? kernel_d / 64 : 1, 1, 1}, step[5] = {1, 1, 1, 1, 1};
-    return cu_check(&x->b->cu,
-                    x->b->cu.TensorMapEncodeTiled(map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 5, (void *)(uintptr_t)(a->kv + (v ? a->v_off : a->k_off)), dim, stride,
-                                                  box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
-                    e, "describing the KV cache");
+    void *at = (void *)(uintptr_t)(a->kv + (v ? a->v_off : a->k_off));
+    CUresult r = x->b->cu.TensorMapEncodeTiled(map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 5, at, dim, stride, box, step,
+                                               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return cu_check(&x->b->cu, r, e, "describing the KV cache");
 }
 
 static newest_args newest_of(const qkv_args *x, const attend_args *a)
 {
-    newest_args n = {.kind = {{.src = x->q, .w = x->q_norm, .ld = x->ldq, .n = a->d_k, .norm = x->has_q_norm, .eps = x->q_eps, .plus = x->q_plus},
-                              {.src = x->k, .w = x->k_norm, .ld = x->ldk, .n = a->d_k, .norm = x->has_k_norm, .eps = x->k_eps, .plus = x->k_plus},
-                              {.src = x->v, .w = x->v_norm, .ld = x->ldv, .n = a->d_v, .norm = x->has_v_norm, .eps = x->v_eps, .plus = x->v_plus}}};
+    uint32_t d = a->d_k;
+    newest_args n = {
+        .kind = {{x->q, x->q_norm, x->ldq, d, x->has_q_norm, x->q_eps, x->q_plus, 0},
+                 {x->k, x->k_norm, x->ldk, d, x->has_k_norm, x->k_eps, x->k_plus, 0},
+                 {x->v, x->v_norm, x->ldv, a->d_v, x->has_v_norm, x->v_eps, x->v_plus, 0}}};
     for (int i = 0; i < 3; i++)
         n.kind[i].part = 1.0f / (float)n.kind[i].n;
     if (x->has_rope_q)
@@ -421,7 +426,8 @@ static newest_args newest_of(const qkv_args *x, const attend_args *a)
 }
 
 /* As many tokens a launch as there is room for split results. */
-static imp_status attend_decode(bexec *x, const node *n, const attend_args *base, const run_range *r, uint32_t d, imp_err *e)
+static imp_status attend_decode(bexec *x, const node *n, const attend_args *base, const run_range *r, uint32_t d,
+                                imp_err *e)
 {
     struct {
         _Alignas(128) CUtensorMap k; /* the kernels' structs are padded to 128 bytes */
@@ -451,7 +457,8 @@ static imp_status attend_decode(bexec *x, const node *n, const attend_args *base
 
     const attend_kernel *t = d == 64 ? &attend_d64 : d == 128 ? &attend_d128 : &attend_d256;
     uint64_t one = (uint64_t)a->n_head * x->split * PART_LD(d) * 4;
-    uint32_t most = one * x->part_tokens > x->part_bytes ? (uint32_t)(x->part_bytes / one) : x->part_tokens, gy = a->n_kv_head << a->sub_shift;
+    uint32_t most = one * x->part_tokens > x->part_bytes ? (uint32_t)(x->part_bytes / one) : x->part_tokens;
+    uint32_t gy = a->n_kv_head << a->sub_shift;
     for (int32_t k = 0; k < r->n && s == IMP_OK; k += (int32_t)most) {
         a->n_tok = (uint32_t)(r->n - k) < most ? (uint32_t)(r->n - k) : most;
         a->tok0 = (uint32_t)(r->begin + k);
@@ -461,7 +468,8 @@ static imp_status attend_decode(bexec *x, const node *n, const attend_args *base
         a->dry = gx * gy * a->n_tok <= 2 * (uint32_t)x->b->n_sm;
         if (a->cluster)
             smem += (gx << a->share) * 16 + gx * 64;
-        s = cuda_launch_cluster(x->b, x->b->stream, with_qkv ? t->with_qkv : t->k, gx, gy, a->n_tok, a->cluster ? gx : 1, 128, smem, true, &p, e);
+        s = cuda_launch_cluster(x->b, x->b->stream, with_qkv ? t->with_qkv : t->k, gx, gy, a->n_tok,
+                                a->cluster ? gx : 1, 128, smem, true, &p, e);
     }
     return s;
 }

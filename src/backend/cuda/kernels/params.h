@@ -231,12 +231,13 @@ typedef struct attend_args {
     uint32_t ldq, ldo, out_f16, n_head, n_kv_head, d_k, d_v, k_width, v_width, block_size, group, window, n_split;
     uint32_t tok0, n_tok, kv_f32, span; /* positions a block takes: it has the splits that begin there */
     /* imp_attend_d and _q: */
-    uint32_t group_heads, heads, sub_shift; /* query heads of a kv head; of a block at most; log2 of the blocks that share a kv head */
-    uint32_t block_shift;               /* log2 of block_size */
-    uint32_t box_shift, box_cols;       /* log2 of the runs of a cache block that are 32 positions; copies a run */
-    uint32_t dry;                       /* _q: go through the code once while the previous kernel runs */
-    uint32_t sums_bytes;                /* of shared memory for the warps' sums (run.c) */
-    uint32_t cluster, share;            /* the blocks of a token and kv head are a cluster; log2 of the fours of columns that each combines */
+    uint32_t group_heads, heads; /* query heads of a kv head; of a block at most */
+    uint32_t sub_shift;          /* log2 of the blocks that share a kv head */
+    uint32_t block_shift;        /* log2 of block_size */
+    uint32_t box_shift, box_cols; /* log2 of the runs of a cache block that are 32 positions; copies a run */
+    uint32_t dry;                /* _q: go through the code once while the previous kernel runs */
+    uint32_t sums_bytes;         /* of shared memory for the warps' sums (run.c) */
+    uint32_t cluster, share;     /* blocks of a token and kv head are a cluster; log2 of the fours of columns each combines */
     float scale, softcap;
 } attend_args;
 

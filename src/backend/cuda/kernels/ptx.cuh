@@ -43,7 +43,7 @@ DEV void sts128(u32 a, uint4 v)
 {
     asm volatile("st.shared.v4.u32 [%0],{%1,%2,%3,%4};" ::"r"(a), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
-/* Rows of an 8x8 matrix of b16 become its columns: lane 4g + t holds columns 2t and 2t + 1 of row g, before and after. */
+/* Rows of an 8x8 matrix of b16 become its columns. Lane 4g + t holds columns 2t and 2t + 1 of row g, before and after. */
 DEV u32 movmatrix(u32 a)
 {
     u32 d;

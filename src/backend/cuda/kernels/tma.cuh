@@ -9,7 +9,8 @@ struct __align__(128) tensor_map { u64 v[16]; }; /* CUtensorMap, as the host enc
 DEV void tma_prefetch_map(const tensor_map *t) { asm volatile("prefetch.tensormap [%0];" ::"l"(t) : "memory"); }
 DEV void tma_5d(u32 dst, const tensor_map *t, u32 a, u32 b, u32 c, u32 d, u32 e, u32 bar)
 {
-    asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0],[%1,{%2,%3,%4,%5,%6}],[%7];"
+    asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+                 "[%0],[%1,{%2,%3,%4,%5,%6}],[%7];"
                  ::"r"(dst), "l"(t), "r"(a), "r"(b), "r"(c), "r"(d), "r"(e), "r"(bar) : "memory");
 }
 
