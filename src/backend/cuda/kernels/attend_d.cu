@@ -105,6 +105,8 @@ template <int D, bool QKV> struct attention {
         __syncwarp();
         if (pos < end)
             in.look_up(p, v, pos);
+        if (QKV) /* while the block tables come */
+            angle.make(*x, td, (float2 *)(sm + at::ANGLES));
         /* positions below that of the sequence's first token in this step were stored by earlier ones */
         const bool early = QKV || pos + PIECE <= (u32)((const tok_desc *)p.tok)[sq.tok_begin].kv_index;
         if (pos < end && early)
@@ -117,7 +119,6 @@ template <int D, bool QKV> struct attention {
                 k_row = (u16 *)(blk + p.k_off) + (u64)row * p.k_width + kh * p.d_k;
                 v_row = (u16 *)(blk + p.v_off) + (u64)row * p.v_width + kh * p.d_v;
             }
-            angle.make(*x, td, (float2 *)(sm + at::ANGLES));
             two.hold();
             __syncthreads();
         }
