@@ -465,7 +465,6 @@ static imp_status attend_decode(bexec *x, const node *n, const attend_args *base
         a->span = attend_span(x, a->n_tok * gy);
         uint32_t gx = div_up(SPLIT_BEGIN(x->split), a->span), smem = attend_smem(d, a->heads);
         a->cluster = attend_in_cluster(x, a, d, gx * gy * a->n_tok);
-        a->dry = gx * gy * a->n_tok <= 2 * (uint32_t)x->b->n_sm;
         if (a->cluster)
             smem += (gx << a->share) * 16 + gx * 64;
         s = cuda_launch_cluster(x->b, x->b->stream, with_qkv ? t->with_qkv : t->k, gx, gy, a->n_tok,

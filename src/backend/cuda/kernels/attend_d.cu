@@ -35,9 +35,7 @@ DEV u32 split_from(u32 pos)
     return SPLIT_BEGIN(s) < pos ? s + 1 : s;
 }
 
-/* A block's work. What takes `real` runs once dry where that costs nothing (p.dry): all blocks have their place at once
- * and would only wait for the previous kernel, and a launch this short is mostly instructions and parameters that come
- * for the first time. The dry pass reads whatever lies in shared memory and leaves nothing but rubbish there. */
+/* A block's work. */
 template <int D, bool QKV> struct attention {
     typedef layout<D> at;
     const attend_args &p;
@@ -130,13 +128,13 @@ template <int D, bool QKV> struct attention {
         in.ask(p, true);
     }
     /* The token's queries as fragments. */
-    __device__ __forceinline__ void queries(const newest_args *x, bool real)
+    __device__ __forceinline__ void queries(const newest_args *x)
     {
         u16 *q = (u16 *)warps();
         float *scratch = (float *)(q + ((p.heads + 1) & ~1u) * at::QLD) + warp * D;
         if (QKV) {
             if (sp0 < sp1)
-                new_token<D>(*x, tok, kh, h0, G, has_new(), real, k_row, v_row, two, (const float2 *)(sm + at::ANGLES),
+                new_token<D>(*x, tok, kh, h0, G, has_new(), k_row, v_row, two, (const float2 *)(sm + at::ANGLES),
                              scratch, q, fresh(), warp, lane);
         } else {
             if (sp0 < sp1)
@@ -167,7 +165,7 @@ template <int D, bool QKV> struct attention {
         __syncwarp();
     }
     /* The warp's pieces of a split. */
-    __device__ __forceinline__ void pieces(u32 split, bool real)
+    __device__ __forceinline__ void pieces(u32 split)
     {
         const u32 g = lane >> 2, split_end = SPLIT_BEGIN(split + 1) < end ? SPLIT_BEGIN(split + 1) : end;
         const u32 k_at = in.at + ((lane >> 3 & 1) * 8 + (lane & 7)) * 128 + (((lane >> 4) ^ lane) & 7) * 16;
@@ -177,13 +175,12 @@ template <int D, bool QKV> struct attention {
         for (int i = 0; i < D / 16; i++)
             a.o[i][0] = a.o[i][1] = a.o[i][2] = a.o[i][3] = 0;
 #pragma unroll 1
-        for (u32 n = real ? (pos < split_end ? (split_end - pos + STRIDE - 1) / STRIDE : 0) : 1; n; n--) {
-            const bool whole = !real || (pos >= v.lo && pos + PIECE <= v.hi), more = real && pos + STRIDE < end;
-            const bool has = QKV && real && newest - pos < PIECE;
+        for (; pos < split_end; pos += STRIDE, phase ^= 1) {
+            const bool whole = pos >= v.lo && pos + PIECE <= v.hi, more = pos + STRIDE < end;
+            const bool has = QKV && newest - pos < PIECE;
             float s[2][4];
             u32 b[2][2];
-            if (real)
-                mbar_wait_2s(in.bars, phase);
+            mbar_wait_2s(in.bars, phase);
             if (has) {
                 patch<D>(in.at, newest - pos, smem_addr(fresh()), lane);
                 __syncwarp();
@@ -193,22 +190,17 @@ template <int D, bool QKV> struct attention {
             if (more)
                 in.ask_k(p, v, pos + STRIDE);
             weigh<D>(p, v, pos, whole, g, s, a, b);
-            if (real)
-                mbar_wait_2s(in.bars + 8, phase);
+            mbar_wait_2s(in.bars + 8, phase);
             if (!whole || has)
                 mend_values(whole, has);
             add_values<D>(v_at, b, a);
             __syncwarp();
             if (more)
                 in.ask(p, true);
-            if (real) {
-                phase ^= 1;
-                pos += STRIDE;
-            }
         }
     }
     /* A split's sums of four warps to one; then out, to the cluster's blocks, or to the split's place. */
-    __device__ __forceinline__ void merge(u32 split, bool real)
+    __device__ __forceinline__ void merge(u32 split)
     {
         __syncthreads(); /* the queries are read, and the sums of the split before */
         leave_sums<D>(a, G, lane >> 2, lane & 3, warps() + warp * G * at::LD);
@@ -220,8 +212,6 @@ template <int D, bool QKV> struct attention {
             const u32 head = i / (D / 4), d = i % (D / 4) * 4;
             float M, L;
             float4 o = add_warps<D>(warps(), G, head, d, M, L);
-            if (!real)
-                continue;
             if (n_part == 1) {
                 const float sink = sink_of(p, h0 + head), m = fmaxf(M, sink), c = ex2(M - m);
                 if (p.sinks) {
@@ -245,16 +235,15 @@ template <int D, bool QKV> struct attention {
         }
     }
     /* What the blocks of a cluster have sent each other. */
-    __device__ __forceinline__ void combine(bool real)
+    __device__ __forceinline__ void combine(void)
     {
         const u32 items = G * (D / 4), before = blockIdx.x << p.share, rest = items > before ? items - before : 0,
                   most = 1u << p.share;
-        if (real && tid == 0) /* from each split the share's columns and all heads' scores and sums */
+        if (tid == 0) /* from each split the share's columns and all heads' scores and sums */
             mbar_expect(mail(), n_part * ((rest < most ? rest : most) * 16 + G * 8));
-        if (real)
-            mbar_wait_2s(mail(), 0); /* a block that is sent to stays until all has come */
+        mbar_wait_2s(mail(), 0); /* a block that is sent to stays until all has come */
         const u8 *recv = sm + at::SUMS + p.sums_bytes;
-        combine_share<D>(p, tok, h0, G, n_part, real, (const float4 *)recv,
+        combine_share<D>(p, tok, h0, G, n_part, (const float4 *)recv,
                          (const float2 *)(recv + (gridDim.x << p.share) * 16));
     }
     /* Without a cluster: the block that comes last combines what all have left in memory. */
@@ -262,20 +251,19 @@ template <int D, bool QKV> struct attention {
     {
         u32 *is_last = (u32 *)(sm + at::FLAG);
         if (sp1 - sp0 < n_part) { /* others have parts of this token and head too */
-            __threadfence();
             __syncthreads();
             u32 *counter = (u32 *)p.counter + (u64)blockIdx.z * gridDim.y + blockIdx.y;
             if (tid == 0) {
-                *is_last = atomicAdd(counter, sp1 - sp0) + sp1 - sp0 == n_part;
+                *is_last = add_acq_rel(counter, sp1 - sp0) + sp1 - sp0 == n_part;
                 if (*is_last)
                     *counter = 0;
             }
             __syncthreads();
             if (!*is_last)
                 return;
+        } else {
+            __syncthreads();
         }
-        __threadfence();
-        __syncthreads();
         const float *part = (const float *)p.part + ((u64)blockIdx.z * p.n_head + h0) * p.n_split * PART_LD(D);
         last_block<D>(p, tok, h0, G, n_part, part, (float2 *)warps());
     }
@@ -293,22 +281,17 @@ DEV void attend_d(const tensor_map *map_k, const tensor_map *map_v, const attend
     pdl_launch();
     if (!a.begin(map_k, map_v, x))
         return;
+    if (p.cluster)
+        cluster_wait(); /* all its blocks run: they may be written to */
+    pdl_wait();
+    a.queries(x);
 #pragma unroll 1
-    for (u32 real = QKV && p.dry ? 0 : 1; real < 2; real++) {
-        if (real && p.cluster)
-            cluster_wait(); /* all its blocks run: they may be written to */
-        if (real)
-            pdl_wait();
-        a.queries(x, real);
-        const u32 stop = real ? a.sp1 : a.sp0 + 1;
-#pragma unroll 1
-        for (u32 split = a.sp0; split < stop; split++) {
-            a.pieces(split, real);
-            a.merge(split, real);
-        }
-        if (p.cluster && a.n_part > 1)
-            a.combine(real);
+    for (u32 split = a.sp0; split < a.sp1; split++) {
+        a.pieces(split);
+        a.merge(split);
     }
+    if (p.cluster && a.n_part > 1)
+        a.combine();
     if (p.out_f16 && blockIdx.y == 0 && a.sp0 == a.first)
         for (u32 c = p.n_head * p.d_v + tid; c < p.ldo; c += WARPS * 32)
             ((u16 *)p.out)[(u64)a.tok * p.ldo + ACT_POS(c)] = 0;

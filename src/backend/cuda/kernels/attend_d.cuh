@@ -150,17 +150,16 @@ template <int D> struct two_heads {
 };
 
 /* What the blocks of a kv head do for their token: queries to q [G][QLD]; where has_new, K and V to fresh [2][D], and
- * to the cache rows at k_row and v_row unless those are 0. two: has begun with the warp's first heads. Not real: a dry
- * pass. */
+ * to the cache rows at k_row and v_row unless those are 0. two: has begun with the warp's first heads. */
 template <int D>
-DEV void new_token(const newest_args &x, u32 tok, u32 kh, u32 h0, u32 G, bool has_new, bool real, u16 *k_row,
+DEV void new_token(const newest_args &x, u32 tok, u32 kh, u32 h0, u32 G, bool has_new, u16 *k_row,
                    u16 *v_row, two_heads<D> &two, const float2 *angle, float *scratch, u16 *q, u16 *fresh, u32 warp,
                    u32 lane)
 {
     const u32 n = G + (has_new ? 2 : 0);
 #pragma unroll 1
     for (u32 j0 = warp; j0 < n;) {
-        two.load(j0, real ? n : 0, lane);
+        two.load(j0, n, lane);
         two.normalise();
 #pragma unroll
         for (u32 u = 0; u < 2; u++) {
@@ -176,11 +175,11 @@ DEV void new_token(const newest_args &x, u32 tok, u32 kh, u32 h0, u32 G, bool ha
             for (u32 i = 0; i < D / 32; i++) {
                 const u16 h = f2h(two.v[u][i]);
                 to[32 * i] = h;
-                if (row && real && lane + 32 * i < two.n[u])
+                if (row && lane + 32 * i < two.n[u])
                     row[lane + 32 * i] = h;
             }
         }
-        j0 += real ? 2 * WARPS : n;
+        j0 += 2 * WARPS;
         if (j0 < n) {
             two.begin(x, tok, kh, h0, G, j0, lane);
             two.hold();

@@ -75,7 +75,7 @@ template <int D> DEV float4 add_warps(const float *all, u32 G, u32 head, u32 d, 
 /* A block of a cluster adds its share of the columns: all [split][1 << share] float4 and ml [split][8] have arrived.
  * The sum of weights is last_block's: a tree over splits as over the lanes of a warp. */
 template <int D>
-DEV void combine_share(const attend_args &p, u32 tok, u32 h0, u32 G, u32 n_part, bool real, const float4 *all,
+DEV void combine_share(const attend_args &p, u32 tok, u32 h0, u32 G, u32 n_part, const float4 *all,
                        const float2 *ml)
 {
     const u32 item = (blockIdx.x << p.share) + threadIdx.x, head = item / (D / 4), d = item % (D / 4) * 4;
@@ -103,8 +103,7 @@ DEV void combine_share(const attend_args &p, u32 tok, u32 h0, u32 G, u32 n_part,
     for (u32 s = 0; s < 8; s++)
         if (s < n_part)
             add_scaled(o, all[(s << p.share) + threadIdx.x], m[s]);
-    if (real)
-        store4(p, tok, (h0 + head) * p.d_v + d, o, L);
+    store4(p, tok, (h0 + head) * p.d_v + d, o, L);
 }
 
 /* The last block of a token and its heads: weights of the splits first, then the sums in order. part: of the first
@@ -114,7 +113,7 @@ DEV void last_block(const attend_args &p, u32 tok, u32 h0, u32 G, u32 n_part, co
 {
     const u32 tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
     const u64 part_head = (u64)p.n_split * PART_LD(D);
-    constexpr u32 AT_ONCE = 16; /* trips to L2 */
+    constexpr u32 AT_ONCE = D == 64 ? 16 : 24; /* trips to L2 */
     float4 x[AT_ONCE];
     float m[AT_ONCE];
     auto fetch = [&](const float *r, u32 d, u32 s) {

@@ -235,7 +235,6 @@ typedef struct attend_args {
     uint32_t sub_shift;          /* log2 of the blocks that share a kv head */
     uint32_t block_shift;        /* log2 of block_size */
     uint32_t box_shift, box_cols; /* log2 of the runs of a cache block that are 32 positions; copies a run */
-    uint32_t dry;                /* _q: go through the code once while the previous kernel runs */
     uint32_t sums_bytes;         /* of shared memory for the warps' sums (run.c) */
     uint32_t cluster, share;     /* blocks of a token and kv head are a cluster; log2 of the fours of columns each combines */
     float scale, softcap;

@@ -181,6 +181,15 @@ DEV void send(u32 addr, float4 v, u32 bar)
                  ::"r"(addr), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(bar) : "memory");
 }
 
+/* Adds, and returns what was there: with __syncthreads before and after it by one thread, what the blocks that added earlier
+ * stored can be read past L1 by all. */
+DEV u32 add_acq_rel(u32 *p, u32 v)
+{
+    u32 r;
+    asm volatile("atom.add.acq_rel.gpu.global.u32 %0,[%1],%2;" : "=r"(r) : "l"(p), "r"(v) : "memory");
+    return r;
+}
+
 /* ---- programmatic dependent launch ---- */
 DEV void pdl_wait(void) { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 DEV void pdl_launch(void) { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
