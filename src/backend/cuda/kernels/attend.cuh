@@ -13,21 +13,23 @@ struct view { /* one token's */
     i32 base;
 };
 
-DEV view token_view(const attend_args &p, const tok_desc &d, const seq_desc &s)
+/* table, base: the sequence's of the group. */
+DEV view token_view(const attend_args &p, const tok_desc &d, i32 table, i32 base)
 {
     view v;
     v.lo = (u32)d.vis_begin;
     v.hi = (u32)d.vis_end;
     if (p.window && d.kv_index + 1 > (i32)(v.lo + p.window))
         v.lo = (u32)d.kv_index + 1 - p.window;
-    v.table = (const i32 *)p.table + s.table[p.group];
-    v.base = s.base[p.group];
+    v.table = (const i32 *)p.table + table;
+    v.base = base;
     return v;
 }
 DEV view token_view(const attend_args &p, u32 tok)
 {
     const tok_desc &d = ((const tok_desc *)p.tok)[tok];
-    return token_view(p, d, ((const seq_desc *)p.seq)[d.seq]);
+    const seq_desc &s = ((const seq_desc *)p.seq)[d.seq];
+    return token_view(p, d, s.table[p.group], s.base[p.group]);
 }
 DEV const u8 *block_of(const attend_args &p, const view &v, u32 pos)
 {

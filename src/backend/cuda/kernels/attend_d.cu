@@ -47,7 +47,7 @@ template <int D, bool QKV> struct attention {
     u32 pos, end, phase;       /* the warp's next piece, where the block's positions end, the copies' parity */
     copies<D> in;
     two_heads<D> two;
-    u16 *k_row, *v_row; /* where the newest K and V go in the cache, 0: another block stores them */
+    angles<D> angle;
     u32 qf[D / 16][2];
     sums<D> a;
 
@@ -59,6 +59,11 @@ template <int D, bool QKV> struct attention {
     /* The token's tables and the warp's first copies. False: the block has nothing to do. */
     __device__ __forceinline__ bool begin(const tensor_map *map_k, const tensor_map *map_v, const newest_args *x)
     {
+        /* The step's tables were there before its first kernel began, and K and V of earlier steps too. In steps of one
+         * token a sequence, the i-th token is the i-th sequence's. First of all: two trips to memory until the copies. */
+        const tok_desc td = ((const tok_desc *)p.tok)[tok + late_zero()];
+        const seq_desc &sq = ((const seq_desc *)p.seq)[QKV ? tok + late_zero() : (u32)td.seq];
+        const i32 table = sq.table[p.group], base = sq.base[p.group], tok_begin = QKV ? 0 : sq.tok_begin;
         if (lane == 0 && warp < 2)
             tma_prefetch_map(warp ? map_v : map_k);
         if (p.cluster) { /* the others may send their sums once they know that this block runs, its barrier ready */
@@ -69,17 +74,23 @@ template <int D, bool QKV> struct attention {
             __syncwarp();
             cluster_arrive_relaxed();
         }
-        /* The step's tables were there before its first kernel began, and K and V of earlier steps too. In steps of one
-         * token a sequence, the i-th token is the i-th sequence's. */
-        const tok_desc &td = ((const tok_desc *)p.tok)[tok];
-        const seq_desc &sq = ((const seq_desc *)p.seq)[QKV ? (i32)tok : td.seq];
-        angles<D> angle;
         if (QKV) { /* on their way while the tables come */
             two.begin(*x, tok, kh, h0, G, warp, lane);
             angle.load(*x);
         }
-        v = token_view(p, td, sq);
-        newest = (u32)td.kv_index;
+        phase = 0;
+        const u32 s0 = smem_addr(sm);
+        in = {map_k, map_v, s0 + warp * 2 * at::UNIT, s0 + at::BARS + warp * 16, kh, lane, 0, 0, 0};
+        if (lane == 0) {
+            mbar_init(in.bars, 1);
+            mbar_init(in.bars + 8, 1);
+            mbar_init_fence();
+        }
+        __syncwarp();
+        v = token_view(p, td, (i32)uniform((u32)table), (i32)uniform((u32)base));
+        v.lo = uniform(v.lo);
+        v.hi = uniform(v.hi);
+        newest = uniform((u32)td.kv_index);
         first = SPLIT_OF(v.lo);
         const u32 last = v.hi ? SPLIT_OF(v.hi - 1) : 0, from = SPLIT_BEGIN(first) + blockIdx.x * p.span,
                   after = split_from(from + p.span);
@@ -92,34 +103,16 @@ template <int D, bool QKV> struct attention {
         end = sp0 >= sp1 ? 0 : SPLIT_BEGIN(sp1) < v.hi ? SPLIT_BEGIN(sp1) : v.hi;
         pos = (SPLIT_BEGIN(sp0) > lo ? SPLIT_BEGIN(sp0) : lo) + warp * PIECE;
         pos += pos + PIECE <= v.lo ? STRIDE : 0;
-        phase = 0;
-        const u32 s0 = smem_addr(sm);
-        in = {map_k, map_v, s0 + warp * 2 * at::UNIT, s0 + at::BARS + warp * 16, kh, lane, 0, 0, 0};
-        if (lane == 0) {
-            mbar_init(in.bars, 1);
-            mbar_init(in.bars + 8, 1);
-            mbar_init_fence();
-        }
-        __syncwarp();
         if (pos < end)
             in.look_up(p, v, pos);
-        if (QKV) /* while the block tables come */
-            angle.make(*x, td, (float2 *)(sm + at::ANGLES));
+        if (QKV) { /* while the block tables come */
+            angle.at(*x, td);
+            two.hold();
+        }
         /* positions below that of the sequence's first token in this step were stored by earlier ones */
-        const bool early = QKV || pos + PIECE <= (u32)((const tok_desc *)p.tok)[sq.tok_begin].kv_index;
+        const bool early = QKV || pos + PIECE <= (u32)((const tok_desc *)p.tok)[tok_begin].kv_index;
         if (pos < end && early)
             ask_first();
-        if (QKV) {
-            k_row = v_row = 0;
-            if (has_new() && sub == 0) {
-                u8 *blk = (u8 *)p.kv + (u64)(u32)v.table[(i32)(newest >> p.block_shift) - v.base] * p.block_bytes;
-                const u32 row = newest & ((1u << p.block_shift) - 1);
-                k_row = (u16 *)(blk + p.k_off) + (u64)row * p.k_width + kh * p.d_k;
-                v_row = (u16 *)(blk + p.v_off) + (u64)row * p.v_width + kh * p.d_v;
-            }
-            two.hold();
-            __syncthreads();
-        }
         return true;
     }
     __device__ __forceinline__ void ask_first(void)
@@ -133,9 +126,20 @@ template <int D, bool QKV> struct attention {
         u16 *q = (u16 *)warps();
         float *scratch = (float *)(q + ((p.heads + 1) & ~1u) * at::QLD) + warp * D;
         if (QKV) {
+            two.load(warp, sp0 < sp1 ? G + (has_new() ? 2 : 0) : 0, lane);
+            /* while they come */
+            angle.make(*x, (float2 *)(sm + at::ANGLES));
+            u16 *k_row = 0, *v_row = 0; /* where the newest K and V go in the cache */
+            if (has_new() && sub == 0) {
+                u8 *blk = (u8 *)p.kv + (u64)(u32)v.table[(i32)(newest >> p.block_shift) - v.base] * p.block_bytes;
+                const u32 row = newest & ((1u << p.block_shift) - 1);
+                k_row = (u16 *)(blk + p.k_off) + (u64)row * p.k_width + kh * p.d_k;
+                v_row = (u16 *)(blk + p.v_off) + (u64)row * p.v_width + kh * p.d_v;
+            }
+            __syncthreads();
             if (sp0 < sp1)
-                new_token<D>(*x, tok, kh, h0, G, has_new(), k_row, v_row, two, (const float2 *)(sm + at::ANGLES),
-                             scratch, q, fresh(), warp, lane);
+                new_token<D>(*x, tok, kh, h0, G, has_new(), k_row, v_row, two, (const float2 *)(sm + at::ANGLES), scratch, q,
+                             fresh(), warp, lane);
         } else {
             if (sp0 < sp1)
                 old_queries<D>(p, tok, h0, G, q);

@@ -26,7 +26,7 @@ template <int D> struct layout {
 /* Angles for q, then k, [2][D / 2], a thread each; they depend on no kernel before. */
 template <int D> struct angles {
     static constexpr int N = (D + WARPS * 32 - 1) / (WARPS * 32);
-    float freq[N];
+    float arg[N]; /* first a frequency */
     __device__ __forceinline__ static u32 place(int j) { return threadIdx.x + WARPS * 32 * j; }
     __device__ __forceinline__ static u32 is_k(int j) { return place(j) >= D / 2; }
     __device__ __forceinline__ static u32 column(int j) { return place(j) - (is_k(j) ? D / 2 : 0); }
@@ -38,15 +38,20 @@ template <int D> struct angles {
     {
 #pragma unroll
         for (int j = 0; j < N; j++)
-            freq[j] = any(x, j) ? ((const float *)x.rope[is_k(j)].freq)[column(j)] : 0.0f;
+            arg[j] = any(x, j) ? ((const float *)x.rope[is_k(j)].freq)[column(j)] : 0.0f;
     }
-    __device__ __forceinline__ void make(const newest_args &x, const tok_desc &d, float2 *angle) const
+    __device__ __forceinline__ void at(const newest_args &x, const tok_desc &d) /* after load */
+    {
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            arg[j] = any(x, j) ? rope_arg(x.rope[is_k(j)], d, column(j), arg[j]) : 0.0f;
+    }
+    __device__ __forceinline__ void make(const newest_args &x, float2 *angle) const
     {
 #pragma unroll 1
         for (int j = 0; j < N; j++)
             if (any(x, j))
-                rope_angle(x.rope[is_k(j)], d, column(j), j == 0 ? freq[0] : freq[N - 1], angle[place(j)].x,
-                           angle[place(j)].y);
+                rope_turn(x.rope[is_k(j)], j == 0 ? arg[0] : arg[N - 1], angle[place(j)].x, angle[place(j)].y);
     }
 };
 
@@ -72,19 +77,12 @@ template <int D> struct two_heads {
                 w[u][i] = kind.w && j <= G + 1 && lane + 32 * i < kind.n ? from[32 * i] : 1.0f - kind.plus;
         }
     }
-    /* After begin; the compiler is not to put it off until after the wait for the previous kernel. */
+    /* The compiler is not to put off until after the wait for the previous kernel what begin did. */
     __device__ __forceinline__ void hold(void)
     {
 #pragma unroll
         for (u32 u = 0; u < 2; u++)
             asm volatile("" : "+l"(src[u]), "+r"(n[u]), "+f"(eps[u]), "+f"(part[u]));
-#pragma unroll
-        for (u32 u = 0; u < 2; u++)
-#pragma unroll
-            for (u32 i = 0; i < N; i++) {
-                w[u][i] += plus[u];
-                asm volatile("" : "+f"(w[u][i]));
-            }
     }
     __device__ __forceinline__ void load(u32 j0, u32 n_head, u32 lane)
     {
@@ -92,7 +90,7 @@ template <int D> struct two_heads {
         for (u32 u = 0; u < 2; u++)
 #pragma unroll
             for (u32 i = 0; i < N; i++)
-                v[u][i] = j0 + WARPS * u < n_head && lane + 32 * i < n[u] ? src[u][32 * i] : 0.0f;
+                v[u][i] = j0 + WARPS * u < n_head && lane + 32 * i < n[u] ? ldg_f32(src[u] + 32 * i) : 0.0f;
     }
     /* The sums and products of head_norm. */
     __device__ __forceinline__ void normalise(void)
@@ -113,7 +111,7 @@ template <int D> struct two_heads {
             const float scale = rsqrtf(fmaf(s[u], part[u], eps[u]));
 #pragma unroll
             for (u32 i = 0; i < N; i++)
-                v[u][i] = norm[u] ? v[u][i] * scale * w[u][i] : v[u][i];
+                v[u][i] = norm[u] ? v[u][i] * scale * (w[u][i] + plus[u]) : v[u][i];
         }
     }
     /* head_rope's. scratch: D floats of the warp, for rotations whose two columns are not one lane's. */
@@ -150,7 +148,7 @@ template <int D> struct two_heads {
 };
 
 /* What the blocks of a kv head do for their token: queries to q [G][QLD]; where has_new, K and V to fresh [2][D], and
- * to the cache rows at k_row and v_row unless those are 0. two: has begun with the warp's first heads. */
+ * to the cache rows at k_row and v_row unless those are 0. two: has loaded the warp's first heads. */
 template <int D>
 DEV void new_token(const newest_args &x, u32 tok, u32 kh, u32 h0, u32 G, bool has_new, u16 *k_row,
                    u16 *v_row, two_heads<D> &two, const float2 *angle, float *scratch, u16 *q, u16 *fresh, u32 warp,
@@ -159,7 +157,6 @@ DEV void new_token(const newest_args &x, u32 tok, u32 kh, u32 h0, u32 G, bool ha
     const u32 n = G + (has_new ? 2 : 0);
 #pragma unroll 1
     for (u32 j0 = warp; j0 < n;) {
-        two.load(j0, n, lane);
         two.normalise();
 #pragma unroll
         for (u32 u = 0; u < 2; u++) {
@@ -182,7 +179,7 @@ DEV void new_token(const newest_args &x, u32 tok, u32 kh, u32 h0, u32 G, bool ha
         j0 += 2 * WARPS;
         if (j0 < n) {
             two.begin(x, tok, kh, h0, G, j0, lane);
-            two.hold();
+            two.load(j0, n, lane);
         }
     }
 }

@@ -15,21 +15,25 @@ DEV void head_norm(float *h, u32 n, const float *w, float eps, float plus, u32 l
         h[i] = h[i] * scale * (w ? w[i] + plus : 1.0f);
     __syncwarp();
 }
-/* Cosine and sine of column i, whose frequency is freq. */
-DEV void rope_angle(const rope_args &r, const tok_desc &d, u32 i, float freq, float &c, float &s)
+/* What column i is turned by, and its cosine and sine. */
+DEV float rope_arg(const rope_args &r, const tok_desc &d, u32 i, float freq)
 {
     u32 axis = 0;
     if (r.section[0]) {
         u32 e0 = r.section[0], e1 = e0 + r.section[1];
         axis = i < e0 ? 0 : i < e1 ? 1 : 2;
     }
-    sincosf((float)d.pos[axis] * freq, &s, &c);
+    return (float)(axis == 0 ? d.pos[0] : axis == 1 ? d.pos[1] : d.pos[2]) * freq;
+}
+DEV void rope_turn(const rope_args &r, float arg, float &c, float &s)
+{
+    sincosf(arg, &s, &c);
     c *= r.mscale;
     s *= r.mscale;
 }
 DEV void rope_angle(const rope_args &r, const tok_desc &d, u32 i, float &c, float &s)
 {
-    rope_angle(r, d, i, ((const float *)r.freq)[i], c, s);
+    rope_turn(r, rope_arg(r, d, i, ((const float *)r.freq)[i]), c, s);
 }
 /* The first two angles of a lane may be at hand already (cs: c0 s0 c1 s1): they do not depend on the previous kernel. */
 DEV void head_rope(float *h, const rope_args &r, const tok_desc &d, u32 lane, const float *cs)

@@ -50,6 +50,7 @@ DEV u32 movmatrix(u32 a)
     asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0,%1;" : "=r"(d) : "r"(a));
     return d;
 }
+DEV float ldg_f32(const float *p) { float r; asm volatile("ld.global.f32 %0,[%1];" : "=f"(r) : "l"(p)); return r; }
 DEV uint4 ldg128(const void *p) /* read once: past L1 */
 {
     uint4 r;
@@ -193,6 +194,17 @@ DEV u32 add_acq_rel(u32 *p, u32 v)
 /* ---- programmatic dependent launch ---- */
 DEV void pdl_wait(void) { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 DEV void pdl_launch(void) { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+/* For values that are loaded long before their use: the assembler keeps what is the same in a whole warp in registers of the
+ * warp and waits for it at once. late_zero is 0, but the assembler does not know that it is one number: an address plus that
+ * belongs to a lane; uniform: a value that is the same in all lanes is the warp's from here on. */
+DEV u32 late_zero(void)
+{
+    u32 lane;
+    asm volatile("mov.u32 %0,%%laneid;" : "=r"(lane));
+    return lane >> 5;
+}
+DEV u32 uniform(u32 v) { return __reduce_or_sync(~0u, v); }
 
 DEV void bar_sync(u32 id, u32 n) { asm volatile("bar.sync %0,%1;" ::"r"(id), "r"(n) : "memory"); }
 
