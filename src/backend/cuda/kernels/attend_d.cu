@@ -219,7 +219,7 @@ template <int D, bool QKV> struct attention {
             if (n_part == 1) {
                 const float sink = sink_of(p, h0 + head), m = fmaxf(M, sink), c = ex2(M - m);
                 if (p.sinks) {
-                    L = L * c + ex2(sink - m);
+                    L = fmaf(L, c, ex2(sink - m));
                     o = make_float4(o.x * c, o.y * c, o.z * c, o.w * c);
                 }
                 if (d < p.d_v)

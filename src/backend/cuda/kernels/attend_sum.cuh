@@ -73,7 +73,8 @@ template <int D> DEV float4 add_warps(const float *all, u32 G, u32 head, u32 d, 
 }
 
 /* A block of a cluster adds its share of the columns: all [split][1 << share] float4 and ml [split][8] have arrived.
- * The sum of weights is last_block's: a tree over splits as over the lanes of a warp. */
+ * The sum of weights is last_block's: a tree over splits as over the lanes of a warp. Products are rounded there before
+ * they meet, and so they are here: left to the compiler, some would become an fma with the sum behind them. */
 template <int D>
 DEV void combine_share(const attend_args &p, u32 tok, u32 h0, u32 G, u32 n_part, const float4 *all,
                        const float2 *ml)
@@ -93,7 +94,7 @@ DEV void combine_share(const attend_args &p, u32 tok, u32 h0, u32 G, u32 n_part,
 #pragma unroll
     for (u32 s = 0; s < 8; s++) {
         m[s] = ex2(m[s] - M);
-        l[s] *= m[s];
+        l[s] = __fmul_rn(l[s], m[s]);
     }
     float L = ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]));
     if (p.sinks)
@@ -138,7 +139,7 @@ DEV void last_block(const attend_args &p, u32 tok, u32 h0, u32 G, u32 n_part, co
             M = most;
         }
         const float most = fmaxf(warp_max(M), sink);
-        L = warp_sum(L * ex2(M - most));
+        L = warp_sum(__fmul_rn(L, ex2(M - most)));
         if (p.sinks)
             L += ex2(sink - most);
         if (lane == 0)
