@@ -170,7 +170,7 @@ static void group_products(ctx *c)
 static bool reads_first(const ctx *c, int32_t draft, plan_reg r)
 {
     const node *n = &c->draft[draft];
-    if (n->glu >= 0 || c->draft_at[n->lin[0]] != draft || r == c->p->hidden)
+    if (n->glu >= 0 || c->draft_at[n->lin[0]] != draft)
         return false;
     for (int32_t i = 0; i < n->lin[0]; i++)
         for (int j = 0; j < 6; j++)
