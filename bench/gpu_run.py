@@ -223,7 +223,7 @@ def sampled(run):
                     "-p",
                     "1,2,3,4,5,6,7,8",
                     "-n",
-                    400,
+                    60 if name == "on the host" else 400,
                     "--seed",
                     7,
                     "--ignore-eos",
