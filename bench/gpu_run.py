@@ -91,7 +91,10 @@ def same_bytes(run):
     rc, out, err = run.sh([test], 240, {"IMP_TEST_BACKEND": "cuda"}, cwd=run.a.root)
     tests = re.findall(r"\[\s+(OK|FAILED)\s+\] (\w+)", out + err)
     print("  " + ", ".join(f"{n} {w}" for w, n in tests))
-    return {"status": rc, **{n: w for w, n in tests}}
+    first = re.search(r"\[\s+ERROR\s+\](.*)", out + err)  # those after it may fail for a device that the first one lost
+    if first:
+        print("  first error:" + first[1])
+    return {"status": rc, **({"first_error": first[1].strip(" -")} if first else {}), **{n: w for w, n in tests}}
 
 
 def figures(run):
