@@ -193,7 +193,7 @@ typedef struct imp_engine_params {
     uint32_t n_seq;           /* sequences at once; 0 = 8 */
     uint32_t n_batch;         /* tokens a step, prompt chunk size; 0 = 512 */
     uint32_t n_row;           /* output rows a step (prompt logits); 0 = n_seq */
-    uint32_t block_size;      /* tokens a KV block; 0 = 64 */
+    uint32_t block_size;      /* tokens a KV block; 0 = 64; a GPU wants a power of two from 8 on */
     imp_kv kv;
     bool deterministic;
     uint64_t memory_budget;   /* bytes for weights, KV and workspace on the device; 0 = what is free */

@@ -35,7 +35,7 @@ static const opt_def defs[] = {
     {.name = "chunk", .alias = "-b --batch-size", .key = "model.chunk", .type = OPT_INT, .arg = "N", .min = 0, .max = 65536, AT(n_batch), .cmds = ENGINE,
      .help = "tokens a step, so the prompt goes in pieces of N (0 = 512)"},
     {.name = "block-size", .key = "model.block_size", .type = OPT_INT, .arg = "N", .min = 0, .max = 4096, AT(block_size), .cmds = ENGINE,
-     .help = "tokens a KV block (0 = 64)"},
+     .help = "tokens a KV block (0 = 64); a GPU wants a power of two from 8 on"},
     {.name = "parallel", .alias = "-np --max-num-seqs", .key = "model.parallel", .type = OPT_INT, .arg = "N", .min = 0, .max = 4096, AT(parallel),
      .cmds = ENGINE, .help = "sequences at once (0 = 8)"},
     {.name = "prefix-cache", .alias = "--cache-prompt --enable-prefix-caching", .key = "model.prefix_cache", .type = OPT_FLAG, AT(prefix_cache), .cmds = ANSWER,

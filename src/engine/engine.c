@@ -435,6 +435,22 @@ static const backend_api *const backends[] = {
     &backend_cpu,
 };
 
+/* A backend may serve shapes that its fast kernels do not take; the kernel's name says so (backend.h). Nobody is to find
+ * out by waiting. */
+static void tell_slow_attention(const engine *g)
+{
+    const plan *p = &g->m->text;
+    for (int32_t i = 0; i < p->n_op; i++) {
+        const char *kernel = p->op[i].kind == OP_ATTEND ? g->api->exec_kernel(g->exec, i) : "";
+        if (!strstr(kernel, "(generic)"))
+            continue;
+        log_line(&g->log, LOG_WARN, "attention of layer %d runs on a general kernel of the %s, which is slow: its heads are of another shape "
+                 "than the fast ones take, or blocks of %d tokens are not a power of two from 8 on (--block-size)", (int)p->op[i].layer,
+                 g->api->name, (int)g->block_size);
+        return;
+    }
+}
+
 static imp_status start(engine *g, const imp_engine_params *p, imp_err *e)
 {
     backend_options bo = {.device = p->device, .n_threads = p->n_threads, .cpu = p->cpu ? p->cpu : "auto",
@@ -465,6 +481,8 @@ static imp_status start(engine *g, const imp_engine_params *p, imp_err *e)
         log_line(&g->log, LOG_INFO, "%s opened in %.2f s; weights %.2f GB in %.2f s, %.1f GB/s; the rest %.2f s", g->api->name,
                  (double)(t_open - t0) * 1e-9, (double)g->m->weight_bytes * 1e-9, (double)(t_up - t_open) * 1e-9,
                  (double)g->m->weight_bytes / (double)(t_up - t_open + 1), (double)(clock_ns() - t_up) * 1e-9);
+    if (st == IMP_OK)
+        tell_slow_attention(g);
     return st;
 }
 
