@@ -11,7 +11,11 @@ from pathlib import Path
 
 HOT = {  # kernel: instructions that its sm_90a code must contain
     **{f"imp_gemv_{k}": ["HMMA.16816", "LDGSTS", "LDSM"] for k in ("f16", "i8", "u4", "nv4", "q4k", "q5k", "q6k", "f8")},
-    **{f"imp_experts_{d}_{k}": ["HMMA.16816", "LDGSTS", "LDSM"] for d in ("up", "down")
+    **{f"imp_gemv_{k}_{what}": ["HMMA.16816", "LDGSTS", "LDSM"] for what in ("norm", "pair", "half")
+       for k in ("f16", "i8", "u4", "nv4", "q4k", "q5k", "q6k", "f8")},
+    "imp_gemv_q4k_q6k_norm": ["HMMA.16816", "LDGSTS", "LDSM"],
+    "imp_gemv_q5k_q6k_norm": ["HMMA.16816", "LDGSTS", "LDSM"],
+    **{f"imp_experts_{d}_{k}{p}": ["HMMA.16816", "LDGSTS", "LDSM"] for d in ("up", "down") for p in ("", "_p")
        for k in ("f16", "i8", "u4", "nv4", "q4k", "q5k", "q6k", "f8")},
     "imp_rows2": ["HMMA.16816", "UBLKCP"],
     "imp_rows4": ["HMMA.16816", "UBLKCP"],
@@ -22,6 +26,7 @@ HOT = {  # kernel: instructions that its sm_90a code must contain
     "imp_batch128": ["HGMMA.64x128x16", "UTMALDG.3D", "UBLKCP"],
     "imp_attend_d64": ["HMMA.16816", "UTMALDG.5D", "LDSM.16.MT88.4", "MOVM"],
     "imp_attend_d128": ["HMMA.16816", "UTMALDG.5D", "LDSM.16.MT88.4", "MOVM"],
+    **{f"imp_attend_q{d}{p}": ["HMMA.16816", "UTMALDG.5D", "LDSM.16.MT88.4", "MOVM"] for d in (64, 128) for p in "lp"},
     "imp_attend_q64": ["HMMA.16816", "UTMALDG.5D", "LDSM.16.MT88.4", "MOVM"],
     "imp_attend_q128": ["HMMA.16816", "UTMALDG.5D", "LDSM.16.MT88.4", "MOVM"],
     "imp_prefill_1x128": ["HGMMA.64x128x16", "UTMALDG.2D", "UBLKCP"],

@@ -88,10 +88,10 @@ static imp_status load_kernels(backend *b, imp_err *e)
     for (int k = 0; k < K_COUNT; k++)
         b->fn_name[k] = names[k] + 4;
     for (int i = 0; i < b->n_lib; i++) {
-        CUkernel kern[32];
+        CUkernel kern[64];
         unsigned n = 0;
         b->cu.LibraryGetKernelCount(&n, b->lib[i]);
-        n = n > 32 ? 32 : n;
+        n = n > 64 ? 64 : n;
         imp_status s = cu_check(&b->cu, b->cu.LibraryEnumerateKernels(kern, n, b->lib[i]), e, "listing kernels");
         if (s != IMP_OK)
             return s;

@@ -248,8 +248,13 @@ static void live_ranges(bexec *x)
         } else {
             const plan_op *l = &p->op[n->lin[0]];
             touch(x, l->in[0], i), touch(x, l->in[1], i);
-            if (n->norm >= 0)
-                touch(x, p->op[n->norm].in[0], i);
+            if (n->norm >= 0) {
+                plan_reg in = p->op[n->norm].in[0];
+                int32_t def = p->reg[in].def;
+                touch(x, in, i);
+                if (def >= 0 && p->op[def].kind == OP_GATHER) /* one row may be read where it lies (run.c, ungathered) */
+                    touch(x, p->op[def].in[0], i);
+            }
             if (n->add >= 0)
                 touch(x, p->op[n->add].in[0], i), touch(x, p->op[n->add].in[1], i), touch(x, p->op[n->add].out[0], i);
             else

@@ -11,14 +11,20 @@
 
 #define KERNEL_LIST(X)                                                                                               \
     X(gemv_f16) X(gemv_i8) X(gemv_u4) X(gemv_nv4) X(gemv_q4k) X(gemv_q5k) X(gemv_q6k) X(gemv_f8) X(gemv_q4k_q6k)     \
-    X(gemv_q5k_q6k) X(gemv_any) X(rows2) X(rows4) X(rows8) X(rows_sum) X(repack) X(rescale) X(fill_random) X(read) X(embed)     \
+    X(gemv_q5k_q6k) X(gemv_any)                         \
+    X(gemv_f16_norm) X(gemv_f16_pair) X(gemv_f16_half) X(gemv_i8_norm) X(gemv_i8_pair) X(gemv_i8_half)                 \
+    X(gemv_u4_norm) X(gemv_u4_pair) X(gemv_u4_half) X(gemv_nv4_norm) X(gemv_nv4_pair) X(gemv_nv4_half)                 \
+    X(gemv_q4k_norm) X(gemv_q4k_pair) X(gemv_q4k_half) X(gemv_q5k_norm) X(gemv_q5k_pair) X(gemv_q5k_half)              \
+    X(gemv_q6k_norm) X(gemv_q6k_pair) X(gemv_q6k_half) X(gemv_f8_norm) X(gemv_f8_pair) X(gemv_f8_half)                 \
+    X(gemv_q4k_q6k_norm) X(gemv_q5k_q6k_norm)                                                                        \
+    X(rows2) X(rows4) X(rows8) X(rows_sum) X(repack) X(rescale) X(fill_random) X(read) X(embed)     \
     X(norm) X(norm_group) X(add) X(mul) X(unary) X(glu) X(gate) X(slice) X(concat) X(gather) X(combine) X(decay)     \
     X(qkv) X(rope) X(kv_store) X(route) X(greedy) X(sample) X(attend_any) X(attend_d64) X(attend_d128)               \
-    X(attend_d256) X(attend_q64) X(attend_q128) X(attend_q256) X(conv) X(gdn)        \
+    X(attend_d256) X(attend_q64) X(attend_q128) X(attend_q256) X(attend_q64p) X(attend_q128p) X(attend_q64l) X(attend_q128l) X(conv) X(gdn)        \
     X(mamba2) X(attend_p64) X(attend_p128) X(attend_p256) X(moe_sort) X(fp8_copy) X(fp8_rows)              \
-    X(experts_up_f16) X(experts_up_i8) X(experts_up_u4) X(experts_up_nv4) X(experts_up_q4k) X(experts_up_q5k)        \
-    X(experts_up_q6k) X(experts_up_f8) X(experts_down_f16) X(experts_down_i8) X(experts_down_u4)                     \
-    X(experts_down_nv4) X(experts_down_q4k) X(experts_down_q5k) X(experts_down_q6k) X(experts_down_f8)
+    X(experts_up_f16) X(experts_up_f16_p) X(experts_up_i8) X(experts_up_i8_p) X(experts_up_u4) X(experts_up_u4_p) X(experts_up_nv4) X(experts_up_nv4_p) X(experts_up_q4k) X(experts_up_q4k_p) X(experts_up_q5k) X(experts_up_q5k_p)        \
+    X(experts_up_q6k) X(experts_up_q6k_p) X(experts_up_f8) X(experts_up_f8_p) X(experts_down_f16) X(experts_down_f16_p) X(experts_down_i8) X(experts_down_i8_p) X(experts_down_u4) X(experts_down_u4_p)                     \
+    X(experts_down_nv4) X(experts_down_nv4_p) X(experts_down_q4k) X(experts_down_q4k_p) X(experts_down_q5k) X(experts_down_q5k_p) X(experts_down_q6k) X(experts_down_q6k_p) X(experts_down_f8) X(experts_down_f8_p)
 
 /* kernels that exist for one generation only: absent ones are NULL */
 #define KERNEL_LIST_HOPPER(X) X(prefill_1x64) X(prefill_1x128) X(prefill_1x256) X(prefill_2x64) X(prefill_2x128) X(experts_d16) \

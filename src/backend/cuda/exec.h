@@ -197,6 +197,9 @@ bool exec_fp8_is_pair(const fp8_copy *c);
 imp_status exec_fp8(bexec *x, const node *n, int32_t r0, const op_args *in, const gemv_args *g, imp_err *e);
 const char *exec_fp8_tile_name(const bexec *x, int i); /* for the GPU test; NULL past the last */
 
+/* One row of class D where there is a kernel for just this (run_dense.c); else *done = false and nothing happened. */
+imp_status exec_dense(bexec *x, const gemv_args *g, bool *done, imp_err *e);
+
 /* Two and more rows of class D on Hopper (run_batch.c): g as for a gemv, without its x; xh is the input as f16 rows. */
 bool exec_batch_fits(const bexec *x, const gemv_args *g);
 imp_status exec_batch(bexec *x, const gemv_args *g, CUdeviceptr xh, uint32_t ldx, imp_err *e);

@@ -17,6 +17,26 @@ static imp_status go(bexec *x, kernel_id k, uint32_t gx, uint32_t gy, uint32_t g
     return cuda_launch(x->b, x->b->stream, k, gx, gy, gz, threads, smem, true, args, e);
 }
 
+/* ---- one row of one token: nothing to gather ---- */
+/* The register that a norm inside a product reads: where there is one token and its row is wanted, what was to be gathered. */
+static plan_reg ungathered(const bexec *x, plan_reg r)
+{
+    const plan *p = x->p;
+    int32_t def = p->reg[r].def;
+    if (x->n_tok != 1 || x->n_row != 1 || def < 0 || p->op[def].kind != OP_GATHER || r == p->hidden || exec_readers(p, r) != 1)
+        return r;
+    return p->op[def].in[0];
+}
+static bool gather_is_idle(const bexec *x, const plan_op *o)
+{
+    for (int32_t i = 0; i < x->n_node; i++) {
+        const node *n = &x->node[i];
+        if (n->kind == NODE_LINEAR && n->norm >= 0 && x->p->op[n->norm].in[0] == o->out[0])
+            return ungathered(x, o->out[0]) != o->out[0];
+    }
+    return false;
+}
+
 /* ---- products --------------------------------------------------------------------------------------------------- */
 static op_args norm_args(const bexec *x, const plan_op *o, CUdeviceptr in, uint32_t ld_in, CUdeviceptr out, uint32_t ld_out, bool f16)
 {
@@ -50,7 +70,7 @@ static bool fit_gemv(const bexec *x, gemv_args *a, gemv_fit *out)
 {
     if (a->w[0].expert_stride >> 32)
         return false; /* the kernel counts a matrix in 32 bits */
-    const uint32_t smem = 576 + 4096 + a->w[0].k_tiles * TILE_COLS * 2 + 8 * 2 * a->slot_bytes;
+    const uint32_t smem = 64 + 4096 + a->w[0].k_tiles * TILE_COLS * 2 + 8 * 2 * a->slot_bytes;
     for (uint32_t n = 3; n; n--)
         if (smem <= ((uint32_t)x->b->smem_max + 1024) / n - 1024) { /* a block's most is a multiprocessor's, less 1 KiB a block */
             *out = (gemv_fit){gemv_kernel(a), n, smem};
@@ -107,7 +127,8 @@ static imp_status run_norm(bexec *x, const node *n, rows r, imp_err *e)
 {
     plan_reg in = x->p->op[n->lin[0]].in[0];
     const plan_op *o = &x->p->op[n->norm];
-    op_args a = norm_args(x, o, at_row(x, o->in[0], r.r0), reg_ld(x, o->in[0]), at_row(x, in, r.r0), reg_ld(x, in), x->reg[in].f16);
+    plan_reg src = ungathered(x, o->in[0]);
+    op_args a = norm_args(x, o, at_row(x, src, r.r0), reg_ld(x, src), at_row(x, in, r.r0), reg_ld(x, in), x->reg[in].f16);
     return go(x, K_norm, (uint32_t)r.n, 1, 1, 256, 0, &a, e);
 }
 
@@ -169,7 +190,8 @@ static imp_status run_fp8(bexec *x, const node *n, rows r, const gemv_args *g, i
             return s;
     } else if (n->norm >= 0) {
         const plan_op *l = &p->op[n->norm];
-        o = norm_args(x, l, at_row(x, l->in[0], r.r0), reg_ld(x, l->in[0]), 0, 0, false);
+        plan_reg src = ungathered(x, l->in[0]);
+        o = norm_args(x, l, at_row(x, src, r.r0), reg_ld(x, src), 0, 0, false);
         o.flag2 = FP8_FROM_NORM;
     }
     for (int32_t i = 0; i < n->n_lin && n->glu >= 0 && !exec_fp8_is_pair(n->fp8); i++) {
@@ -208,7 +230,7 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
     if (decode && r.n == 1 && fit_gemv(x, &a, &fit)) {
         bool norm = n->norm >= 0;
         a.x_kind = norm ? X_NORM : x->reg[in].f16 ? X_F16 : X_F32;
-        plan_reg src = norm ? p->op[n->norm].in[0] : in;
+        plan_reg src = norm ? ungathered(x, p->op[n->norm].in[0]) : in;
         a.x = at_row(x, src, r.r0);
         a.ldx = reg_ld(x, src);
         if (norm) {
@@ -221,7 +243,9 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
                 a.norm_f16 = x->reg[in].f16;
             }
         }
-        return run_gemv(x, &a, 1, &fit, e);
+        bool done = false;
+        imp_status s = exec_dense(x, &a, &done, e);
+        return s != IMP_OK || done ? s : run_gemv(x, &a, 1, &fit, e);
     }
     bool prompt = r.prompt && exec_prompt(x), fp8 = prompt && n->fp8, paired = fp8 && exec_fp8_is_pair(n->fp8);
     imp_status s = fp8 ? run_fp8(x, n, r, &a, e) : f16_input(x, n, r, &xh, &ldx, e);
@@ -330,10 +354,11 @@ static imp_status run_qkv(bexec *x, const node *n, imp_err *e)
 
 /* Flash decoding by head width (attend_d.cu). */
 typedef struct attend_kernel {
-    kernel_id k, with_qkv;
+    kernel_id k, with_qkv, plain, cluster; /* the last two: plain heads; and a split a block, as a cluster */
 } attend_kernel;
-static const attend_kernel attend_d64 = {K_attend_d64, K_attend_q64}, attend_d128 = {K_attend_d128, K_attend_q128},
-                           attend_d256 = {K_attend_d256, K_attend_q256};
+static const attend_kernel attend_d64 = {K_attend_d64, K_attend_q64, K_attend_q64l, K_attend_q64p},
+                           attend_d128 = {K_attend_d128, K_attend_q128, K_attend_q128l, K_attend_q128p},
+                           attend_d256 = {K_attend_d256, K_attend_q256, K_attend_q256, K_attend_q256};
 
 /* Shared memory: places for 32 positions of K and V a warp, barriers, the newest K and V, angles, then the warps' sums:
  * before them, in the same place, queries and room to rotate. */
@@ -425,6 +450,16 @@ static newest_args newest_of(const qkv_args *x, const attend_args *a)
     return n;
 }
 
+/* What attend_q*l can do (attend_d.cu). */
+static bool attend_plain(const attend_args *a, const newest_args *x, uint32_t d)
+{
+    for (int i = 0; i < 2; i++)
+        if (x->rope[i].rot != d || x->rope[i].interleaved || x->rope[i].section[0])
+            return false;
+    return a->d_k == d && a->d_v == d && a->heads <= 6 && !a->sub_shift && !a->box_shift && a->box_cols == 1 && a->out_f16 &&
+           a->softcap == 0 && !a->sinks;
+}
+
 /* As many tokens a launch as there is room for split results. */
 static imp_status attend_decode(bexec *x, const node *n, const attend_args *base, const run_range *r, uint32_t d,
                                 imp_err *e)
@@ -467,7 +502,7 @@ static imp_status attend_decode(bexec *x, const node *n, const attend_args *base
         a->cluster = attend_in_cluster(x, a, d, gx * gy * a->n_tok);
         if (a->cluster)
             smem += (gx << a->share) * 16 + gx * 64;
-        s = cuda_launch_cluster(x->b, x->b->stream, with_qkv ? t->with_qkv : t->k, gx, gy, a->n_tok,
+        s = cuda_launch_cluster(x->b, x->b->stream, !with_qkv ? t->k : !attend_plain(a, &p.x, d) ? t->with_qkv : a->cluster ? t->cluster : t->plain, gx, gy, a->n_tok,
                                 a->cluster ? gx : 1, 128, smem, true, &p, e);
     }
     return s;
@@ -559,7 +594,7 @@ static imp_status run_op(bexec *x, int32_t node_at, imp_err *e)
     kernel_id k = K_unary;
     switch (o->kind) {
     case OP_EMBED: {
-        embed_args m = {.w = x->w[o->weight[0]]->d, .tok = x->t->tok, .seq = x->t->seq, .ext = x->t->ext, .last = x->last, .out = a.out,
+        embed_args m = {.w = x->w[o->weight[0]]->d, .tok = x->t->tok, .ext = x->t->ext, .last = x->last, .out = a.out,
                         .n_tok = n, .width = a.width, .ldo = a.ldo, .scale = o->attr.scale};
         return go(x, K_embed, div_up(m.w.k_tiles, 8), n, 1, 256, 0, &m, e);
     }
@@ -593,7 +628,11 @@ static imp_status run_op(bexec *x, int32_t node_at, imp_err *e)
         k = K_concat, a.a_w = x->reg[o->in[0]].width / o->attr.concat.groups, a.flag = o->attr.concat.b_shared;
         a.b_w = a.flag ? a.b_width : a.b_width / o->attr.concat.groups;
         break;
-    case OP_GATHER: k = K_gather, a.b = x->t->row; break;
+    case OP_GATHER:
+        if (gather_is_idle(x, o))
+            return IMP_OK;
+        k = K_gather, a.b = x->t->row;
+        break;
     case OP_COMBINE:
         a.k = o->attr.expert.k;
         if (x->node[node_at].add >= 0) {

@@ -104,12 +104,19 @@ route_args exec_route_args(const bexec *x, const plan_op *o)
                         .renormalise = r->renormalise, .renorm_eps = r->renorm_eps, .scale = r->scale};
 }
 
+/* What the kernels without rare choices take (route.cuh, experts.cu): softmax over up to 128 experts, four by four. */
+static bool plain_route(const route_args *r)
+{
+    return r->n_expert <= 128 && r->n_expert % 4 == 0 && r->lds % 4 == 0 && r->n_group <= 1 && r->score != 1 && !r->bias && !r->factor;
+}
+
 static imp_status run_up(bexec *x, const mixture *m, imp_err *e)
 {
-    static const kernel_id kernel[LAY_COUNT] = {
-        [LAY_F16] = K_experts_up_f16, [LAY_I8] = K_experts_up_i8,   [LAY_U4] = K_experts_up_u4,
-        [LAY_NV4] = K_experts_up_nv4, [LAY_Q4K] = K_experts_up_q4k, [LAY_Q5K] = K_experts_up_q5k,
-        [LAY_Q6K] = K_experts_up_q6k, [LAY_F8] = K_experts_up_f8};
+#define OF(l) {K_experts_up_##l, K_experts_up_##l##_p}
+    static const kernel_id kernel[LAY_COUNT][2] = {
+        [LAY_F16] = OF(f16), [LAY_I8] = OF(i8), [LAY_U4] = OF(u4), [LAY_NV4] = OF(nv4),
+        [LAY_Q4K] = OF(q4k), [LAY_Q5K] = OF(q5k), [LAY_Q6K] = OF(q6k), [LAY_F8] = OF(f8)};
+#undef OF
     const plan *p = x->p;
     const node *n = &x->node[m->up];
     plan_reg in = p->op[n->lin[0]].in[0];
@@ -123,15 +130,17 @@ static imp_status run_up(bexec *x, const mixture *m, imp_err *e)
     uint32_t per_sm = ((uint32_t)x->b->smem_max + 1024) / (smem + 1024); /* a block costs 1 KiB more than it asks for */
     uint32_t blocks = div_up(w->row_tiles, 8 / w->seg), most = (uint32_t)x->b->n_sm * (per_sm > 4 ? 4 : per_sm) / gy;
     blocks = div_up(blocks, div_up(blocks, most ? most : 1)); /* all there at once, with rounds of one length */
-    return cuda_launch(x->b, x->b->stream, kernel[w->layout], blocks, gy, 1, 256, smem, true, &a, e);
+    bool plain = plain_route(&a.route) && !a.x_f32 && a.act == 0;
+    return cuda_launch(x->b, x->b->stream, kernel[w->layout][plain], blocks, a.route.k, (uint32_t)x->n_tok, 256, smem, true, &a, e);
 }
 
 static imp_status run_down(bexec *x, const mixture *m, imp_err *e)
 {
-    static const kernel_id kernel[LAY_COUNT] = {
-        [LAY_F16] = K_experts_down_f16, [LAY_I8] = K_experts_down_i8,   [LAY_U4] = K_experts_down_u4,
-        [LAY_NV4] = K_experts_down_nv4, [LAY_Q4K] = K_experts_down_q4k, [LAY_Q5K] = K_experts_down_q5k,
-        [LAY_Q6K] = K_experts_down_q6k, [LAY_F8] = K_experts_down_f8};
+#define OF(l) {K_experts_down_##l, K_experts_down_##l##_p}
+    static const kernel_id kernel[LAY_COUNT][2] = {
+        [LAY_F16] = OF(f16), [LAY_I8] = OF(i8), [LAY_U4] = OF(u4), [LAY_NV4] = OF(nv4),
+        [LAY_Q4K] = OF(q4k), [LAY_Q5K] = OF(q5k), [LAY_Q6K] = OF(q6k), [LAY_F8] = OF(f8)};
+#undef OF
     const plan *p = x->p;
     const node *s = &x->node[m->sum];
     const plan_op *l = &p->op[x->node[m->down].lin[0]];
@@ -146,7 +155,7 @@ static imp_status run_down(bexec *x, const mixture *m, imp_err *e)
         a.ldr = reg_ld(x, other);
     }
     uint32_t smem = down_smem(w, a.route.k), tiles = w->row_tiles, n = (uint32_t)x->n_tok;
-    return cuda_launch(x->b, x->b->stream, kernel[w->layout], tiles, n, 1, 256, smem, true, &a, e);
+    return cuda_launch(x->b, x->b->stream, kernel[w->layout][plain_route(&a.route)], tiles, n, 1, 256, smem, true, &a, e);
 }
 
 imp_status exec_mixture_node(bexec *x, int32_t i, imp_err *e)

@@ -65,7 +65,7 @@ static imp_status fill_tables(bexec *x, ticket_slot *t, const batch *b, uint64_t
     x->one_each = b->n_tok == b->n_seq;
     for (int32_t i = 0; i < b->n_tok; i++) {
         tok[i] = (tok_desc){.id = b->id[i], .seq = b->seq[i], .kv_index = b->kv_index[i], .vis_begin = b->vis_begin[i], .vis_end = b->vis_end[i],
-                            .pos = {b->pos[i][0], b->pos[i][1], b->pos[i][2]}, .cls = b->cls[i], .ext = b->id[i] == BATCH_EXTERNAL ? (*n_ext)++ : -1};
+                            .pos = {b->pos[i][0], b->pos[i][1], b->pos[i][2]}, .cls = b->cls[i], .from = b->id[i] == BATCH_EXTERNAL ? (*n_ext)++ : b->seqs[b->seq[i]].slot};
         uint32_t n = attend_splits((uint32_t)b->vis_end[i]);
         x->one_each &= b->cls[i] != BATCH_P && b->seq[i] == i && b->vis_end[i] == b->kv_index[i] + 1 && b->seqs[b->seq[i]].tok_end - b->seqs[b->seq[i]].tok_begin == 1;
         if (b->cls[i] != BATCH_P || x->b->deterministic || !x->b->fn[K_attend_p64])
@@ -95,7 +95,7 @@ static imp_status fill_tables(bexec *x, ticket_slot *t, const batch *b, uint64_t
     *n_data = 0;
     for (int32_t i = 0; i < b->n_row; i++) {
         row_sampler who = exec_row_sampler(x, t, b, i, n_data);
-        row[i] = (row_desc){.tok = b->rows[i].tok, .slot = b->seqs[b->seq[b->rows[i].tok]].slot, .want = (int32_t)b->rows[i].want, .greedy = who == ROW_GREEDY};
+        row[i] = (row_desc){.tok = b->rows[i].tok, .slot = b->seqs[b->seq[b->rows[i].tok]].slot, .want = (int32_t)b->rows[i].want, .greedy = who == ROW_GREEDY, .host_id = (uintptr_t)&t->out_id[i]};
         if (who == ROW_HOST)
             t->host_row[t->n_host++] = i;
     }
@@ -156,7 +156,8 @@ static imp_status fetch(bexec *x, ticket_slot *t, const batch *b, imp_err *e)
                          "fetching logits");
     if (s == IMP_OK && n_hidden)
         s = cu_check(cu, cu->MemcpyDtoHAsync(t->hidden, reg_ptr(x, p->hidden), (uint64_t)b->n_row * h * 4, st), e, "fetching hidden rows");
-    if (s == IMP_OK && b->n_row && p->logits != PLAN_NONE)
+    bool all_told = t->n_dev == 0 && t->n_host == 0; /* by the greedy kernel: a copy less between two steps */
+    if (s == IMP_OK && b->n_row && !all_told && p->logits != PLAN_NONE)
         s = cu_check(cu, cu->MemcpyDtoHAsync(t->out_id, x->out_id, (size_t)b->n_row * 4, st), e, "fetching tokens");
     if (s == IMP_OK && t->n_host) {
         s = cu_check(cu, cu->LaunchHostFunc(st, sample_on_host, t), e, "queueing the sampler");

@@ -35,8 +35,8 @@ DEV u32 split_from(u32 pos)
     return SPLIT_BEGIN(s) < pos ? s + 1 : s;
 }
 
-/* A block's work. */
-template <int D, bool QKV> struct attention {
+/* A block's work. PLAIN: attend_q*l; ONE: attend_q*p. */
+template <int D, bool QKV, bool PLAIN, bool ONE> struct attention {
     typedef layout<D> at;
     const attend_args &p;
     u8 *sm;
@@ -45,9 +45,9 @@ template <int D, bool QKV> struct attention {
     u32 newest, first, n_part; /* the token's position, its first split and how many */
     u32 sp0, sp1;              /* the block's: splits [sp0, sp1) */
     u32 pos, end, phase;       /* the warp's next piece, where the block's positions end, the copies' parity */
-    copies<D> in;
-    two_heads<D> two;
-    angles<D> angle;
+    copies<D, PLAIN, ONE> in;
+    two_heads<D, PLAIN> two;
+    angles<D, PLAIN> angle;
     u32 qf[D / 16][2];
     sums<D> a;
 
@@ -66,7 +66,7 @@ template <int D, bool QKV> struct attention {
         const i32 table = sq.table[p.group], base = sq.base[p.group], tok_begin = QKV ? 0 : sq.tok_begin;
         if (lane == 0 && warp < 2)
             tma_prefetch_map(warp ? map_v : map_k);
-        if (p.cluster) { /* the others may send their sums once they know that this block runs, its barrier ready */
+        if (ONE || p.cluster) { /* the others may send their sums once they know that this block runs, its barrier ready */
             if (tid == 0) {
                 mbar_init(mail(), 1);
                 mbar_init_fence();
@@ -97,7 +97,7 @@ template <int D, bool QKV> struct attention {
         n_part = last - first + 1;
         sp0 = split_from(from);
         sp1 = after < last + 1 ? after : last + 1;
-        if (sp0 >= sp1 && !p.cluster)
+        if (sp0 >= sp1 && !ONE && !p.cluster)
             return false;
         const u32 lo = v.lo & ~(STRIDE - 1);
         end = sp0 >= sp1 ? 0 : SPLIT_BEGIN(sp1) < v.hi ? SPLIT_BEGIN(sp1) : v.hi;
@@ -130,7 +130,7 @@ template <int D, bool QKV> struct attention {
             /* while they come */
             angle.make(*x, (float2 *)(sm + at::ANGLES));
             u16 *k_row = 0, *v_row = 0; /* where the newest K and V go in the cache */
-            if (has_new() && sub == 0) {
+            if (has_new() && (PLAIN || sub == 0)) {
                 u8 *blk = (u8 *)p.kv + (u64)(u32)v.table[(i32)(newest >> p.block_shift) - v.base] * p.block_bytes;
                 const u32 row = newest & ((1u << p.block_shift) - 1);
                 k_row = (u16 *)(blk + p.k_off) + (u64)row * p.k_width + kh * p.d_k;
@@ -138,7 +138,7 @@ template <int D, bool QKV> struct attention {
             }
             __syncthreads();
             if (sp0 < sp1)
-                new_token<D>(*x, tok, kh, h0, G, has_new(), k_row, v_row, two, (const float2 *)(sm + at::ANGLES), scratch, q,
+                new_token<D, PLAIN>(*x, tok, kh, h0, G, has_new(), k_row, v_row, two, (const float2 *)(sm + at::ANGLES), scratch, q,
                              fresh(), warp, lane);
         } else {
             if (sp0 < sp1)
@@ -180,11 +180,11 @@ template <int D, bool QKV> struct attention {
             a.o[i][0] = a.o[i][1] = a.o[i][2] = a.o[i][3] = 0;
 #pragma unroll 1
         for (; pos < split_end; pos += STRIDE, phase ^= 1) {
-            const bool whole = pos >= v.lo && pos + PIECE <= v.hi, more = pos + STRIDE < end;
+            const bool whole = pos >= v.lo && pos + PIECE <= v.hi, more = !ONE && pos + STRIDE < end;
             const bool has = QKV && newest - pos < PIECE;
             float s[2][4];
             u32 b[2][2];
-            mbar_wait_2s(in.bars, phase);
+            mbar_wait_bounded(in.bars, phase);
             if (has) {
                 patch<D>(in.at, newest - pos, smem_addr(fresh()), lane);
                 __syncwarp();
@@ -193,8 +193,8 @@ template <int D, bool QKV> struct attention {
             __syncwarp();
             if (more)
                 in.ask_k(p, v, pos + STRIDE);
-            weigh<D>(p, v, pos, whole, g, s, a, b);
-            mbar_wait_2s(in.bars + 8, phase);
+            weigh<D, PLAIN>(p, v, pos, whole, g, s, a, b);
+            mbar_wait_bounded(in.bars + 8, phase);
             if (!whole || has)
                 mend_values(whole, has);
             add_values<D>(v_at, b, a);
@@ -217,14 +217,14 @@ template <int D, bool QKV> struct attention {
             float M, L;
             float4 o = add_warps<D>(warps(), G, head, d, M, L);
             if (n_part == 1) {
-                const float sink = sink_of(p, h0 + head), m = fmaxf(M, sink), c = ex2(M - m);
-                if (p.sinks) {
+                const float sink = sink_of<PLAIN>(p, h0 + head), m = fmaxf(M, sink), c = ex2(M - m);
+                if (!PLAIN && p.sinks) {
                     L = fmaf(L, c, ex2(sink - m));
                     o = make_float4(o.x * c, o.y * c, o.z * c, o.w * c);
                 }
-                if (d < p.d_v)
-                    store4(p, tok, (h0 + head) * p.d_v + d, o, L);
-            } else if (p.cluster) {
+                if (PLAIN || d < p.d_v)
+                    store4<PLAIN>(p, tok, (h0 + head) * p.d_v + d, o, L);
+            } else if (ONE || p.cluster) {
                 const u32 rank = i >> p.share, share = i & ((1u << p.share) - 1);
                 send(cluster_addr(recv + ((nth << p.share) + share) * 16, rank), o, cluster_addr(mail(), rank));
                 if (d / 4 < gridDim.x)
@@ -245,9 +245,9 @@ template <int D, bool QKV> struct attention {
                   most = 1u << p.share;
         if (tid == 0) /* from each split the share's columns and all heads' scores and sums */
             mbar_expect(mail(), n_part * ((rest < most ? rest : most) * 16 + G * 8));
-        mbar_wait_2s(mail(), 0); /* a block that is sent to stays until all has come */
+        mbar_wait_bounded(mail(), 0); /* a block that is sent to stays until all has come */
         const u8 *recv = sm + at::SUMS + p.sums_bytes;
-        combine_share<D>(p, tok, h0, G, n_part, (const float4 *)recv,
+        combine_share<D, PLAIN>(p, tok, h0, G, n_part, (const float4 *)recv,
                          (const float2 *)(recv + (gridDim.x << p.share) * 16));
     }
     /* Without a cluster: the block that comes last combines what all have left in memory. */
@@ -269,49 +269,65 @@ template <int D, bool QKV> struct attention {
             __syncthreads();
         }
         const float *part = (const float *)p.part + ((u64)blockIdx.z * p.n_head + h0) * p.n_split * PART_LD(D);
-        last_block<D>(p, tok, h0, G, n_part, part, (float2 *)warps());
+        last_block<D, PLAIN>(p, tok, h0, G, n_part, part, (float2 *)warps());
     }
 };
 
 /* x: of imp_attend_q*, else 0. */
-template <int D, bool QKV>
+template <int D, bool QKV, bool PLAIN, bool ONE>
 DEV void attend_d(const tensor_map *map_k, const tensor_map *map_v, const attend_args &p, const newest_args *x)
 {
     extern __shared__ __align__(1024) u8 sm[];
-    const u32 tid = threadIdx.x, kh = blockIdx.y >> p.sub_shift, sub = blockIdx.y & ((1u << p.sub_shift) - 1);
+    const u32 tid = threadIdx.x, kh = PLAIN ? blockIdx.y : blockIdx.y >> p.sub_shift, sub = PLAIN ? 0 : blockIdx.y & ((1u << p.sub_shift) - 1);
     const u32 left = p.group_heads - sub * p.heads;
-    const u32 h0 = kh * p.group_heads + sub * p.heads, G = left < p.heads ? left : p.heads;
-    attention<D, QKV> a = {p, sm, tid, tid >> 5, tid & 31, kh, sub, p.tok0 + blockIdx.z, h0, G};
-    pdl_launch();
+    const u32 h0 = kh * p.group_heads + sub * p.heads, G = PLAIN ? p.heads : left < p.heads ? left : p.heads;
+    attention<D, QKV, PLAIN, ONE> a = {p, sm, tid, tid >> 5, tid & 31, kh, sub, p.tok0 + blockIdx.z, h0, G};
     if (!a.begin(map_k, map_v, x))
         return;
-    if (p.cluster)
+    if (ONE || p.cluster)
         cluster_wait(); /* all its blocks run: they may be written to */
     pdl_wait();
+    pdl_launch(); /* not before: attn_output's blocks would ask for their weights while the queries come */
     a.queries(x);
 #pragma unroll 1
     for (u32 split = a.sp0; split < a.sp1; split++) {
         a.pieces(split);
         a.merge(split);
+        if (ONE)
+            break;
     }
-    if (p.cluster && a.n_part > 1)
+    if ((ONE || p.cluster) && a.n_part > 1)
         a.combine();
-    if (p.out_f16 && blockIdx.y == 0 && a.sp0 == a.first)
+    if (p.out_f16 && blockIdx.y == 0 && a.sp0 == a.first && p.n_head * (PLAIN ? D : p.d_v) < p.ldo)
         for (u32 c = p.n_head * p.d_v + tid; c < p.ldo; c += WARPS * 32)
             ((u16 *)p.out)[(u64)a.tok * p.ldo + ACT_POS(c)] = 0;
-    if (!p.cluster && a.n_part > 1)
+    if (!ONE && !p.cluster && a.n_part > 1)
         a.meet();
 }
 
 #define ATTEND(d, blocks)                                                                                              \
     KERNEL(WARPS * 32, blocks) imp_attend_d##d(const __grid_constant__ attend_params p)                                \
     {                                                                                                                  \
-        attend_d<d, false>(&p.k, &p.v, p.a, 0);                                                                        \
+        attend_d<d, false, false, false>(&p.k, &p.v, p.a, 0);                                                                        \
     }                                                                                                                  \
     KERNEL(WARPS * 32, blocks) imp_attend_q##d(const __grid_constant__ attend_q_params p)                              \
     {                                                                                                                  \
-        attend_d<d, true>(&p.k, &p.v, p.a, &p.x);                                                                      \
+        attend_d<d, true, false, false>(&p.k, &p.v, p.a, &p.x);                                                                      \
     }
 ATTEND(64, 4)
 ATTEND(128, 3)
 ATTEND(256, 1)
+
+/* What most models ask for while they generate, without the choices that others need: heads of d columns turned whole and
+ * by one position, at most six queries a kv head, no softcap, no sinks. p: and a split a block, up to eight as a cluster. */
+#define ATTEND_PLAIN(d, blocks)                                                                                        \
+    KERNEL(WARPS * 32, blocks) imp_attend_q##d##l(const __grid_constant__ attend_q_params p)                           \
+    {                                                                                                                  \
+        attend_d<d, true, true, false>(&p.k, &p.v, p.a, &p.x);                                                         \
+    }                                                                                                                  \
+    KERNEL(WARPS * 32, blocks) imp_attend_q##d##p(const __grid_constant__ attend_q_params p)                           \
+    {                                                                                                                  \
+        attend_d<d, true, true, true>(&p.k, &p.v, p.a, &p.x);                                                          \
+    }
+ATTEND_PLAIN(64, 4)
+ATTEND_PLAIN(128, 3)

@@ -23,8 +23,8 @@ template <int D> struct layout {
 };
 
 /* ---- the newest token: norms, rotation, K and V, as imp_qkv does them ---- */
-/* Angles for q, then k, [2][D / 2], a thread each; they depend on no kernel before. */
-template <int D> struct angles {
+/* Angles for q, then k, [2][D / 2], a thread each; they depend on no kernel before. PLAIN, here and below: attend_q*l. */
+template <int D, bool PLAIN> struct angles {
     static constexpr int N = (D + WARPS * 32 - 1) / (WARPS * 32);
     float arg[N]; /* first a frequency */
     __device__ __forceinline__ static u32 place(int j) { return threadIdx.x + WARPS * 32 * j; }
@@ -32,7 +32,7 @@ template <int D> struct angles {
     __device__ __forceinline__ static u32 column(int j) { return place(j) - (is_k(j) ? D / 2 : 0); }
     __device__ __forceinline__ static bool any(const newest_args &x, int j)
     {
-        return place(j) < D && column(j) < x.rope[is_k(j)].rot / 2;
+        return place(j) < D && (PLAIN || column(j) < x.rope[is_k(j)].rot / 2);
     }
     __device__ __forceinline__ void load(const newest_args &x)
     {
@@ -44,7 +44,7 @@ template <int D> struct angles {
     {
 #pragma unroll
         for (int j = 0; j < N; j++)
-            arg[j] = any(x, j) ? rope_arg(x.rope[is_k(j)], d, column(j), arg[j]) : 0.0f;
+            arg[j] = PLAIN ? (float)d.pos[0] * arg[j] : any(x, j) ? rope_arg(x.rope[is_k(j)], d, column(j), arg[j]) : 0.0f;
     }
     __device__ __forceinline__ void make(const newest_args &x, float2 *angle) const
     {
@@ -57,7 +57,7 @@ template <int D> struct angles {
 
 /* Two heads of a warp at a time, j0 and j0 + 4, so that one waits for memory and sums while the other does: queries
  * (below G), K (G) and V (G + 1). All but the values is at hand before the previous kernel is done. */
-template <int D> struct two_heads {
+template <int D, bool PLAIN> struct two_heads {
     static constexpr int N = D / 32;
     const float *src[2];                              /* at this lane */
     u32 n[2], norm[2];                                /* columns */
@@ -69,12 +69,12 @@ template <int D> struct two_heads {
         for (u32 u = 0; u < 2; u++) {
             const u32 j = j0 + WARPS * u;
             const head_kind &kind = x.kind[j < G ? 0 : j == G ? 1 : 2];
-            n[u] = kind.n, norm[u] = kind.norm, eps[u] = kind.eps, part[u] = kind.part, plus[u] = kind.plus;
-            src[u] = (const float *)kind.src + (u64)tok * kind.ld + (j < G ? h0 + j : kh) * kind.n + lane;
+            n[u] = PLAIN ? D : kind.n, norm[u] = kind.norm, eps[u] = kind.eps, part[u] = kind.part, plus[u] = kind.plus;
+            src[u] = (const float *)kind.src + (u64)tok * kind.ld + (j < G ? h0 + j : kh) * n[u] + lane;
             const float *from = (const float *)kind.w + lane;
 #pragma unroll
             for (u32 i = 0; i < N; i++)
-                w[u][i] = kind.w && j <= G + 1 && lane + 32 * i < kind.n ? from[32 * i] : 1.0f - kind.plus;
+                w[u][i] = kind.w && j <= G + 1 && lane + 32 * i < n[u] ? from[32 * i] : 1.0f - kind.plus;
         }
     }
     /* The compiler is not to put off until after the wait for the previous kernel what begin did. */
@@ -117,7 +117,7 @@ template <int D> struct two_heads {
     /* head_rope's. scratch: D floats of the warp, for rotations whose two columns are not one lane's. */
     __device__ __forceinline__ void rotate(const rope_args &r, u32 u, const float2 *angle, float *scratch, u32 lane)
     {
-        if (__builtin_expect(r.rot == D && n[u] == D && !r.interleaved, 1)) {
+        if (PLAIN || __builtin_expect(r.rot == D && n[u] == D && !r.interleaved, 1)) {
 #pragma unroll
             for (u32 i = 0; i < N / 2; i++) {
                 const float2 c = angle[lane + 32 * i];
@@ -149,21 +149,21 @@ template <int D> struct two_heads {
 
 /* What the blocks of a kv head do for their token: queries to q [G][QLD]; where has_new, K and V to fresh [2][D], and
  * to the cache rows at k_row and v_row unless those are 0. two: has loaded the warp's first heads. */
-template <int D>
+template <int D, bool PLAIN>
 DEV void new_token(const newest_args &x, u32 tok, u32 kh, u32 h0, u32 G, bool has_new, u16 *k_row,
-                   u16 *v_row, two_heads<D> &two, const float2 *angle, float *scratch, u16 *q, u16 *fresh, u32 warp,
+                   u16 *v_row, two_heads<D, PLAIN> &two, const float2 *angle, float *scratch, u16 *q, u16 *fresh, u32 warp,
                    u32 lane)
 {
     const u32 n = G + (has_new ? 2 : 0);
 #pragma unroll 1
-    for (u32 j0 = warp; j0 < n;) {
+    for (u32 j0 = warp; PLAIN || j0 < n;) {
         two.normalise();
 #pragma unroll
         for (u32 u = 0; u < 2; u++) {
             const u32 j = j0 + WARPS * u;
             if (j >= n)
                 continue;
-            if (j <= G && x.rope[j == G].rot)
+            if (j <= G && (PLAIN || x.rope[j == G].rot))
                 two.rotate(x.rope[j == G], u, angle + (j == G ? D / 2 : 0), scratch, lane);
             u16 *to = (j < G ? q + j * layout<D>::QLD : fresh + (j - G) * D) + lane, *row = j < G    ? 0
                                                                                             : j == G ? k_row
@@ -176,6 +176,8 @@ DEV void new_token(const newest_args &x, u32 tok, u32 kh, u32 h0, u32 G, bool ha
                     row[lane + 32 * i] = h;
             }
         }
+        if (PLAIN) /* at most eight */
+            return;
         j0 += 2 * WARPS;
         if (j0 < n) {
             two.begin(x, tok, kh, h0, G, j0, lane);
@@ -197,7 +199,7 @@ template <int D> DEV void old_queries(const attend_args &p, u32 tok, u32 h0, u32
 }
 
 /* ---- a warp's copies ---- */
-template <int D> struct copies {
+template <int D, bool PLAIN, bool ONE> struct copies { /* ONE: attend_q*p */
     const tensor_map *k, *v;
     u32 at, bars;    /* the place of K, that of V follows; their barriers */
     u32 kh, lane, n; /* n: pieces asked for since the lanes looked up blocks */
@@ -206,8 +208,8 @@ template <int D> struct copies {
     /* Each lane looks up a copy's block: a trip to memory for 32 copies, long before they need it. */
     __device__ __forceinline__ void look_up(const attend_args &p, const view &w, u32 pos)
     {
-        const u32 rows = PIECE >> p.box_shift;
-        const u32 q = pos + (lane >> p.box_shift) * STRIDE + (lane & ((1u << p.box_shift) - 1)) * rows,
+        const u32 shift = PLAIN ? 0 : p.box_shift, rows = PIECE >> shift;
+        const u32 q = pos + (lane >> shift) * STRIDE + (lane & ((1u << shift) - 1)) * rows,
                   b = q >> p.block_shift;
         in = q & ((1u << p.block_shift) - 1);
         block = q < w.hi && q + rows > w.lo ? (u32)w.table[(i32)b - w.base] : NOWHERE;
@@ -216,6 +218,15 @@ template <int D> struct copies {
     /* K or V of piece n - 1. */
     __device__ __forceinline__ void ask(const attend_args &p, bool is_v)
     {
+        if (PLAIN) { /* one copy; a single piece's block is lane 0's */
+            const u32 b = ONE ? block : __shfl_sync(~0u, block, n - 1), i = ONE ? in : __shfl_sync(~0u, in, n - 1);
+            if (lane == 0) {
+                const u32 bar = bars + (is_v ? 8 : 0);
+                mbar_expect(bar, layout<D>::UNIT);
+                tma_5d(at + (is_v ? layout<D>::UNIT : 0), is_v ? v : k, 0, i, 0, kh, b, bar);
+            }
+            return;
+        }
         const u32 bar = bars + (is_v ? 8 : 0), dst = at + (is_v ? layout<D>::UNIT : 0), boxes = 1u << p.box_shift;
         if (lane == 0)
             mbar_expect(bar, layout<D>::UNIT);
@@ -232,7 +243,7 @@ template <int D> struct copies {
     }
     __device__ __forceinline__ void ask_k(const attend_args &p, const view &w, u32 pos) /* of the next piece, at pos */
     {
-        if (n << p.box_shift >= 32)
+        if (!ONE && n << (PLAIN ? 0 : p.box_shift) >= 32)
             look_up(p, w, pos);
         n++;
         ask(p, false);
@@ -268,11 +279,11 @@ template <int D> DEV void scores(u32 k, const u32 (*q)[2], float (*s)[4])
 }
 
 /* Softmax over the positions so far; weights of these as the other product wants them: b[mt]. Somebody is visible. */
-template <int D>
+template <int D, bool PLAIN>
 DEV void weigh(const attend_args &p, const view &v, u32 pos0, bool whole, u32 g, float (*s)[4], sums<D> &a, u32 (*b)[2])
 {
     float sc = p.scale * LOG2E;
-    if (__builtin_expect(p.softcap > 0, 0)) {
+    if (!PLAIN && __builtin_expect(p.softcap > 0, 0)) {
 #pragma unroll
         for (int i = 0; i < 8; i++)
             s[i >> 2][i & 3] = p.softcap * tanhf(s[i >> 2][i & 3] * p.scale / p.softcap);

@@ -11,11 +11,11 @@ DEV void add_scaled(float4 &o, float4 a, float c)
     o.z = fmaf(a.z, c, o.z), o.w = fmaf(a.w, c, o.w);
 }
 /* Four columns of a token's output, divided by the sum of their weights. */
-DEV void store4(const attend_args &p, u32 tok, u32 col, float4 o, float sum)
+template <bool PLAIN> DEV void store4(const attend_args &p, u32 tok, u32 col, float4 o, float sum)
 {
-    const float inv = 1.0f / sum;
+    const float inv = __fdividef(1.0f, sum);
     o = make_float4(o.x * inv, o.y * inv, o.z * inv, o.w * inv);
-    if (p.out_f16) {
+    if (PLAIN || p.out_f16) {
         u16 *dst = (u16 *)p.out + (u64)tok * p.ldo;
         *(u32 *)(dst + ACT_POS(col)) = pack_h2(o.x, o.y);
         *(u32 *)(dst + ACT_POS(col + 2)) = pack_h2(o.z, o.w);
@@ -24,9 +24,9 @@ DEV void store4(const attend_args &p, u32 tok, u32 col, float4 o, float sum)
         dst[0] = o.x, dst[1] = o.y, dst[2] = o.z, dst[3] = o.w;
     }
 }
-DEV float sink_of(const attend_args &p, u32 head)
+template <bool PLAIN> DEV float sink_of(const attend_args &p, u32 head)
 {
-    return p.sinks ? ((const float *)p.sinks)[head] * LOG2E : -INFINITY;
+    return !PLAIN && p.sinks ? ((const float *)p.sinks)[head] * LOG2E : -INFINITY;
 }
 
 /* A warp's sums of a split to its place [G][LD]. */
@@ -75,15 +75,15 @@ template <int D> DEV float4 add_warps(const float *all, u32 G, u32 head, u32 d, 
 /* A block of a cluster adds its share of the columns: all [split][1 << share] float4 and ml [split][8] have arrived.
  * The sum of weights is last_block's: a tree over splits as over the lanes of a warp. Products are rounded there before
  * they meet, and so they are here: left to the compiler, some would become an fma with the sum behind them. */
-template <int D>
+template <int D, bool PLAIN>
 DEV void combine_share(const attend_args &p, u32 tok, u32 h0, u32 G, u32 n_part, const float4 *all,
                        const float2 *ml)
 {
     const u32 item = (blockIdx.x << p.share) + threadIdx.x, head = item / (D / 4), d = item % (D / 4) * 4;
-    if (threadIdx.x >> p.share || head >= G || d >= p.d_v)
+    if (threadIdx.x >> p.share || head >= G || (!PLAIN && d >= p.d_v))
         return;
     float m[8], l[8];
-    const float sink = sink_of(p, h0 + head);
+    const float sink = sink_of<PLAIN>(p, h0 + head);
     float M = sink;
 #pragma unroll
     for (u32 s = 0; s < 8; s++) {
@@ -97,19 +97,19 @@ DEV void combine_share(const attend_args &p, u32 tok, u32 h0, u32 G, u32 n_part,
         l[s] = __fmul_rn(l[s], m[s]);
     }
     float L = ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]));
-    if (p.sinks)
+    if (!PLAIN && p.sinks)
         L += ex2(sink - M);
     float4 o = make_float4(0, 0, 0, 0);
 #pragma unroll
     for (u32 s = 0; s < 8; s++)
         if (s < n_part)
             add_scaled(o, all[(s << p.share) + threadIdx.x], m[s]);
-    store4(p, tok, (h0 + head) * p.d_v + d, o, L);
+    store4<PLAIN>(p, tok, (h0 + head) * (PLAIN ? D : p.d_v) + d, o, L);
 }
 
 /* The last block of a token and its heads: weights of the splits first, then the sums in order. part: of the first
  * head; tot: [8] in shared memory. */
-template <int D>
+template <int D, bool PLAIN>
 DEV void last_block(const attend_args &p, u32 tok, u32 h0, u32 G, u32 n_part, const float *part, float2 *tot)
 {
     const u32 tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
@@ -130,17 +130,24 @@ DEV void last_block(const attend_args &p, u32 tok, u32 h0, u32 G, u32 n_part, co
         fetch(part + tid / (D / 4) * part_head, tid % (D / 4) * 4, 0);
     for (u32 head = warp; head < G; head += WARPS) {
         const float *r = part + head * part_head;
-        const float sink = sink_of(p, h0 + head);
+        const float sink = sink_of<PLAIN>(p, h0 + head);
         float M = -INFINITY, L = 0;
-        for (u32 s = lane; s < n_part; s += 32) {
-            const float2 ml = __ldcg((const float2 *)(r + (u64)s * PART_LD(D) + D));
-            const float most = fmaxf(M, ml.x);
-            L = fmaf(L, ex2(M - most), ml.y * ex2(ml.x - most));
-            M = most;
+        for (u32 s = lane; s < n_part; s += 128) { /* four trips to L2 at a time */
+            float2 ml[4];
+#pragma unroll
+            for (u32 j = 0; j < 4; j++)
+                ml[j] = s + 32 * j < n_part ? __ldcg((const float2 *)(r + (u64)(s + 32 * j) * PART_LD(D) + D)) : make_float2(0, 0);
+#pragma unroll
+            for (u32 j = 0; j < 4; j++)
+                if (s + 32 * j < n_part) {
+                    const float most = fmaxf(M, ml[j].x);
+                    L = fmaf(L, ex2(M - most), ml[j].y * ex2(ml[j].x - most));
+                    M = most;
+                }
         }
         const float most = fmaxf(warp_max(M), sink);
         L = warp_sum(__fmul_rn(L, ex2(M - most)));
-        if (p.sinks)
+        if (!PLAIN && p.sinks)
             L += ex2(sink - most);
         if (lane == 0)
             tot[head] = make_float2(most, L);
@@ -158,8 +165,8 @@ DEV void last_block(const attend_args &p, u32 tok, u32 h0, u32 G, u32 n_part, co
                 if (s + j < n_part)
                     add_scaled(o, x[j], ex2(m[j] - t.x));
         }
-        if (d < p.d_v)
-            store4(p, tok, (h0 + head) * p.d_v + d, o, t.y);
+        if (PLAIN || d < p.d_v)
+            store4<PLAIN>(p, tok, (h0 + head) * (PLAIN ? D : p.d_v) + d, o, t.y);
     }
 }
 

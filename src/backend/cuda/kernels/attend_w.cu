@@ -17,7 +17,6 @@ struct attend_w_params {
 };
 
 #ifdef HOPPER
-DEV void bar_arrive(u32 id, u32 n) { asm volatile("bar.arrive %0,%1;" ::"r"(id), "r"(n) : "memory"); }
 
 #define STAGES_W 2
 #define NOWHERE 0x7FFFFFFu /* a block past all blocks: TMA fills with zeros */

@@ -62,7 +62,7 @@ DEV void multiply(const batch_params &pp, const dweight &w, const places &at, u3
         const u32 ask = i + p.n_x - LAG;
         if (warp == 0 && i >= LAG && ask < n_tile * (4 / CH)) {
             const u32 slot = before(LAG);
-            mbar_wait_2s(at.empty_x(slot), sx >= LAG ? px : px ^ 1);
+            mbar_wait_bounded(at.empty_x(slot), sx >= LAG ? px : px ^ 1);
             if (lane == 0)
                 ask_x<NC, CH>(pp, at, slot, k0 * (4 / CH) + ask);
             __syncwarp();
@@ -81,7 +81,7 @@ DEV void multiply(const batch_params &pp, const dweight &w, const places &at, u3
 #pragma unroll 1
         for (; t < t_end; t++) {
             if (src)
-                mbar_wait_2s(at.full_w(sw, warp), pw);
+                mbar_wait_bounded(at.full_w(sw, warp), pw);
             const in_smem tile = {at.tile + sw * 8 * p.slot_bytes};
             scales q;
             tile_scales<L>(tile, lane, q);
@@ -97,7 +97,7 @@ DEV void multiply(const batch_params &pp, const dweight &w, const places &at, u3
                 if (CH == 1)
                     refill(t * 4 + c);
                 if (CH == 1 || c == 0)
-                    mbar_wait_2s(at.full_x(sx), px);
+                    mbar_wait_bounded(at.full_x(sx), px);
                 u64 desc = wgmma_desc(at.x + (sx * CH + (CH == 4 ? c : 0)) * NC * 128);
 #pragma unroll
                 for (int j = 0; j < 4; j++) /* all of it before the fence: the compiler would sink what it can */
@@ -153,10 +153,11 @@ DEV void meet(u32 *came, u32 z, u32 tid)
     __syncthreads();
     if (tid == 0) {
         u32 n = atomicAdd(came, 1) + 1;
-        const u64 t0 = global_ns();
+        const u32 t0 = global_ns();
+        u32 late = 0;
         while (n < z) {
             asm volatile("ld.acquire.gpu.u32 %0,[%1];" : "=r"(n) : "l"(came) : "memory");
-            if (global_ns() - t0 > 2000000000ull)
+            if (global_ns() - t0 > LATE_NS && ++late > LATE_TRIES)
                 asm volatile("trap;");
         }
     }

@@ -178,15 +178,16 @@ template <int L, class S> DEV void chunk(const S &src, u32 lane, int c, const sc
 DEV u32 seg_begin(const dweight &w, u32 s) { return w.k_tiles * s >> (31 - __clz((int)w.seg)); }
 
 /* The last steps of a product; each rounded by itself, so that no kernel fuses what another does not. */
-DEV float with_scale_and_bias(const dweight &w, float v, u32 n)
+DEV float scale_and_bias(float v, float unit, u64 row_scale, u64 bias, u32 n)
 {
-    v *= w.unit; /* exact */
-    if (w.row_scale)
-        v = __fmul_rn(v, ((const float *)w.row_scale)[n]);
-    if (w.bias)
-        v = __fadd_rn(v, ((const float *)w.bias)[n]);
+    v *= unit; /* exact */
+    if (row_scale)
+        v = __fmul_rn(v, ((const float *)row_scale)[n]);
+    if (bias)
+        v = __fadd_rn(v, ((const float *)bias)[n]);
     return v;
 }
+DEV float with_scale_and_bias(const dweight &w, float v, u32 n) { return scale_and_bias(v, w.unit, w.row_scale, w.bias, n); }
 
 DEV float act_apply(u32 act, float x)
 {

@@ -5,9 +5,9 @@
  * one warp, while the others fetch x. `down` chooses for itself too: `up` lets it start only once the scores are there
  * (it waits before it launches), so weights of `down` are under way while `up` still works, and what is left to wait
  * for is h alone.
- * What runs once a launch is mostly waiting for instructions, so both kernels go through their code once before there
- * is anything to compute (`dry`: one tile of whatever lies in shared memory, nothing stored outside), while they would
- * wait.
+ * What runs once a launch is mostly waiting for instructions. So there are kernels (_p) without what few mixtures ask for,
+ * a third of the code; the others go through theirs once before there is anything to compute (`dry`: one tile of
+ * whatever lies in shared memory, nothing stored outside), while they would wait.
  * Bytes: the chosen experts' weights, once; memory and waiting. Figures: docs/kernels.md.
  * Numerics: gemv's products and sums (tiles of a segment, segments in order, z groups apart), h rounded to f16 once,
  * then combine's: one fma a choice, in order, and the residual last. The bytes are those of a step of many tokens. */
@@ -49,10 +49,10 @@ template <int L, u32 S> struct ring {
 };
 
 /* The token's row to shared memory as f16, by the threads from `first` on; columns past the row's are zeros. */
-DEV void fetch_x(const experts_args &p, u32 tok, u16 *dst, u32 first)
+template <bool PLAIN> DEV void fetch_x(const experts_args &p, u32 tok, u16 *dst, u32 first)
 {
     const u32 kpad = p.w[0].k_tiles * TILE_COLS, n = 256 - first, at = threadIdx.x - first;
-    if (p.x_f32) {
+    if (!PLAIN && p.x_f32) {
         const float *src = (const float *)p.x + (u64)tok * p.ldx;
         for (u32 i = at; i < kpad; i += n)
             dst[ACT_POS(i)] = f2h(i < p.w[0].cols ? src[i] : 0.0f);
@@ -64,7 +64,7 @@ DEV void fetch_x(const experts_args &p, u32 tok, u16 *dst, u32 first)
         *(uint4 *)(dst + i) = *(const uint4 *)(src + i);
 }
 
-template <int L> DEV void experts_up(const experts_args &p)
+template <int L, bool PLAIN> DEV void experts_up(const experts_args &p)
 {
     extern __shared__ __align__(128) u8 smem[];
     /* a warp's number is the same in all its lanes: told so, the compiler keeps what follows from it once a warp */
@@ -72,7 +72,7 @@ template <int L> DEV void experts_up(const experts_args &p)
     const dweight &w = p.w[0];
     const u32 log_seg = 31 - __clz((int)w.seg), groups = WARPS >> log_seg, grp = warp >> log_seg;
     const u32 seg = warp & (w.seg - 1);
-    const u32 tok = blockIdx.y / p.route.k, choice = blockIdx.y % p.route.k;
+    const u32 tok = blockIdx.z, choice = blockIdx.y;
     u32 *chosen = (u32 *)smem;
     float *sums = (float *)(smem + 128); /* [2 rounds][warp][gate, up][16] */
     u16 *xs = (u16 *)(smem + EXPERTS_UP_FIXED);
@@ -81,20 +81,20 @@ template <int L> DEV void experts_up(const experts_args &p)
     ring<L, EXPERTS_UP_STAGES> r(smem_addr(rings), warp);
 
     const u32 xbase = smem_addr(xs) + (lane >> 3) * 16;
-    u16 *out = (u16 *)p.out + (u64)blockIdx.y * p.ldo;
+    u16 *out = (u16 *)p.out + (u64)(tok * p.route.k + choice) * p.ldo;
 #pragma unroll 1
-    for (bool dry = true;; dry = false) {
+    for (bool dry = !PLAIN;; dry = false) {
         if (!dry) {
             pdl_wait();
             pdl_launch(); /* not before: who comes next reads the scores without waiting for this kernel */
         }
         if (warp == 0) {
             const float *scores = dry ? (const float *)rings : (const float *)p.route.scores + (u64)tok * p.route.lds;
-            const u32 e = route_choice(p.route, scores, *(route_scratch *)rings, lane, choice);
+            const u32 e = route_choice<PLAIN>(p.route, scores, *(route_scratch *)rings, lane, choice);
             if (lane == 0)
                 *chosen = e;
         } else if (!dry) {
-            fetch_x(p, tok, xs, 32);
+            fetch_x<PLAIN>(p, tok, xs, 32);
         }
         __syncthreads();
         const u32 e = __shfl_sync(~0u, *chosen, 0);
@@ -151,7 +151,7 @@ template <int L> DEV void experts_up(const experts_args &p)
                 const float *q = sums + (buf * WARPS + (tid >> 4) * w.seg) * 32 + (tid & 15);
                 const float gate = sum_segments(w, q, 32, e * w.rows + n);
                 const float up = sum_segments(p.w[1], q + 16, 32, e * w.rows + n);
-                const u16 h = f2h(glu_apply(p.act, gate, up, p.limit, p.alpha));
+                const u16 h = f2h(PLAIN ? glu_apply(0, gate, up, 0, 0) : glu_apply(p.act, gate, up, p.limit, p.alpha));
                 if (!dry)
                     out[ACT_POS(n)] = h;
             }
@@ -167,7 +167,7 @@ template <int L> DEV void experts_up(const experts_args &p)
     }
 }
 
-template <int L> DEV void experts_down(const experts_args &p)
+template <int L, bool PLAIN> DEV void experts_down(const experts_args &p)
 {
     extern __shared__ __align__(128) u8 smem[];
     const u32 tid = threadIdx.x, warp = __shfl_sync(~0u, tid >> 5, 0), lane = tid & 31;
@@ -190,7 +190,7 @@ template <int L> DEV void experts_down(const experts_args &p)
             scores[i] = __ldcg(src + i); /* written since this kernel may have begun: not out of the first cache */
         __syncwarp();
         i32 e;
-        const float weight = route_token(p.route, scores, *(route_scratch *)xs, lane, e);
+        const float weight = route_token<PLAIN>(p.route, scores, *(route_scratch *)xs, lane, e);
         if (lane < k)
             ids[lane] = (u32)e, weights[lane] = weight;
     }
@@ -223,7 +223,7 @@ template <int L> DEV void experts_down(const experts_args &p)
 
     const u32 xbase = smem_addr(xs) + (lane >> 3) * 16;
 #pragma unroll 1
-    for (bool dry = true;; dry = false) {
+    for (bool dry = !PLAIN;; dry = false) {
         if (!dry) {
             pdl_launch();
             pdl_wait();
@@ -279,9 +279,11 @@ template <int L> DEV void experts_down(const experts_args &p)
 }
 
 /* Four of these blocks have room on a multiprocessor: what makes `up` and `down` overlap. */
-#define EXPERTS(name, l)                                                                                    \
-    KERNEL(256, 4) imp_experts_up_##name(const __grid_constant__ experts_args p) { experts_up<l>(p); }      \
-    KERNEL(256, 4) imp_experts_down_##name(const __grid_constant__ experts_args p) { experts_down<l>(p); }
+#define EXPERTS_OF(name, l, plain)                                                                                 \
+    KERNEL(256, 4) imp_experts_up_##name(const __grid_constant__ experts_args p) { experts_up<l, plain>(p); }      \
+    KERNEL(256, 4) imp_experts_down_##name(const __grid_constant__ experts_args p) { experts_down<l, plain>(p); }
+/* p: without the choices that few mixtures need (run_experts.c knows which). */
+#define EXPERTS(name, l) EXPERTS_OF(name, l, false) EXPERTS_OF(name##_p, l, true)
 EXPERTS(f16, LAY_F16)
 EXPERTS(i8, LAY_I8)
 EXPERTS(u4, LAY_U4)

@@ -1,46 +1,17 @@
 /* gemv: y[N] f32 = W[N][K] x[K] for a row of class D: decoding one sequence. One function for all layouts, a kernel a
- * layout; the matrices of a fused launch may differ (Q4_K_M keeps V in Q6_K), and have kernels that ask. More rows are
- * batch.cu's and rows.cu's, with the same sums.
+ * layout; the matrices of a fused launch may differ (Q4_K_M keeps V in Q6_K), and have kernels that ask. What dense layers
+ * are made of has kernels of its own (gemv_dense.cu); this takes the rest: f32 rows, long rows to be normalised, heads,
+ * experts. More rows are batch.cu's and rows.cu's, with the same sums.
  * Work: item = a row tile (or a gate/up pair of them); seg warps of a block share an item, each a run of K; the partial
  * sums meet in shared memory and one warp, in turn, adds them in a fixed order while the others go on. Each warp streams
- * its own tiles through its own ring, each lane copying 16 bytes at a time (cp.async: bulk copies of tiles stayed at three
- * quarters of an H200's memory), so nothing but the sums needs a block-wide barrier; the first tiles are asked for before
- * anything else is done, and before the previous kernel is done (PDL).
+ * its own tiles through its own ring, each lane copying 16 bytes at a time (cp.async), so nothing but the sums needs a
+ * block-wide barrier; the first tiles are asked for before anything else is done, and before the previous kernel is done.
  * The 8 columns of the mma are all the row; the first counts.
  * Bytes: N*K*bits/8 + small; memory bound. Floor and what was reached: docs/kernels.md.
  * Numerics: f16 products, f32 sums; order = tiles of a segment, then segments in order (z groups apart). */
 #include "gemv.cuh"
 
 #define WARPS 8
-#define SUMS 4 /* items whose sums may be under way */
-
-/* A place in a ring holds a tile, of F16 half a tile. */
-template <int L> struct piece {
-    static constexpr u32 A_TILE = L == LAY_F16 ? 2 : 1, CHUNKS = 4 / A_TILE, BYTES = tile<L>::BYTES / A_TILE;
-};
-
-/* A warp's ring of two places and the stream of pieces through it: items, then gate/up, then its segment. src and left are
- * of the segment being asked for. A piece is a group of copies, and so is none: waits count them. */
-struct stream {
-    u32 at, both;  /* shared memory: the place whose turn it is, which is also the one to fill next; the sum of both */
-    const u8 *src; /* this lane's */
-    u32 left, item, sub, layout;
-};
-
-/* The warp's tiles of a unit, as they come in; each place is asked for anew once it is read. */
-template <int L, class F> DEV void multiply(const dweight &w, u32 n_tile, u32 lane, u32 xaddr, stream &in, float *acc, F request)
-{
-#pragma unroll 1
-    for (u32 n = n_tile * piece<L>::A_TILE; n; n--) {
-        cp_async_wait<1>();
-        __syncwarp(); /* other lanes' copies too */
-        tile_mma<L, piece<L>::CHUNKS>({in.at}, lane, w.lut, xaddr, acc);
-        __syncwarp(); /* the place is read */
-        request();
-        in.at = in.both - in.at;
-        xaddr += piece<L>::CHUNKS * 128;
-    }
-}
 
 /* Where an item's rows go. */
 struct place {
@@ -138,10 +109,9 @@ template <int L0, int L1> DEV void gemv(const gemv_args &p)
     const u32 seg = p.w[0].seg, log_seg = 31 - __clz((int)seg), groups = WARPS >> log_seg, grp = warp >> log_seg, my_seg = warp & (seg - 1);
     const u32 n_sub = p.pair ? 2 : 1;
     const u32 kpad = p.w[0].k_tiles * TILE_COLS;
-    /* sums' barriers 512 | norm scratch 64 | sums 4 x 8 x 2 x 16 | x | rings */
-    float *red = (float *)(smem + 576);
-    u16 *xs = (u16 *)(smem + 576 + 4096);
-    const u32 sums = smem_addr(smem);
+    /* norm scratch 64 | sums 4096 | x | rings */
+    float *red = (float *)(smem + 64);
+    u16 *xs = (u16 *)(smem + 64 + 4096);
     const u32 k0 = seg_begin(p.w[0], my_seg), k1 = seg_begin(p.w[0], my_seg + 1);
     const u32 step = gridDim.x * groups, row = blockIdx.y; /* pairs of MoE and heads have one row a blockIdx.y */
 
@@ -155,7 +125,7 @@ template <int L0, int L1> DEV void gemv(const gemv_args &p)
     }
 
     const u32 ring = smem_addr(xs) + kpad * 2 + warp * 2 * p.slot_bytes;
-    stream in = {ring, 2 * ring + p.slot_bytes, 0, 0, blockIdx.x * groups + grp, 0, 0};
+    stream in = {ring, ring, p.slot_bytes, 0, 0, blockIdx.x * groups + grp, 0, 0};
     auto request = [&]() {
         if (in.left == 0 && in.item < p.n_item) { /* the next segment */
             u32 wi = in.sub, rt = in.item;
@@ -192,7 +162,7 @@ template <int L0, int L1> DEV void gemv(const gemv_args &p)
     const bool both = p.x_kind == X_F16 && !p.ids;
     auto ask = [&]() {
         request();
-        in.at = in.both - in.at;
+        in.next<2>();
     };
     ask();
     if (both)
@@ -200,11 +170,6 @@ template <int L0, int L1> DEV void gemv(const gemv_args &p)
     if (p.x_kind == X_NORM && p.norm_w && blockIdx.x < 4) /* it was last read a step ago */
         for (u32 i = tid * 32; i < p.k; i += 256 * 32)
             asm volatile("prefetch.global.L2 [%0];" ::"l"((const float *)p.norm_w + i));
-    if (tid < groups * SUMS) {
-        mbar_init(sums + tid * 16, seg);
-        mbar_init(sums + tid * 16 + 8, 1);
-    }
-    mbar_init_fence();
     if (!p.ids)
         pdl_launch();
 
@@ -212,7 +177,7 @@ template <int L0, int L1> DEV void gemv(const gemv_args &p)
                   p.x_kind != X_F16 && p.k % 4 == 0 && p.k <= 4096, p.norm_out && blockIdx.x == 0};
     if (!p.ids)
         pdl_wait();
-    make_x(p, x, tid, xs, (float *)(smem + 512), [&]() {
+    make_x(p, x, tid, xs, (float *)smem, [&]() {
         if (!both)
             ask();
     });
@@ -223,9 +188,14 @@ template <int L0, int L1> DEV void gemv(const gemv_args &p)
 
     /* ldmatrix: lanes 8i .. 8i+7 point at the 8 columns of 16 bytes i, which are the same */
     const u32 xbase = smem_addr(xs) + (lane >> 3) * 16 + k0 * 512;
+    /* Sums of n_buf items may lie there, each with a named barrier: the writers arrive, the adding warp waits. A warp that
+     * waits in turn T knows that all have come to T, so that sums of turns before T are added up; it adds every seg turns,
+     * so seg places need nothing else. A pair of eight segments has room for four: there all wait every other turn. */
+    const u32 n_buf = p.pair && seg == 8 ? 4 : seg;
+    const bool reused = n_buf < seg && p.n_item > n_buf * step;
     u32 turn = 0;
     for (u32 item = blockIdx.x * groups + grp; item < p.n_item; item += step, turn++) {
-        const u32 buf = turn % SUMS, full = sums + (grp * SUMS + buf) * 16, free = full + 8;
+        const u32 buf = grp * n_buf + (turn & (n_buf - 1)); /* its barrier is the next: 0 is __syncthreads' */
         place at = {0, item, row, p.expert ? expert * p.w[0].rows : 0};
         if (!p.pair) {
             at.wi = p.n_w > 1 && item >= p.item_begin[1] ? (p.n_w > 2 && item >= p.item_begin[2] ? 2 : 1) : 0;
@@ -239,28 +209,22 @@ template <int L0, int L1> DEV void gemv(const gemv_args &p)
             const dweight &w = p.w[p.pair ? sub : at.wi];
             float acc[4] = {0, 0, 0, 0};
             if (L0 < 0)
-                LAYOUT_SWITCH(w.layout, (multiply<L>(w, k1 - k0, lane, xbase, in, acc, request));)
+                LAYOUT_SWITCH(w.layout, (multiply<L, 2>(w.lut, k1 - k0, lane, xbase, in, acc, request));)
             else if (L0 == L1 || w.layout == L0)
-                multiply<L0 < 0 ? 0 : L0>(w, k1 - k0, lane, xbase, in, acc, request);
+                multiply<L0 < 0 ? 0 : L0, 2>(w.lut, k1 - k0, lane, xbase, in, acc, request);
             else
-                multiply<L1 < 0 ? 0 : L1>(w, k1 - k0, lane, xbase, in, acc, request);
-            if (sub == 0 && turn >= SUMS)
-                mbar_wait(free, (turn / SUMS & 1) ^ 1);
+                multiply<L1 < 0 ? 0 : L1, 2>(w.lut, k1 - k0, lane, xbase, in, acc, request);
             const u32 t = lane & 3, r0 = lane >> 2;
-            float *r = red + (((buf * groups + grp) * 2 + sub) * 16 + r0) * seg + my_seg;
+            float *r = red + ((buf * n_sub + sub) * 16 + r0) * seg + my_seg;
             if (t == 0)
                 r[0] = acc[0], r[8 * seg] = acc[2];
         }
-        __syncwarp();
-        if (lane == 0)
-            mbar_arrive(full);
-        if (!mine)
-            continue; /* on to the next item; nobody waits for the sums but the warp that adds them */
-        mbar_wait(full, turn / SUMS & 1);
-        finish(p, at, lane, seg, red + (buf * groups + grp) * 2 * 16 * seg, res);
-        __syncwarp();
-        if (lane == 0)
-            mbar_arrive(free);
+        if (mine || (reused && (turn & 1)))
+            bar_sync(1 + buf, seg * 32);
+        else
+            bar_arrive(1 + buf, seg * 32);
+        if (mine)
+            finish(p, at, lane, seg, red + buf * n_sub * 16 * seg, res);
     }
 }
 

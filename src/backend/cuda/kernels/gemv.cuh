@@ -45,12 +45,58 @@ template <int L, int CHUNKS> DEV void tile_mma(const in_smem &src, u32 lane, con
     }
 }
 
-/* Segments of one output in order, z groups of them apart; then scale and bias. x: the parts, 0 past seg. seg and z are
- * powers of two, seg at most 8, so that no division stands in the way of the warp that adds. */
-DEV float total(const dweight &w, const float *x, u32 seg, u32 n)
+/* A place in a ring holds a tile, of F16 half a tile. */
+template <int L> struct piece {
+    static constexpr u32 A_TILE = L == LAY_F16 ? 2 : 1, CHUNKS = 4 / A_TILE, BYTES = tile<L>::BYTES / A_TILE;
+};
+
+/* A warp's ring of places and the stream of pieces through it: items, then gate/up, then its segment. src and left are
+ * of the segment being asked for. A piece is a group of copies, and so is none: waits count them. */
+struct stream {
+    u32 at, first, place; /* shared memory: the place whose turn it is, which is also the one to fill next; the first; a place's bytes */
+    const u8 *src; /* this lane's */
+    u32 left, item, sub, layout;
+    template <u32 PLACES> __device__ __forceinline__ void next(void)
+    {
+        if (PLACES == 2)
+            at = 2 * first + place - at;
+        else
+            at = at == first + (PLACES - 1) * place ? first : at + place;
+    }
+};
+
+/* The warp's tiles of a unit, as they come in; each place is asked for anew once it is read. */
+template <int L, u32 PLACES, class F> DEV void multiply(const u32 *lut, u32 n_tile, u32 lane, u32 xaddr, stream &in, float *acc, F request)
 {
-    const u32 per = seg / w.z;
+#pragma unroll 1
+    for (u32 n = n_tile * piece<L>::A_TILE; n; n--) {
+        cp_async_wait<PLACES - 1>();
+        __syncwarp(); /* other lanes' copies too */
+        tile_mma<L, piece<L>::CHUNKS>({in.at}, lane, lut, xaddr, acc);
+        __syncwarp(); /* the place is read */
+        request();
+        in.next<PLACES>();
+        xaddr += piece<L>::CHUNKS * 128;
+    }
+}
+
+/* Segments of one output in order, groups of `per` apart. x: the parts, 0 past seg. Both numbers are powers of two, seg at
+ * most 8. */
+DEV float add_segments(const float *x, u32 seg, u32 per)
+{
     float v = 0, sum = 0;
+    if (per == 8) { /* the usual cases */
+#pragma unroll
+        for (u32 s = 0; s < 8; s++)
+            sum += x[s];
+        return v + sum;
+    }
+    if (per == 2 && seg == 8) {
+#pragma unroll
+        for (u32 s = 0; s < 8; s += 2)
+            v += (0.0f + x[s]) + x[s + 1];
+        return v;
+    }
 #pragma unroll
     for (u32 s = 0; s < 8; s++) {
         const bool end = ((s + 1) & (per - 1)) == 0;
@@ -61,7 +107,8 @@ DEV float total(const dweight &w, const float *x, u32 seg, u32 n)
             sum = 0;
         }
     }
-    return with_scale_and_bias(w, v, n);
+    return v;
 }
+DEV float total(const dweight &w, const float *x, u32 seg, u32 n) { return with_scale_and_bias(w, add_segments(x, seg, seg >> (31 - __clz((int)w.z))), n); }
 
 #endif

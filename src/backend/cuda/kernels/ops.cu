@@ -37,13 +37,13 @@ KERNEL(256, 4) imp_embed(const __grid_constant__ embed_args p)
     float *out = (float *)p.out + (u64)tok * p.ldo;
     i32 id = d.id;
     if (id == -2) {
-        const float *src = (const float *)p.ext + (u64)d.ext * p.width;
+        const float *src = (const float *)p.ext + (u64)d.from * p.width;
         for (u32 i = kt * 256 + lane; i < p.width && i < kt * 256 + 256; i += 32)
             out[i] = src[i];
         return;
     }
     if (id == -1)
-        id = ((const i32 *)p.last)[((const seq_desc *)p.seq)[d.seq].slot];
+        id = ((const i32 *)p.last)[d.from];
     if (id < 0 || id >= (i32)p.w.rows)
         id = 0;
     in_gmem src = {(const u8 *)p.w.tiles + ((u64)(id / 16) * p.w.k_tiles + kt) * p.w.tile_bytes};
@@ -71,35 +71,49 @@ KERNEL(256, 4) imp_embed(const __grid_constant__ embed_args p)
     })
 }
 
-/* a[row][lda] -> row's norm; block a row; the same sum as gemv's prologue */
-KERNEL(256, 4) imp_norm(const __grid_constant__ op_args p)
+/* A row to f16, at most 1024 * N columns; its norm's weights are at hand before it is. */
+template <int N> DEV void norm_f16(const op_args &p, const float *src, u16 *out, u32 tid, float *red)
 {
-    __shared__ float red[8];
+    const float *w = (const float *)p.w;
+    const float one = w ? p.plus_one : 1.0f;
+    float4 v[N], g[N];
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        g[j] = w && tid * 4 + 1024u * j < p.width ? *(const float4 *)(w + tid * 4 + 1024 * j) : make_float4(0, 0, 0, 0);
     pdl_launch();
     pdl_wait();
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        v[j] = tid * 4 + 1024u * j < p.width ? *(const float4 *)(src + tid * 4 + 1024 * j) : make_float4(0, 0, 0, 0);
+    const float scale = rms_of<N>(v, p.width, p.eps, red);
+    u16 *to = out + ACT_POS(tid * 4); /* two columns further on are 8 further on, 1024 are 1024 */
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        if (tid * 4 + 1024u * j < p.ldo) {
+            *(u32 *)(to + 1024 * j) = pack_h2(v[j].x * scale * (g[j].x + one), v[j].y * scale * (g[j].y + one));
+            *(u32 *)(to + 1024 * j + 8) = pack_h2(v[j].z * scale * (g[j].z + one), v[j].w * scale * (g[j].w + one));
+        }
+}
+
+/* a[row][lda] -> row's norm; block a row; the same sum as gemv's prologue */
+KERNEL(256, 3) imp_norm(const __grid_constant__ op_args p)
+{
+    __shared__ float red[8];
     const u32 row = blockIdx.x, tid = threadIdx.x;
     const float *src = (const float *)p.a + (u64)row * p.lda, *w = (const float *)p.w, *b = (const float *)p.bias;
     float scale, mean = 0;
+    if (!p.flag && p.out_f16 && p.width % 4 == 0 && p.width <= 8192) {
+        u16 *out = (u16 *)p.out + (u64)row * p.ldo;
+        if (p.width <= 4096)
+            norm_f16<4>(p, src, out, tid, red);
+        else
+            norm_f16<8>(p, src, out, tid, red);
+        return;
+    }
+    pdl_launch();
+    pdl_wait();
     if (p.flag) { /* LayerNorm */
         scale = row_deviation(src, p.width, p.eps, red, mean);
-    } else if (p.out_f16 && p.width % 4 == 0 && p.width <= 8192) {
-        float4 v[8];
-        scale = row_rms<8>(src, p.width, p.eps, red, v);
-        u16 *out = (u16 *)p.out + (u64)row * p.ldo;
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            u32 i = tid * 4 + 1024 * j;
-            if (i < p.width) {
-                float4 g = w ? *(const float4 *)(w + i) : make_float4(1, 1, 1, 1);
-                float o = w ? p.plus_one : 0.0f;
-                *(u32 *)(out + ACT_POS(i)) = pack_h2(v[j].x * scale * (g.x + o), v[j].y * scale * (g.y + o));
-                *(u32 *)(out + ACT_POS(i + 2)) = pack_h2(v[j].z * scale * (g.z + o), v[j].w * scale * (g.w + o));
-            } else if (i < p.ldo) {
-                *(u32 *)(out + ACT_POS(i)) = 0;
-                *(u32 *)(out + ACT_POS(i + 2)) = 0;
-            }
-        }
-        return;
     } else {
         scale = row_rms<0>(src, p.width, p.eps, red, 0);
     }
@@ -363,54 +377,64 @@ KERNEL(32, 8) imp_route(const __grid_constant__ route_args p)
 }
 
 /* ---- greedy choice: blocks find the best of their part, the last one the best of all; ties to the lowest id ---- */
+/* The best of a warp's: largest value, then lowest id. Values as numbers that order like them, 0 = none. */
+DEV u64 best_of_warp(u32 value, u32 id)
+{
+    const u32 most = __reduce_max_sync(~0u, value);
+    return (u64)most << 32 | __reduce_max_sync(~0u, value == most ? ~id : 0u);
+}
 KERNEL(256, 4) imp_greedy(const __grid_constant__ greedy_args p)
 {
     __shared__ u64 red[8];
     __shared__ u32 last_block;
+    const u32 row = blockIdx.y, tid = threadIdx.x, lane = tid & 31, step = gridDim.x * 256;
+    const row_desc rd = ((const row_desc *)p.row)[row]; /* there before the step's first kernel */
     pdl_launch();
     pdl_wait();
-    const u32 row = blockIdx.y, tid = threadIdx.x;
-    const row_desc &rd = ((const row_desc *)p.row)[row];
     if (!rd.greedy)
         return;
     const float *l = (const float *)p.logits + (u64)row * p.ldl;
-    u64 best = 0; /* ordered value above, ~id below */
-    for (u32 i = blockIdx.x * 256 + tid; i < p.n_vocab; i += gridDim.x * 256) {
-        float v = l[i];
-        if (!(v < INFINITY) || !(v > -INFINITY))
-            continue;
-        u32 u = __float_as_uint(v == 0.0f ? 0.0f : v);
-        u = u & 0x80000000u ? ~u : u | 0x80000000u;
-        u64 key = (u64)u << 32 | (0xFFFFFFFFu - i);
-        best = key > best ? key : best;
-    }
+    float best = -INFINITY;
+    u32 at = 0;
+    for (u32 i = blockIdx.x * 256 + tid; i < p.n_vocab; i += 12 * step) { /* twelve trips to memory at a time */
+        float v[12];
 #pragma unroll
-    for (int o = 16; o; o >>= 1) {
-        u64 v = __shfl_xor_sync(~0u, best, o);
-        best = v > best ? v : best;
+        for (u32 j = 0; j < 12; j++)
+            v[j] = i + j * step < p.n_vocab ? l[i + j * step] : -INFINITY;
+#pragma unroll
+        for (u32 j = 0; j < 12; j++)
+            if (v[j] > best && v[j] < INFINITY)
+                best = v[j], at = i + j * step;
     }
-    if ((tid & 31) == 0)
-        red[tid >> 5] = best;
+    const u32 bits = __float_as_uint(best == 0.0f ? 0.0f : best);
+    const u64 mine = best_of_warp(best == -INFINITY ? 0 : bits & 0x80000000u ? ~bits : bits | 0x80000000u, at);
+    if (lane == 0)
+        red[tid >> 5] = mine;
     __syncthreads();
     u64 *part = (u64 *)p.part + (u64)row * p.n_part;
     if (tid == 0) {
+        u64 most = red[0];
         for (u32 i = 1; i < 8; i++)
-            best = red[i] > best ? red[i] : best;
-        part[blockIdx.x] = best;
+            most = red[i] > most ? red[i] : most;
+        __stcg(part + blockIdx.x, most);
         __threadfence();
         last_block = atomicAdd((u32 *)p.counter + row, 1) == gridDim.x - 1;
     }
     __syncthreads();
-    if (!last_block || tid != 0)
+    if (!last_block || tid >= 32)
         return;
     __threadfence();
-    best = 0;
-    for (u32 i = 0; i < gridDim.x; i++) {
-        u64 v = ((volatile u64 *)part)[i];
-        best = v > best ? v : best;
+    u64 all = 0;
+    for (u32 i = lane; i < gridDim.x; i += 32) {
+        const u64 v = __ldcg(part + i);
+        all = v > all ? v : all;
     }
+    all = best_of_warp((u32)(all >> 32), ~(u32)all);
+    if (lane)
+        return;
     ((u32 *)p.counter)[row] = 0;
-    i32 id = best ? (i32)(0xFFFFFFFFu - (u32)best) : -1;
+    const i32 id = all >> 32 ? (i32)~(u32)all : -1;
     ((i32 *)p.out_id)[row] = id;
     ((i32 *)p.last)[rd.slot] = id < 0 ? 0 : id;
+    *(i32 *)rd.host_id = id;
 }

@@ -86,6 +86,34 @@ typedef struct gemv_args {
     uint32_t x_groups;             /* HEAD_LINEAR: blockIdx.y is a (token, head), weights are experts; else 0 */
 } gemv_args;
 
+/* gemv_dense.cu: places of a warp's ring; blocks of a multiprocessor, if shared memory allows (both measured:
+ * docs/kernels.md); columns that a row to be normalised has at most. */
+#define DENSE_PLACES(f16_row, place_bytes) ((f16_row) && (place_bytes) <= TILE_BYTES_Q4K ? 3u : 2u)
+#define DENSE_BLOCKS 3u
+#define DENSE_MAX_NORM 4096u
+/* The products of a dense layer for one row (gemv_dense.cu), in the order in which the kernel comes to need it. */
+typedef struct dense_args {
+    uint64_t tiles[GEMV_MAX_W];    /* of the matrices of this launch; of a pair, both */
+    uint32_t k_tiles, log_seg;     /* K is cut into 1 << log_seg runs of tiles */
+    uint32_t n_item, step, groups; /* row tiles; runs of warps that share one: of the launch, of a block */
+    uint32_t ring, k;              /* where in shared memory the warps' rings begin: behind the row and the sums */
+    uint32_t begin[GEMV_MAX_W];    /* a matrix' first item (not of a pair) */
+    uint32_t layout[GEMV_MAX_W];
+    uint64_t x, norm_w;            /* f32 [k] and its norm's weights, f32 or 0; or f16 [k_tiles * 256] */
+    float eps, one;                /* norm_w + one multiplies */
+    uint64_t residual;             /* f32 or 0: x_kind F16 alone */
+    uint32_t plain;                /* 8 runs of K in groups of 8 or 2, or 4 of 4 or 1; no row_scale, no bias */
+    uint32_t per[GEMV_MAX_W];      /* runs of K that are summed apart */
+    float unit[GEMV_MAX_W];
+    uint32_t rows[GEMV_MAX_W];
+    uint64_t row_scale[GEMV_MAX_W], bias[GEMV_MAX_W];
+    uint64_t out[GEMV_MAX_W];      /* f32; of a pair, f16 in ACT_POS order */
+    uint64_t norm_out;             /* the normalised row goes here as well, f32 or (norm_f16) f16 in ACT_POS order; or 0 */
+    uint32_t norm_f16, act;
+    float limit, alpha;
+    uint32_t lut[GEMV_MAX_W][4];
+} dense_args;
+
 typedef struct rows_args {
     dweight w;
     uint64_t x;                    /* f16 [m][ldx], ACT_POS */
@@ -205,7 +233,8 @@ typedef struct rescale_args {      /* tiles of a matrix with the file's factors 
 
 /* ---- the step's tables, in device memory ------------------------------------------------------------------------- */
 typedef struct tok_desc {
-    int32_t id, seq, kv_index, vis_begin, vis_end, pos[3], cls, ext;
+    int32_t id, seq, kv_index, vis_begin, vis_end, pos[3], cls;
+    int32_t from; /* id -2: its external row; -1: the slot whose last token it is */
 } tok_desc;
 typedef struct seq_desc {
     int32_t table[4], base[4]; /* offset into the table array; first block's number */
@@ -282,7 +311,6 @@ typedef struct op_args {
 typedef struct embed_args {
     dweight w;
     uint64_t tok, ext, last, out;  /* last: i32 [n_seq] token of each slot */
-    uint64_t seq;
     uint32_t n_tok, width, ldo;
     float scale;
 } embed_args;
@@ -328,6 +356,7 @@ typedef struct scan_args { /* CONV, GDN, MAMBA2: one sequence's tokens in order 
 /* ---- sampling ------------------------------------------------------------------------------------------------------ */
 typedef struct row_desc {
     int32_t tok, slot, want, greedy;
+    uint64_t host_id; /* greedy: i32 in pinned memory, where the host looks for the token */
 } row_desc;
 typedef struct greedy_args {
     uint64_t logits, row, out_id, last, part; /* part: u64 [rows][n_part]; out_id i32 [rows] */

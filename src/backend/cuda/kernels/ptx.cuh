@@ -28,6 +28,11 @@ DEV uint4 lds128(u32 a)
     asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3},[%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "r"(a));
     return r;
 }
+/* No branch around it. */
+DEV void sts32_if(bool yes, u32 a, u32 v)
+{
+    asm volatile("{.reg .pred p; setp.ne.u32 p,%0,0; @p st.shared.u32 [%1],%2; }" ::"r"((u32)yes), "r"(a), "r"(v) : "memory");
+}
 DEV void sts32(u32 a, u32 v) { asm volatile("st.shared.u32 [%0],%1;" ::"r"(a), "r"(v) : "memory"); }
 DEV void ldmatrix4(u32 *r, u32 a)
 {
@@ -78,14 +83,9 @@ DEV u32 hmul2(u32 a, u32 b) { u32 d; asm("mul.rn.f16x2 %0,%1,%2;" : "=r"(d) : "r
 DEV u32 e4m3x2_f16x2(u32 a) { u32 d; u16 h = (u16)a; asm("cvt.rn.f16x2.e4m3x2 %0,%1;" : "=r"(d) : "h"(h)); return d; }
 DEV float h2f(u16 h) { float f; asm("cvt.f32.f16 %0,%1;" : "=f"(f) : "h"(h)); return f; }
 /* Saturates at the largest finite f16: an activation that large is wrong by a little, an infinity would poison the row. */
-DEV u16 f2h(float f)
-{
-    u16 h;
-    f = f > 65504.0f ? 65504.0f : f < -65504.0f ? -65504.0f : f;
-    asm("cvt.rn.f16.f32 %0,%1;" : "=h"(h) : "f"(f));
-    return h;
-}
-DEV u32 pack_h2(float lo, float hi) { return (u32)f2h(lo) | (u32)f2h(hi) << 16; }
+/* To f16, the largest for what is larger: one instruction. */
+DEV u16 f2h(float f) { u16 h; asm("cvt.rn.satfinite.f16.f32 %0,%1;" : "=h"(h) : "f"(f)); return h; }
+DEV u32 pack_h2(float lo, float hi) { u32 d; asm("cvt.rn.satfinite.f16x2.f32 %0,%1,%2;" : "=r"(d) : "f"(hi), "f"(lo)); return d; }
 DEV u32 pack_h2_fast(float lo, float hi) { u32 d; asm("cvt.rn.f16x2.f32 %0,%1,%2;" : "=r"(d) : "f"(hi), "f"(lo)); return d; }
 DEV u32 prmt(u32 a, u32 b, u32 sel) { u32 d; asm("prmt.b32 %0,%1,%2,%3;" : "=r"(d) : "r"(a), "r"(b), "r"(sel)); return d; }
 DEV u32 and_or(u32 a, u32 b, u32 c) { u32 d; asm("lop3.b32 %0,%1,%2,%3,0xEA;" : "=r"(d) : "r"(a), "r"(b), "r"(c)); return d; }
@@ -112,22 +112,19 @@ DEV void mbar_wait(u32 m, u32 parity)
     asm volatile("{.reg .pred p; W_%=: mbarrier.try_wait.parity.shared::cta.b64 p,[%0],%1;"
                  " @p bra D_%=; bra W_%=; D_%=: }" ::"r"(m), "r"(parity) : "memory");
 }
-/* The same, but a copy that never comes is a trap after two seconds and not a hang. */
-DEV u32 mbar_try(u32 m, u32 parity)
+/* Past waiting: two seconds and then 2,000 tries more. Seconds alone may be another process', which had the card. */
+#define LATE_NS 2000000000u
+#define LATE_TRIES 2000u
+DEV u32 global_ns(void) { u32 t; asm volatile("mov.u32 %0,%%globaltimer_lo;" : "=r"(t)); return t; } /* comes round in 4.3 s */
+/* The same, but a copy that never comes is a trap and not a hang. All of it one instruction to the compiler, which would
+ * spill around it otherwise. */
+DEV void mbar_wait_bounded(u32 m, u32 parity)
 {
-    u32 ok;
-    asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p,[%1],%2; selp.u32 %0,1,0,p; }" : "=r"(ok) : "r"(m), "r"(parity) : "memory");
-    return ok;
-}
-DEV u64 global_ns(void) { u64 t; asm volatile("mov.u64 %0,%%globaltimer;" : "=l"(t)); return t; }
-DEV void mbar_wait_2s(u32 m, u32 parity)
-{
-    if (mbar_try(m, parity))
-        return;
-    const u64 t0 = global_ns();
-    while (!mbar_try(m, parity))
-        if (global_ns() - t0 > 2000000000ull)
-            asm volatile("trap;");
+    asm volatile("{.reg .pred p; .reg .u32 t, u, n; mbarrier.try_wait.parity.shared::cta.b64 p,[%0],%1; @p bra D_%=;"
+                 " mov.u32 t,%%globaltimer_lo; mov.u32 n,0; W_%=: mbarrier.try_wait.parity.shared::cta.b64 p,[%0],%1; @p bra D_%=;"
+                 " mov.u32 u,%%globaltimer_lo; sub.u32 u,u,t; setp.lt.u32 p,u,%2; @p bra W_%=;"
+                 " add.u32 n,n,1; setp.lt.u32 p,n,%3; @p bra W_%=; trap; D_%=: }"
+                 ::"r"(m), "r"(parity), "n"(LATE_NS), "n"(LATE_TRIES) : "memory");
 }
 DEV u64 policy_evict_first(void)
 {
@@ -204,9 +201,12 @@ DEV u32 late_zero(void)
     asm volatile("mov.u32 %0,%%laneid;" : "=r"(lane));
     return lane >> 5;
 }
+/* v is worked out here, and not where the compiler thinks best: after a wait, say. */
+DEV void hold(u32 &v) { asm volatile("" : "+r"(v)); }
 DEV u32 uniform(u32 v) { return __reduce_or_sync(~0u, v); }
 
 DEV void bar_sync(u32 id, u32 n) { asm volatile("bar.sync %0,%1;" ::"r"(id), "r"(n) : "memory"); }
+DEV void bar_arrive(u32 id, u32 n) { asm volatile("bar.arrive %0,%1;" ::"r"(id), "r"(n) : "memory"); }
 
 DEV float warp_sum(float v)
 {
@@ -231,7 +231,8 @@ DEV float block_sum(float v, float *red)
         red[threadIdx.x >> 5] = v;
     __syncthreads();
     float s = 0;
-    for (u32 i = 0; i < (blockDim.x + 31) / 32; i++)
+#pragma unroll
+    for (u32 i = 0; i < 8; i++)
         s += red[i];
     return s;
 }
@@ -245,7 +246,7 @@ template <int N> DEV float rms_of(const float4 *v, u32 n, float eps, float *red)
         s = fmaf(v[j].x, v[j].x, s), s = fmaf(v[j].y, v[j].y, s);
         s = fmaf(v[j].z, v[j].z, s), s = fmaf(v[j].w, v[j].w, s);
     }
-    return rsqrtf(block_sum(s, red) / (float)n + eps);
+    return rsqrtf(__fdividef(block_sum(s, red), (float)n) + eps);
 }
 
 /* 1 / rms of a row over 256 threads: a fixed order of sums that every kernel with a norm shares. keep: the thread's
@@ -273,7 +274,7 @@ template <int N> DEV float row_rms(const float *src, u32 n, float eps, float *re
         for (u32 i = threadIdx.x; i < n; i += 256)
             s = fmaf(src[i], src[i], s);
     }
-    return rsqrtf(block_sum(s, red) / (float)n + eps);
+    return rsqrtf(__fdividef(block_sum(s, red), (float)n) + eps);
 }
 
 /* 1 / the deviation of a row over 256 threads, and its mean: LayerNorm's. */
@@ -286,7 +287,7 @@ DEV float row_deviation(const float *src, u32 n, float eps, float *red, float &m
     s = 0;
     for (u32 i = threadIdx.x; i < n; i += 256)
         s += (src[i] - mean) * (src[i] - mean);
-    return rsqrtf(block_sum(s, red) / (float)n + eps);
+    return rsqrtf(__fdividef(block_sum(s, red), (float)n) + eps);
 }
 
 #endif

@@ -20,15 +20,15 @@ DEV u32 route_key(float c)
 }
 
 /* As route_token for up to 128 experts without groups, four neighbours a lane: choices 0 to `last`. WEIGHTS false:
- * only the expert of choice `last` is wanted, and every lane gets it in e. Softmax keeps the order of scores, so where
+ * only the expert of choice `last` is wanted, and every lane gets it in e. PLAIN: a multiple of four experts, softmax, no bias, no factor. Softmax keeps the order of scores, so where
  * nothing is added to it the scores themselves are compared and nobody waits for sums. */
-template <bool WEIGHTS> DEV float route_small(const route_args &p, const float *x, u32 lane, u32 last, i32 &e)
+template <bool WEIGHTS, bool PLAIN> DEV float route_small(const route_args &p, const float *x, u32 lane, u32 last, i32 &e)
 {
-    const float *bias = (const float *)p.bias;
-    const bool plain = p.score != 1 && !bias;
+    const float *bias = PLAIN ? 0 : (const float *)p.bias;
+    const bool plain = PLAIN || (p.score != 1 && !bias);
     float s[4];
     u32 key[4];
-    if (((p.n_expert | p.lds) & 3) == 0) {
+    if (PLAIN || ((p.n_expert | p.lds) & 3) == 0) {
         const float none = -INFINITY;
         const float4 v = lane * 4 < p.n_expert ? *(const float4 *)(x + lane * 4) : make_float4(none, none, none, none);
         s[0] = v.x, s[1] = v.y, s[2] = v.z, s[3] = v.w;
@@ -55,7 +55,7 @@ template <bool WEIGHTS> DEV float route_small(const route_args &p, const float *
 #pragma unroll
         for (u32 j = 0; j < 4; j++)
             s[j] /= sum;
-    } else if (p.score == 1) {
+    } else if (!PLAIN && p.score == 1) {
 #pragma unroll
         for (u32 j = 0; j < 4; j++)
             s[j] = 1.0f / (1.0f + expf(-s[j]));
@@ -103,15 +103,15 @@ template <bool WEIGHTS> DEV float route_small(const route_args &p, const float *
     else if (p.renormalise)
         wj /= total + p.renorm_eps;
     wj *= p.scale;
-    return p.factor ? wj * ((const float *)p.factor)[ej] : wj;
+    return !PLAIN && p.factor ? wj * ((const float *)p.factor)[ej] : wj;
 }
 
 /* x: the token's scores. Lane j < k returns the weight of choice j, and its expert in e. */
-DEV float route_token(const route_args &p, const float *x, route_scratch &sm, u32 lane, i32 &e)
+template <bool PLAIN = false> DEV float route_token(const route_args &p, const float *x, route_scratch &sm, u32 lane, i32 &e)
 {
     const u32 n = p.n_expert;
-    if (route_is_small(p))
-        return route_small<true>(p, x, lane, p.k - 1, e);
+    if (PLAIN || route_is_small(p))
+        return route_small<true, PLAIN>(p, x, lane, p.k - 1, e);
     const float *bias = (const float *)p.bias;
     float max = -INFINITY;
     for (u32 i = lane; i < n; i += 32)
@@ -208,11 +208,11 @@ DEV float route_token(const route_args &p, const float *x, route_scratch &sm, u3
 }
 
 /* The expert of one choice, in every lane. */
-DEV u32 route_choice(const route_args &p, const float *x, route_scratch &sm, u32 lane, u32 choice)
+template <bool PLAIN> DEV u32 route_choice(const route_args &p, const float *x, route_scratch &sm, u32 lane, u32 choice)
 {
     i32 e;
-    if (route_is_small(p)) {
-        route_small<false>(p, x, lane, choice, e);
+    if (PLAIN || route_is_small(p)) {
+        route_small<false, PLAIN>(p, x, lane, choice, e);
         return (u32)e;
     }
     route_token(p, x, sm, lane, e);

@@ -125,13 +125,6 @@ DEV void wgmma_t64(float *d, const u32 *a, u64 b)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
-/* Bounded: a barrier that nobody completes within four seconds ends the kernel with an error instead of a hang. */
-DEV void mbar_wait_bounded(u32 m, u32 parity)
-{
-    asm volatile("{.reg .pred p; .reg .u64 t, u; mbarrier.try_wait.parity.shared::cta.b64 p,[%0],%1; @p bra D_%=; mov.u64 t,%%globaltimer;"
-                 " W_%=: mbarrier.try_wait.parity.shared::cta.b64 p,[%0],%1; @p bra D_%=; mov.u64 u,%%globaltimer; sub.u64 u,u,t;"
-                 " setp.lt.u64 p,u,4000000000; @p bra W_%=; trap; D_%=: }" ::"r"(m), "r"(parity) : "memory");
-}
 /* What ordinary stores (and cp.async) put into shared memory, the tensor cores read only after this. */
 DEV void proxy_fence(void) { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 DEV void wgmma_fence(void) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }

@@ -1,0 +1,82 @@
+/* run_dense: one row's products of a dense layer on the kernels that are made for just that (kernels/gemv_dense.cu).
+ * Called by run.c on the backend's thread. */
+#include "backend/cuda/exec.h"
+
+#define BLOCK_FIXED 64u /* of shared memory: a norm's scratch */
+#define WARP_SUMS 512u
+#define WARPS 8u
+
+typedef enum purpose { NORM, PAIR, HALF, NO_PURPOSE } purpose;
+
+/* What a gemv's work is there; NO_PURPOSE: gemv.cu has it. */
+static purpose purpose_of(const gemv_args *a)
+{
+    if (a->x_kind == X_F16)
+        return a->n_w == 1 && !a->pair && !a->out_f16 ? HALF : NO_PURPOSE;
+    if (a->x_kind != X_NORM || a->k % 4 || a->k > DENSE_MAX_NORM || a->residual)
+        return NO_PURPOSE;
+    return a->pair ? (a->out_f16 && !a->norm_out ? PAIR : NO_PURPOSE) : a->out_f16 ? NO_PURPOSE : NORM;
+}
+
+/* False: there is none for this mixture of layouts. */
+static bool kernel_of(const gemv_args *a, purpose what, kernel_id *k)
+{
+#define OF(l) {K_gemv_##l##_norm, K_gemv_##l##_pair, K_gemv_##l##_half}
+    static const kernel_id kernels[LAY_COUNT][3] = {[LAY_F16] = OF(f16), [LAY_I8] = OF(i8),   [LAY_U4] = OF(u4),   [LAY_NV4] = OF(nv4),
+                                                    [LAY_Q4K] = OF(q4k), [LAY_Q5K] = OF(q5k), [LAY_Q6K] = OF(q6k), [LAY_F8] = OF(f8)};
+#undef OF
+    uint32_t seen = 0;
+    for (uint32_t i = 0; i < a->n_w; i++)
+        seen |= 1u << a->w[i].layout;
+    if (what == NO_PURPOSE)
+        return false;
+    *k = kernels[a->w[0].layout][what];
+    if (seen == 1u << a->w[0].layout)
+        return true;
+    *k = seen == (1u << LAY_Q4K | 1u << LAY_Q6K) ? K_gemv_q4k_q6k_norm : K_gemv_q5k_q6k_norm;
+    return what == NORM && (seen == (1u << LAY_Q4K | 1u << LAY_Q6K) || seen == (1u << LAY_Q5K | 1u << LAY_Q6K));
+}
+
+static void describe_weights(const gemv_args *a, dense_args *d)
+{
+    uint32_t seg = a->w[0].seg;
+    while (1u << d->log_seg < seg)
+        d->log_seg++;
+    d->plain = seg >= 4;
+    for (uint32_t i = 0; i < GEMV_MAX_W; i++) {
+        d->begin[i] = i < a->n_w ? a->item_begin[i] : UINT32_MAX;
+        if (i >= a->n_w)
+            continue;
+        const dweight *w = &a->w[i];
+        d->tiles[i] = w->tiles, d->layout[i] = w->layout, d->unit[i] = w->unit, d->rows[i] = w->rows;
+        d->per[i] = seg / w->z, d->row_scale[i] = w->row_scale, d->bias[i] = w->bias, d->out[i] = a->out[i];
+        d->plain &= !w->row_scale && !w->bias && (w->z == 1 || w->z == 4);
+        for (int j = 0; j < 4; j++)
+            d->lut[i][j] = w->lut[j];
+    }
+}
+
+imp_status exec_dense(bexec *x, const gemv_args *a, bool *done, imp_err *e)
+{
+    purpose what = purpose_of(a);
+    kernel_id k;
+    *done = false;
+    if (!kernel_of(a, what, &k))
+        return IMP_OK;
+    const uint32_t n_sm = (uint32_t)x->b->n_sm, max = (uint32_t)x->b->smem_max, groups = WARPS / a->w[0].seg;
+    const uint32_t ring = BLOCK_FIXED + a->w[0].k_tiles * TILE_COLS * 2 + WARPS * WARP_SUMS;
+    const uint32_t smem = ring + WARPS * DENSE_PLACES(what == HALF, a->slot_bytes) * a->slot_bytes;
+    uint32_t per_sm = DENSE_BLOCKS;
+    while (per_sm && smem > (max + 1024) / per_sm - 1024) /* a multiprocessor has 1 KiB more, and a block takes one */
+        per_sm--;
+    if (!per_sm)
+        return IMP_OK;
+    uint32_t blocks = div_up(a->n_item, groups);
+    blocks = blocks < n_sm * per_sm ? blocks : n_sm * per_sm;
+    dense_args d = {.k_tiles = a->w[0].k_tiles, .n_item = a->n_item, .step = blocks * groups, .groups = groups, .ring = ring, .k = a->k, .x = a->x,
+                    .norm_w = a->norm_w, .eps = a->eps, .one = a->norm_w ? a->plus_one : 1.0f, .residual = a->residual, .norm_out = a->norm_out,
+                    .norm_f16 = a->norm_f16, .act = a->act, .limit = a->limit, .alpha = a->alpha};
+    describe_weights(a, &d);
+    *done = true;
+    return cuda_launch(x->b, x->b->stream, k, blocks, 1, 1, WARPS * 32, smem, true, &d, e);
+}
