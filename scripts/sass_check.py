@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks the GPU build: no spills in hot kernels, no serialised wgmma, and the instructions that each is meant to use.
+"""Checks the GPU build: no spills in hot kernels, no serialised wgmma, the instructions that each is meant to use, and
+how many a block of gemv_dense runs before it asks for its first weights.
 
 usage: sass_check.py BUILD   (after `make cuda`; needs cuobjdump for the second half: PyPI nvidia-cuda-cuobjdump)
 """
@@ -46,6 +47,16 @@ HOT = {  # kernel: instructions that its sm_90a code must contain
     "imp_sample": ["UCGABAR_ARV", "UCGABAR_WAIT"],
 }
 
+# Instructions are fetched anew at each launch, and until the first copy memory does nothing: 53 instead of 134 of them
+# were worth a tenth of a decoding step (docs/kernels.md, "2026-11-29, third part").
+FIRST_COPY = {k: 72 for k in HOT if re.fullmatch(r"imp_gemv_\w+_(norm|pair|half)", k)}
+
+
+def first_copy(code):
+    """The number of instructions before the first copy to shared memory."""
+    found = re.findall(r"/\*[0-9a-f]{4,5}\*/\s+(.*?);", code)
+    return next((i for i, text in enumerate(found) if "LDGSTS" in text), len(found))
+
 
 def spills(build):
     """(kernel, arch) -> bytes of spills, from ptxas -v; and its warnings about serialised wgmma."""
@@ -86,6 +97,10 @@ def main():
                 code[part.split()[0]] = part
         for k, wanted in HOT.items():
             bad += [f"{k}: no {i}" for i in wanted if i not in code.get(k, "")]
+        for k, most in FIRST_COPY.items():
+            n = first_copy(code.get(k, ""))
+            if n > most:
+                bad.append(f"{k}: {n} instructions before its first copy, {most} are allowed")
     for line in bad:
         print("sass_check:", line)
     print(f"sass_check: {len(HOT)} kernels, {len(bad)} findings")
