@@ -168,8 +168,14 @@ def test_constraints(server):
     schema["properties"] = {k: {"enum": [k]} for k in keys}
     schema["required"] = sorted(keys)
     for temperature in (0, 1.5):
-        got = text(server, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}, ignore_eos=False, max_tokens=400, temperature=temperature)
-        assert list(json.loads(got)) == keys, got  # the schema's order, as OpenAI's server
+        body = {**P, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}, "ignore_eos": False, "max_tokens": 400,
+                "temperature": temperature}
+        c = server.post(COMPLETIONS, body)["choices"][0]
+        got = re.findall(r'"(\w+)"\s*:', c["text"])
+        assert got == keys[: len(got)], c  # the schema's order, as OpenAI's server
+        if c["finish_reason"] == "stop":  # warm, a model of random weights may spend all its tokens on white space
+            assert list(json.loads(c["text"])) == keys, c
+        assert temperature or c["finish_reason"] == "stop", c
     assert text(server, grammar='root ::= "yes" | "no"', ignore_eos=False) in ("yes", "no")
     assert text(server, guided_grammar='root ::= "yes" | "no"', ignore_eos=False) in ("yes", "no")
     for bad in ({"guided_regex": "("}, {"guided_json": {"type": "nonsense"}}, {"grammar": "root ::= ("}, {"guided_json": schema, "guided_regex": "a"}):
