@@ -48,7 +48,7 @@ HOT = {  # kernel: instructions that its sm_90a code must contain
 }
 
 # Instructions are fetched anew at each launch, and until the first copy memory does nothing: 53 instead of 134 of them
-# were worth a tenth of a decoding step (docs/kernels.md, "2026-11-29, third part").
+# were worth 3 to 16% of a decoding step (docs/kernels.md, "2026-11-29, third part", 3).
 FIRST_COPY = {k: 72 for k in HOT if re.fullmatch(r"imp_gemv_\w+_(norm|pair|half)", k)}
 
 
