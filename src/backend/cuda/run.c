@@ -450,14 +450,23 @@ static newest_args newest_of(const qkv_args *x, const attend_args *a)
     return n;
 }
 
+#define PLAIN_HEADS 6 /* query heads of a block of attend_q*l */
 /* What attend_q*l can do (attend_d.cu). */
 static bool attend_plain(const attend_args *a, const newest_args *x, uint32_t d)
 {
     for (int i = 0; i < 2; i++)
         if (x->rope[i].rot != d || x->rope[i].interleaved || x->rope[i].section[0])
             return false;
-    return a->d_k == d && a->d_v == d && a->heads <= 6 && !a->sub_shift && !a->box_shift && a->box_cols == 1 && a->out_f16 &&
-           a->softcap == 0 && !a->sinks;
+    return a->d_k == d && a->d_v == d && a->heads <= PLAIN_HEADS && a->group_heads % a->heads == 0 && !a->box_shift &&
+           a->box_cols == 1 && a->out_f16 && a->softcap == 0 && !a->sinks;
+}
+
+/* Whether two blocks share a kv head. Either they must, or its heads are more than attend_q*l takes but half of them are
+ * not: with few tokens and positions, reading K and V twice, the second time out of L2, costs less than that kernel gains. */
+static bool share_kv_head(const bexec *x, const attend_args *a, uint32_t heads, uint32_t n_tok)
+{
+    bool few = n_tok * a->n_kv_head * 8 <= (uint32_t)x->b->n_sm && SPLIT_BEGIN(x->split) <= 4096;
+    return heads > ATTEND_HEADS || (heads > PLAIN_HEADS && heads % 2 == 0 && few);
 }
 
 /* As many tokens a launch as there is room for split results. */
@@ -477,7 +486,7 @@ static imp_status attend_decode(bexec *x, const node *n, const attend_args *base
         p.x = newest_of(&q, a);
     }
     uint32_t heads = a->n_head / a->n_kv_head;
-    a->sub_shift = heads > ATTEND_HEADS;
+    a->sub_shift = share_kv_head(x, a, heads, (uint32_t)r->n);
     a->heads = div_up(heads, 1 + a->sub_shift);
     a->sums_bytes = attend_sums(d, a->heads);
     a->group_heads = heads;

@@ -130,7 +130,7 @@ template <int D, bool QKV, bool PLAIN, bool ONE> struct attention {
             /* while they come */
             angle.make(*x, (float2 *)(sm + at::ANGLES));
             u16 *k_row = 0, *v_row = 0; /* where the newest K and V go in the cache */
-            if (has_new() && (PLAIN || sub == 0)) {
+            if (has_new() && sub == 0) {
                 u8 *blk = (u8 *)p.kv + (u64)(u32)v.table[(i32)(newest >> p.block_shift) - v.base] * p.block_bytes;
                 const u32 row = newest & ((1u << p.block_shift) - 1);
                 k_row = (u16 *)(blk + p.k_off) + (u64)row * p.k_width + kh * p.d_k;
@@ -278,9 +278,9 @@ template <int D, bool QKV, bool PLAIN, bool ONE>
 DEV void attend_d(const tensor_map *map_k, const tensor_map *map_v, const attend_args &p, const newest_args *x)
 {
     extern __shared__ __align__(1024) u8 sm[];
-    const u32 tid = threadIdx.x, kh = PLAIN ? blockIdx.y : blockIdx.y >> p.sub_shift, sub = PLAIN ? 0 : blockIdx.y & ((1u << p.sub_shift) - 1);
+    const u32 tid = threadIdx.x, kh = blockIdx.y >> p.sub_shift, sub = blockIdx.y & ((1u << p.sub_shift) - 1);
     const u32 left = p.group_heads - sub * p.heads;
-    const u32 h0 = kh * p.group_heads + sub * p.heads, G = PLAIN ? p.heads : left < p.heads ? left : p.heads;
+    const u32 h0 = kh * p.group_heads + sub * p.heads, G = PLAIN || left >= p.heads ? p.heads : left;
     attention<D, QKV, PLAIN, ONE> a = {p, sm, tid, tid >> 5, tid & 31, kh, sub, p.tok0 + blockIdx.z, h0, G};
     if (!a.begin(map_k, map_v, x))
         return;
@@ -319,7 +319,7 @@ ATTEND(128, 3)
 ATTEND(256, 1)
 
 /* What most models ask for while they generate, without the choices that others need: heads of d columns turned whole and
- * by one position, at most six queries a kv head, no softcap, no sinks. p: and a split a block, up to eight as a cluster. */
+ * by one position, at most six queries a block, each block as many, no softcap, no sinks. p: and a split a block, up to eight as a cluster. */
 #define ATTEND_PLAIN(d, blocks)                                                                                        \
     KERNEL(WARPS * 32, blocks) imp_attend_q##d##l(const __grid_constant__ attend_q_params p)                           \
     {                                                                                                                  \
