@@ -275,12 +275,12 @@ int run_parity(jw *o, const char *only)
         {.name = "MoE 3 of 2 Q8_0", .n_layer = 2, .hidden = 320, .n_head = 5, .n_kv_head = 1, .d = 128, .ff = 160, .vocab = 300, .fmt = QUANT_Q8_0, .n_expert = 3, .n_used = 2},
         {.name = "MoE 32 of 4 Q4_K_M", .n_layer = 2, .hidden = 512, .n_head = 4, .n_kv_head = 4, .d = 128, .ff = 768, .vocab = 300, .fmt = QUANT_Q4_K, .fmt_down = QUANT_Q6_K, .n_expert = 32, .n_used = 4},
         {.name = "MoE 4 of 2 fused bias MXFP4", .n_layer = 2, .hidden = 320, .n_head = 5, .n_kv_head = 5, .d = 64, .ff = 96, .vocab = 300, .fmt = QUANT_MXFP4, .fmt_embd = QUANT_Q8_0, .fmt_head = QUANT_Q8_0, .n_expert = 4, .n_used = 2, .fused_experts = true},
-        {.name = "d128 G8 Q8_0", .n_layer = 2, .hidden = 512, .n_head = 16, .n_kv_head = 2, .d = 128, .ff = 512, .vocab = 300, .fmt = QUANT_Q8_0, .qk_norm = true},
         {.name = "d64 G12", .n_layer = 2, .hidden = 256, .n_head = 12, .n_kv_head = 1, .d = 64, .ff = 512, .vocab = 300, .fmt = QUANT_F16, .qk_norm = true},
         {.name = "MoE 128 of 8 Q4_K_M", .n_layer = 2, .hidden = 256, .n_head = 4, .n_kv_head = 2, .d = 64, .ff = 768, .vocab = 300, .fmt = QUANT_Q4_K, .fmt_down = QUANT_Q6_K, .n_expert = 128, .n_used = 8},
         {.name = "MoE 16 of 3 bias MXFP4", .n_layer = 2, .hidden = 320, .n_head = 5, .n_kv_head = 5, .d = 64, .ff = 96, .vocab = 300, .fmt = QUANT_MXFP4, .fmt_embd = QUANT_Q8_0, .fmt_head = QUANT_Q8_0, .n_expert = 16, .n_used = 3, .expert_bias = true, .act = ACT_SWIGLU_OAI, .route = {.score = ROUTE_TOPK_SOFTMAX, .scale = 1}},
         {.name = "MoE 160 of 6 groups Q8_0", .n_layer = 2, .hidden = 2304, .n_head = 4, .n_kv_head = 2, .d = 64, .ff = 160, .vocab = 300, .fmt = QUANT_Q8_0, .n_expert = 160, .n_used = 6, .choice_bias = 2, .post_norm = true, .pool = 4 << 20, .route = {.score = ROUTE_SIGMOID, .n_group = 8, .topk_group = 4, .group_top = 2, .renormalise = true, .renorm_eps = 1e-20f, .scale = 2.5f}},
         {.name = "MoE 30 of 5 factors F16", .n_layer = 2, .hidden = 1280, .n_head = 4, .n_kv_head = 2, .d = 64, .ff = 704, .vocab = 300, .fmt = QUANT_F16, .n_expert = 30, .n_used = 5, .expert_factor = true, .choice_bias = 0.1f, .act = ACT_GELU_TANH, .route = {.score = ROUTE_SOFTMAX, .scale = 1.5f}},
+        {.name = "d128 G8 Q8_0", .n_layer = 2, .hidden = 512, .n_head = 16, .n_kv_head = 2, .d = 128, .ff = 512, .vocab = 300, .fmt = QUANT_Q8_0, .qk_norm = true},
     };
     for (size_t i = tiny ? 2 : 0; i < (tiny ? 3 : sizeof models / sizeof *models) && (!only || tiny || strstr("model", only)); i++) {
         test_model(o, &models[i], 64, PROMPT);

@@ -142,6 +142,8 @@ static void cuda_close(backend *b)
                 b->cu.StreamDestroy(b->stream);
             if (b->up)
                 b->cu.StreamDestroy(b->up);
+            if (b->tables)
+                b->cu.StreamDestroy(b->tables);
         }
         if (b->retained)
             b->cu.DevicePrimaryCtxRelease(b->dev);
@@ -181,6 +183,8 @@ static imp_status open_device(backend *b, int32_t device, imp_err *e)
         s = cu_check(cu, cu->StreamCreate(&b->stream, CU_STREAM_NON_BLOCKING), e, "creating a stream");
     if (s == IMP_OK)
         s = cu_check(cu, cu->StreamCreate(&b->up, CU_STREAM_NON_BLOCKING), e, "creating a stream");
+    if (s == IMP_OK)
+        s = cu_check(cu, cu->StreamCreate(&b->tables, CU_STREAM_NON_BLOCKING), e, "creating a stream");
     return s == IMP_OK ? load_kernels(b, e) : s;
 }
 

@@ -445,7 +445,9 @@ static imp_status make_scratch(bexec *x, imp_err *e)
     int32_t sm_tok = x->lim.n_tok < SMALL_STEP ? x->lim.n_tok : SMALL_STEP, sm_seq = x->lim.n_seq < SMALL_STEP ? x->lim.n_seq : SMALL_STEP;
     int32_t sm_row = x->lim.n_row < SMALL_STEP ? x->lim.n_row : SMALL_STEP;
     if (s == IMP_OK)
-        s = make_tables(x, &x->small, sm_tok, sm_seq, sm_row, one * (uint64_t)(sm_seq < 8 ? sm_seq : 8) + 64, e);
+        s = make_tables(x, &x->small[0], sm_tok, sm_seq, sm_row, one * (uint64_t)(sm_seq < 8 ? sm_seq : 8) + 64, e);
+    if (s == IMP_OK)
+        s = make_tables(x, &x->small[1], sm_tok, sm_seq, sm_row, one * (uint64_t)(sm_seq < 8 ? sm_seq : 8) + 64, e);
     if (s == IMP_OK)
         s = make_tables(x, &x->large, x->lim.n_tok, x->lim.n_seq, x->lim.n_row, one * (uint64_t)x->lim.n_seq + 64, e);
     uint64_t misc = (uint64_t)x->lim.n_seq * 4 + (uint64_t)x->lim.n_row * (4 + 64 * 8 + 4) + 1024, ext = 0;
@@ -461,7 +463,7 @@ static imp_status make_scratch(bexec *x, imp_err *e)
     ext = (uint64_t)x->lim.n_tok * p->n_hidden * 4;
     if (s == IMP_OK && p->n_hidden)
         s = scratch(x, ext, &x->large.ext, "external rows", e);
-    x->small.ext = x->large.ext;
+    x->small[0].ext = x->small[1].ext = x->large.ext;
     (void)vocab;
     return s;
 }
@@ -581,7 +583,7 @@ done:
 static imp_status make_slots(bexec *x, imp_err *e)
 {
     backend *b = x->b;
-    uint64_t big = x->large.n_bytes > x->small.n_bytes ? x->large.n_bytes : x->small.n_bytes;
+    uint64_t big = x->large.n_bytes > x->small[0].n_bytes ? x->large.n_bytes : x->small[0].n_bytes;
     size_t rows = (size_t)(x->lim.n_row ? x->lim.n_row : 1);
     imp_status s = IMP_OK;
     for (int i = 0; i < N_TICKET && s == IMP_OK; i++) {
@@ -595,6 +597,8 @@ static imp_status make_slots(bexec *x, imp_err *e)
             s = cu_check(&b->cu, b->cu.MemAllocHost((void **)&t->sampled, rows * sizeof *t->sampled), e, "allocating pinned memory");
         if (s == IMP_OK)
             s = cu_check(&b->cu, b->cu.EventCreate(&t->done, b->timing ? 0 : CU_EVENT_DISABLE_TIMING), e, "creating an event");
+        if (s == IMP_OK)
+            s = cu_check(&b->cu, b->cu.EventCreate(&t->sent, CU_EVENT_DISABLE_TIMING), e, "creating an event");
         if (s == IMP_OK && b->timing)
             s = cu_check(&b->cu, b->cu.EventCreate(&t->begin, 0), e, "creating an event");
         t->result = mem_calloc(rows, sizeof *t->result);
@@ -619,6 +623,7 @@ void cuda_exec_free(bexec *x)
         return;
     backend *b = x->b;
     if (cuda_enter(b, NULL) == IMP_OK) {
+        b->cu.StreamSynchronize(b->tables);
         b->cu.StreamSynchronize(b->stream);
         exec_drop_graphs(x);
         for (int i = 0; i < N_TICKET; i++) {
@@ -629,6 +634,8 @@ void cuda_exec_free(bexec *x)
                     b->cu.MemFreeHost(pinned[k]);
             if (t->done)
                 b->cu.EventDestroy(t->done);
+            if (t->sent)
+                b->cu.EventDestroy(t->sent);
             if (t->begin)
                 b->cu.EventDestroy(t->begin);
         }

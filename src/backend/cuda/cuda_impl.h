@@ -50,7 +50,7 @@ struct backend {
     int fp8_tile;          /* an instrument of the GPU test: row of run_fp8.c's table + 1; 0 = choose */
     bool no_pdl, no_graph; /* instruments of the GPU test */
     bool timing;            /* events tell time */
-    CUstream stream, up;
+    CUstream stream, up, tables; /* of steps, of uploads, of the tables of steps to come */
     CUlibrary lib[MAX_LIBRARIES];
     int n_lib;
     CUfunction fn[K_COUNT];

@@ -42,7 +42,8 @@ typedef struct run_range { /* consecutive rows of one class */
     bool prompt;
 } run_range;
 
-/* Tables of a step on the device. The small set serves steps that may be a graph, and lies in one piece. */
+/* Tables of a step on the device. The small ones serve steps that may be a graph, and lie in one piece. There are two
+ * sets of them, which steps take in turn, so that one is sent while the step before still reads the other. */
 typedef struct tables {
     CUdeviceptr dev, tok, seq, row, save, table, ext;
     uint64_t n_bytes;                 /* up to and with the block tables */
@@ -61,7 +62,7 @@ typedef struct ticket_slot {
     bool open, poisoned;
     bool follows;                     /* the ticket before it was open at submit */
     imp_status status;
-    CUevent begin, done;              /* begin: NULL unless the backend takes times */
+    CUevent begin, sent, done;        /* begin: NULL unless the backend takes times; sent: its tables are on the device */
     uint8_t *host;                    /* pinned: tables of the step */
     uint64_t host_bytes;
     int32_t *out_id;                  /* pinned [max_row] */
@@ -83,6 +84,7 @@ typedef struct ticket_slot {
 } ticket_slot;
 
 typedef struct graph_entry {
+    const tables *t;
     int32_t n_tok, n_row, n_seq, split;
     bool one_each;
     CUgraphExec exec;
@@ -116,7 +118,7 @@ struct bexec {
     uint64_t part_bytes;
     uint32_t part_tokens, part_splits; /* counters, most splits of a token */
     CUdeviceptr last, out_id, greedy_part, greedy_counter, sampled;
-    tables small, large;
+    tables small[2], large;
     CUdeviceptr moe_pair, moe_tile, moe_x; /* lists of the grouped products; f16 rows of pairs */
     uint32_t moe_k, moe_experts, moe_cols; /* the most choices, experts and columns of such rows; 0 = none */
     CUdeviceptr scratch[16];

@@ -605,7 +605,7 @@ static imp_status run_op(bexec *x, int32_t node_at, imp_err *e)
     case OP_EMBED: {
         embed_args m = {.w = x->w[o->weight[0]]->d, .tok = x->t->tok, .ext = x->t->ext, .last = x->last, .out = a.out,
                         .n_tok = n, .width = a.width, .ldo = a.ldo, .scale = o->attr.scale};
-        return go(x, K_embed, div_up(m.w.k_tiles, 8), n, 1, 256, 0, &m, e);
+        return go(x, K_embed, div_up(m.w.k_tiles, 8), n, 1, 256, 8 * (m.w.tile_bytes + 1024), &m, e);
     }
     case OP_NORM:
         a = norm_args(x, o, a.a, a.lda, a.out, a.ldo, a.out_f16);

@@ -56,6 +56,18 @@ static void describe_weights(const gemv_args *a, dense_args *d)
     }
 }
 
+/* Shared memory that a block asks for so that no multiprocessor takes more than its share of them. Blocks come while the
+ * kernel before still runs, and go where room is: by fours to some multiprocessors, and 20 of 132 had none. Where each
+ * has one block or less this keeps the kernels behind from coming early, and does harm; but nearly as many as there are
+ * multiprocessors (a mixture's attn_output) must not pair up, nor those of the router behind it (docs/kernels.md). */
+static uint32_t spread(const bexec *x, const gemv_args *a, purpose what, uint32_t blocks, uint32_t smem)
+{
+    const uint32_t n_sm = (uint32_t)x->b->n_sm, all = (uint32_t)x->b->smem_max + 1024, each = div_up(blocks, n_sm);
+    const bool full = what == HALF ? blocks * 10 > n_sm * 9 : blocks > n_sm, router = what == NORM && a->norm_out;
+    const uint32_t least = (all / (each + 1) - 1024 + 128) & ~127u; /* one more does not fit */
+    return (full || router) && least > smem ? least : smem;
+}
+
 imp_status exec_dense(bexec *x, const gemv_args *a, bool *done, imp_err *e)
 {
     purpose what = purpose_of(a);
@@ -65,14 +77,15 @@ imp_status exec_dense(bexec *x, const gemv_args *a, bool *done, imp_err *e)
         return IMP_OK;
     const uint32_t n_sm = (uint32_t)x->b->n_sm, max = (uint32_t)x->b->smem_max, groups = WARPS / a->w[0].seg;
     const uint32_t ring = BLOCK_FIXED + a->w[0].k_tiles * TILE_COLS * 2 + WARPS * WARP_SUMS;
-    const uint32_t smem = ring + WARPS * DENSE_PLACES(what == HALF, a->slot_bytes) * a->slot_bytes;
+    uint32_t smem = ring + WARPS * DENSE_PLACES(what == HALF, a->slot_bytes) * a->slot_bytes;
     uint32_t per_sm = DENSE_BLOCKS;
     while (per_sm && smem > (max + 1024) / per_sm - 1024) /* a multiprocessor has 1 KiB more, and a block takes one */
         per_sm--;
     if (!per_sm)
         return IMP_OK;
-    uint32_t blocks = div_up(a->n_item, groups);
+    uint32_t blocks = div_up(a->n_item, groups) + (a->norm_out != 0); /* one more hands the row on */
     blocks = blocks < n_sm * per_sm ? blocks : n_sm * per_sm;
+    smem = spread(x, a, what, blocks, smem);
     dense_args d = {.k_tiles = a->w[0].k_tiles, .n_item = a->n_item, .step = blocks * groups, .groups = groups, .ring = ring, .k = a->k, .x = a->x,
                     .norm_w = a->norm_w, .eps = a->eps, .one = a->norm_w ? a->plus_one : 1.0f, .residual = a->residual, .norm_out = a->norm_out,
                     .norm_f16 = a->norm_f16, .act = a->act, .limit = a->limit, .alpha = a->alpha};

@@ -126,6 +126,7 @@ static imp_status run_up(bexec *x, const mixture *m, imp_err *e)
                       .x = reg_ptr(x, in), .ldx = reg_ld(x, in), .x_f32 = !x->reg[in].f16, .out = reg_ptr(x, g->out[0]),
                       .ldo = matrix(x, x->node[m->down].lin[0])->k_tiles * TILE_COLS, .act = (uint32_t)g->attr.act.act,
                       .limit = g->attr.act.limit, .alpha = g->attr.act.alpha};
+    a.eight = w->seg == 8 && (w->z == 1 || w->z == 4) && !w->row_scale && !w->bias && !a.w[1].row_scale && !a.w[1].bias;
     uint32_t smem = up_smem(w), gy = (uint32_t)x->n_tok * a.route.k;
     uint32_t per_sm = ((uint32_t)x->b->smem_max + 1024) / (smem + 1024); /* a block costs 1 KiB more than it asks for */
     uint32_t blocks = div_up(w->row_tiles, 8 / w->seg), most = (uint32_t)x->b->n_sm * (per_sm > 4 ? 4 : per_sm) / gy;
@@ -147,7 +148,8 @@ static imp_status run_down(bexec *x, const mixture *m, imp_err *e)
     const dweight *w = matrix(x, x->node[m->down].lin[0]);
     plan_reg out = sum_out(p, s);
     experts_args a = {.w = {*w}, .route = exec_route_args(x, &p->op[x->node[m->route].op]), .x = reg_ptr(x, l->in[0]),
-                      .ldx = l->attr.expert.k * w->k_tiles * TILE_COLS, .out = reg_ptr(x, out), .ldo = reg_ld(x, out)};
+                      .ldx = l->attr.expert.k * w->k_tiles * TILE_COLS, .out = reg_ptr(x, out), .ldo = reg_ld(x, out),
+                      .pairs = w->seg == 2 && w->z == 2 && !w->row_scale && !w->bias && l->attr.expert.k <= 8};
     if (s->add >= 0) {
         const plan_op *add = &p->op[s->add];
         plan_reg other = add->in[add->in[0] == p->op[s->op].out[0]];

@@ -1,5 +1,5 @@
 /* A step: its tables go to the device in one copy, the nodes run (as a graph when the step only decodes), results come
- * back. Invariants: (1) the stream orders everything: a ticket's tables are copied after the previous step read its own;
+ * back. Invariants: (1) the stream orders everything but small tables, which come beside the step before (send_tables);
  * (2) a ticket's pinned memory is reused only after its event; (3) rows are chosen by the greedy or the sampling kernel; what those
  * do not take (sample.c) by a host function in the stream, so the next step may already be queued behind it. */
 #include <string.h>
@@ -49,7 +49,7 @@ static imp_status fill_tables(bexec *x, ticket_slot *t, const batch *b, uint64_t
         for (int32_t g = 0; g < x->p->n_group; g++)
             n_table += b->seqs[s].table_len[g];
     }
-    const tables *small = &x->small;
+    const tables *small = &x->small[x->next_ticket & 1];
     bool fits = b->n_tok <= small->max_tok && b->n_seq <= small->max_seq && b->n_row <= small->max_row && n_table <= small->max_table && n_save <= small->max_save;
     x->t = fits ? small : &x->large;
     if (n_table > x->t->max_table || n_save > x->t->max_save)
@@ -177,7 +177,7 @@ static imp_status run_graph(bexec *x, imp_err *e)
     graph_entry *g = NULL, *oldest = NULL;
     for (int32_t i = 0; i < x->n_graph; i++) {
         graph_entry *q = &x->graph[i];
-        if (q->n_tok == x->n_tok && q->n_row == x->n_row && q->n_seq == x->n_seq && q->split == (int32_t)x->split && q->one_each == x->one_each)
+        if (q->t == x->t && q->n_tok == x->n_tok && q->n_row == x->n_row && q->n_seq == x->n_seq && q->split == (int32_t)x->split && q->one_each == x->one_each)
             g = q;
         if (!oldest || q->last_use < oldest->last_use)
             oldest = q;
@@ -205,10 +205,29 @@ static imp_status run_graph(bexec *x, imp_err *e)
             cu->StreamSynchronize(st);
             cu->GraphExecDestroy(g->exec);
         }
-        *g = (graph_entry){.n_tok = x->n_tok, .n_row = x->n_row, .n_seq = x->n_seq, .split = (int32_t)x->split, .one_each = x->one_each, .exec = exec};
+        *g = (graph_entry){.t = x->t, .n_tok = x->n_tok, .n_row = x->n_row, .n_seq = x->n_seq, .split = (int32_t)x->split, .one_each = x->one_each, .exec = exec};
     }
     g->last_use = x->next_ticket;
     return cu_check(cu, cu->GraphLaunch(g->exec, st), e, "running a step");
+}
+
+/* The step's tables to the device: beside the step before, whose tables are the other set, once the one before that is
+ * done. Two steps are then nothing but two graphs, one behind the other. */
+static imp_status send_tables(bexec *x, const ticket_slot *t, uint64_t n_bytes, imp_err *e)
+{
+    cu_api *cu = &x->b->cu;
+    CUstream st = x->b->stream, aside = x->t == &x->large ? st : x->b->tables;
+    const ticket_slot *last = &x->slot[(x->next_ticket - 2) % N_TICKET];
+    imp_status s = IMP_OK;
+    if (aside != st && x->next_ticket > 2)
+        s = cu_check(cu, cu->StreamWaitEvent(aside, last->done, 0), e, "waiting for an older step");
+    if (s == IMP_OK)
+        s = cu_check(cu, cu->MemcpyHtoDAsync(x->t->dev, t->host, n_bytes, aside), e, "sending a step's tables");
+    if (s == IMP_OK && aside != st)
+        s = cu_check(cu, cu->EventRecord(t->sent, aside), e, "sending a step's tables");
+    if (s == IMP_OK && aside != st)
+        s = cu_check(cu, cu->StreamWaitEvent(st, t->sent, 0), e, "sending a step's tables");
+    return s;
 }
 
 imp_status cuda_submit(bexec *x, const batch *b, backend_ticket *ticket, imp_err *e)
@@ -235,12 +254,12 @@ imp_status cuda_submit(bexec *x, const batch *b, backend_ticket *ticket, imp_err
     find_runs(b->cls, b->rows, b->n_row, x->row_run, &x->n_row_run);
     if (t->begin)
         cu->EventRecord(t->begin, x->b->stream);
-    s = cu_check(cu, cu->MemcpyHtoDAsync(x->t->dev, t->host, n_bytes, x->b->stream), e, "sending a step's tables");
+    s = send_tables(x, t, n_bytes, e);
     if (s == IMP_OK)
         s = exec_sample_send(x, t, n_data, e);
     if (s == IMP_OK && n_ext)
         s = cu_check(cu, cu->MemcpyHtoDAsync(x->t->ext, b->ext_row, (uint64_t)n_ext * x->p->n_hidden * 4, x->b->stream), e, "sending external rows");
-    bool decode = x->t == &x->small && x->n_tok_run == 1 && !x->tok_run[0].prompt && !x->b->no_graph;
+    bool decode = x->t != &x->large && x->n_tok_run == 1 && !x->tok_run[0].prompt && !x->b->no_graph;
     if (s == IMP_OK)
         s = decode ? run_graph(x, e) : exec_nodes(x, e);
     if (s == IMP_OK)
@@ -249,8 +268,10 @@ imp_status cuda_submit(bexec *x, const batch *b, backend_ticket *ticket, imp_err
         s = fetch(x, t, b, e);
     if (s == IMP_OK)
         s = cu_check(cu, cu->EventRecord(t->done, x->b->stream), e, "queueing a step");
-    if (s != IMP_OK)
+    if (s != IMP_OK) { /* the next one takes the same tables */
+        cu->StreamSynchronize(x->b->stream);
         return s;
+    }
     t->open = true;
     t->follows = x->slot[(x->next_ticket - 1) % N_TICKET].open;
     t->id = x->next_ticket++;

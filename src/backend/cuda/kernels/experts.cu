@@ -64,6 +64,16 @@ template <bool PLAIN> DEV void fetch_x(const experts_args &p, u32 tok, u16 *dst,
         *(uint4 *)(dst + i) = *(const uint4 *)(src + i);
 }
 
+/* The same of eight segments, all in order or by twos, with nothing behind them. */
+DEV float sum_eight(const dweight &w, const float *part, u32 stride, bool by_twos)
+{
+    float x[8];
+#pragma unroll
+    for (u32 s = 0; s < 8; s++)
+        x[s] = part[s * stride];
+    return add_segments(x, 8, by_twos ? 2 : 8) * w.unit;
+}
+
 template <int L, bool PLAIN> DEV void experts_up(const experts_args &p)
 {
     extern __shared__ __align__(128) u8 smem[];
@@ -149,8 +159,9 @@ template <int L, bool PLAIN> DEV void experts_up(const experts_args &p)
             const u32 rt = rt0 + (tid >> 4), n = rt * 16 + (tid & 15);
             if (tid < 16 * groups && rt < w.row_tiles && n < w.rows) {
                 const float *q = sums + (buf * WARPS + (tid >> 4) * w.seg) * 32 + (tid & 15);
-                const float gate = sum_segments(w, q, 32, e * w.rows + n);
-                const float up = sum_segments(p.w[1], q + 16, 32, e * w.rows + n);
+                const bool eight = PLAIN && p.eight;
+                const float gate = eight ? sum_eight(w, q, 32, w.z == 4) : sum_segments(w, q, 32, e * w.rows + n);
+                const float up = eight ? sum_eight(p.w[1], q + 16, 32, w.z == 4) : sum_segments(p.w[1], q + 16, 32, e * w.rows + n);
                 const u16 h = f2h(PLAIN ? glu_apply(0, gate, up, 0, 0) : glu_apply(p.act, gate, up, p.limit, p.alpha));
                 if (!dry)
                     out[ACT_POS(n)] = h;
@@ -166,6 +177,36 @@ template <int L, bool PLAIN> DEV void experts_up(const experts_args &p)
         __syncthreads(); /* the dry sums and choice are read */
     }
 }
+
+/* n times 16 bytes to shared memory, four trips to memory at a time; src and dst are this thread's. */
+DEV void fetch_h(const uint4 *src, uint4 *dst, u32 n, u32 tid)
+{
+    asm volatile("" : "+l"(src)); /* one address with offsets, not one a load */
+#pragma unroll 1
+    for (u32 i = tid; i < n; i += 1024, src += 1024, dst += 1024) {
+        uint4 v[4];
+#pragma unroll
+        for (u32 j = 0; j < 4; j++)
+            if (i + j * 256 < n)
+                v[j] = src[j * 256];
+#pragma unroll
+        for (u32 j = 0; j < 4; j++)
+            if (i + j * 256 < n)
+                dst[j * 256] = v[j];
+    }
+}
+
+/* A row's sum over the choices where each has two parts that are summed apart; part: [choice][2][16]. */
+DEV float combine_pairs(const float *part, const float *weights, u32 k, float unit)
+{
+    float y = 0;
+#pragma unroll
+    for (u32 j = 0; j < 8; j++)
+        if (j < k)
+            y = fmaf(weights[j], ((0.0f + part[j * 32]) + part[j * 32 + 16]) * unit, y);
+    return y;
+}
+DEV float rest_added(const experts_args &p, float rest, float y) { return p.residual ? __fadd_rn(rest, y) : y; }
 
 template <int L, bool PLAIN> DEV void experts_down(const experts_args &p)
 {
@@ -221,19 +262,25 @@ template <int L, bool PLAIN> DEV void experts_down(const experts_args &p)
         r.next();
     }
 
-    const u32 xbase = smem_addr(xs) + (lane >> 3) * 16;
+    const u32 xbase = smem_addr(xs) + (lane >> 3) * 16, n = rt * 16 + tid;
 #pragma unroll 1
     for (bool dry = !PLAIN;; dry = false) {
         if (!dry) {
-            pdl_launch();
-            pdl_wait();
             const uint4 *h = (const uint4 *)((const u16 *)p.x + (u64)tok * p.ldx);
-#pragma unroll 4
-            for (u32 i = tid; i < k * kpad / 8; i += 256)
+            const float *more = (const float *)p.residual + (u64)tok * p.ldr + n;
+            if (PLAIN)
+                expect_at(h), expect_at(more);
+            pdl_wait();
+            const bool adds = tid < 16 && p.residual && n < w.rows;
+            const float early = PLAIN && adds ? *more : 0.0f; /* one trip for both; the others lack the register */
+            if (PLAIN)
+                fetch_h(h + tid, (uint4 *)xs + tid, k * kpad / 8, tid);
+            for (u32 i = tid; i < k * kpad / 8 && !PLAIN; i += 256)
                 ((uint4 *)xs)[i] = h[i];
-            if (tid < 16 && p.residual && rt * 16 + tid < w.rows)
-                rest[tid] = ((const float *)p.residual)[(u64)tok * p.ldr + rt * 16 + tid];
+            if (adds)
+                rest[tid] = PLAIN ? early : *more;
             __syncthreads();
+            pdl_launch(); /* not before: the next kernel's blocks would ask for their weights while h comes */
         }
 #pragma unroll 1
         for (u32 t = warp; t < n_task; t += WARPS) {
@@ -258,19 +305,23 @@ template <int L, bool PLAIN> DEV void experts_down(const experts_args &p)
                 break;
         }
         __syncthreads();
+        if (PLAIN && p.pairs) { /* two segments a choice, one by one, at most eight choices */
+            if (tid < 16 && n < w.rows)
+                ((float *)p.out)[(u64)tok * p.ldo + n] = rest_added(p, rest[tid], combine_pairs(sums + tid, weights, k, w.unit));
+            return;
+        }
         for (u32 i = tid; i < k * 16; i += 256) {
             const u32 j = i >> 4, row = rt * 16 + (i & 15);
             if (row < w.rows)
                 ys[i] = sum_segments(w, sums + (j << log_seg) * 16 + (i & 15), 16, ids[j] * w.rows + row);
         }
         __syncthreads();
-        const u32 n = rt * 16 + tid;
         if (tid < 16 && n < w.rows) { /* combine */
             float y = 0;
             for (u32 j = 0; j < k; j++)
                 y = fmaf(weights[j], ys[j * 16 + tid], y);
             if (!dry)
-                ((float *)p.out)[(u64)tok * p.ldo + n] = p.residual ? __fadd_rn(rest[tid], y) : y;
+                ((float *)p.out)[(u64)tok * p.ldo + n] = rest_added(p, rest[tid], y);
         }
         if (!dry)
             return;

@@ -137,7 +137,7 @@ template <int KIND, class F> DEV void make_row(const dense_args &p, u32 tid, u16
     norm_row(p, tid, v, g, to, scratch);
     __syncthreads();
     pdl_launch();
-    if (KIND == NORM && p.norm_out && blockIdx.x == 0)
+    if (KIND == NORM && p.norm_out && blockIdx.x == gridDim.x - 1) /* it has no other work, where all have room */
         tell_row(p, tid, xs, scratch);
 }
 

@@ -1,6 +1,6 @@
 /* ops: everything between the matrix products, one row or one head at a time. Bound by launches when decoding and by
  * memory in prefill; plain code, fixed order of every sum. f16 outputs feed matrix products: ACT_POS order, padded with zeros. */
-#include "decode.cuh"
+#include "gemv.cuh"
 #include "heads.cuh"
 #include "route.cuh"
 
@@ -27,7 +27,9 @@ DEV void put_pad(const op_args &p, u32 row, u32 first) /* zeros up to the padded
 
 KERNEL(256, 4) imp_embed(const __grid_constant__ embed_args p)
 {
-    /* a warp a tile; the row's 256 values fall out of the fragments of all 16 rows */
+    /* A warp a tile, to shared memory in one trip: a step begins here. The row's 256 values fall out of the fragments of
+     * all 16 rows. */
+    extern __shared__ __align__(128) u8 smem[];
     pdl_launch();
     pdl_wait();
     const u32 lane = threadIdx.x & 31, kt = blockIdx.x * 8 + (threadIdx.x >> 5), tok = blockIdx.y;
@@ -46,29 +48,37 @@ KERNEL(256, 4) imp_embed(const __grid_constant__ embed_args p)
         id = ((const i32 *)p.last)[d.from];
     if (id < 0 || id >= (i32)p.w.rows)
         id = 0;
-    in_gmem src = {(const u8 *)p.w.tiles + ((u64)(id / 16) * p.w.k_tiles + kt) * p.w.tile_bytes};
+    const u8 *from = (const u8 *)p.w.tiles + ((u64)(id / 16) * p.w.k_tiles + kt) * p.w.tile_bytes + lane * 16;
+    const in_smem src = {smem_addr(smem) + (threadIdx.x >> 5) * (p.w.tile_bytes + 1024)};
+    const u32 row = src.p + p.w.tile_bytes; /* 256 floats */
     float rs = (p.w.row_scale ? ((const float *)p.w.row_scale)[id] : 1.0f) * p.w.unit * p.scale;
     const u32 g = lane >> 2, t = lane & 3;
     const bool mine = (u32)(id & 7) == g;
     const u32 half = id >> 3 & 1;
     LAYOUT_SWITCH(p.w.layout, {
+        copy_tile<tile<L>::BYTES>(src.p + lane * 16, from, lane);
+        cp_async_commit();
+        cp_async_wait<0>();
+        __syncwarp();
         scales q;
         tile_scales<L>(src, lane, q);
+#pragma unroll
         for (int c = 0; c < 4; c++) {
             u32 a[4][4];
             chunk<L>(src, lane, c, q, p.w.lut, a);
             if (mine)
                 for (int j = 0; j < 4; j++)
                     for (int h = 0; h < 2; h++) {
-                        u32 v = half ? a[j][2 * h + 1] : a[j][2 * h];
-                        u32 k = kt * 256 + c * 64 + t * 16 + j * 4 + h * 2;
-                        if (k < p.width)
-                            out[k] = h2f((u16)v) * rs;
-                        if (k + 1 < p.width)
-                            out[k + 1] = h2f((u16)(v >> 16)) * rs;
+                        const u32 v = half ? a[j][2 * h + 1] : a[j][2 * h];
+                        const u32 to = row + (c * 64 + t * 16 + j * 4 + h * 2) * 4;
+                        sts32(to, __float_as_uint(h2f((u16)v) * rs));
+                        sts32(to + 4, __float_as_uint(h2f((u16)(v >> 16)) * rs));
                     }
         }
     })
+    __syncwarp();
+    for (u32 i = lane; i < 256 && kt * 256 + i < p.width; i += 32)
+        out[kt * 256 + i] = __uint_as_float(lds32(row + i * 4));
 }
 
 /* A row to f16, at most 1024 * N columns; its norm's weights are at hand before it is. */

@@ -331,6 +331,8 @@ typedef struct experts_args {
     uint64_t residual;             /* down: f32 [tok][ldr] that is added, or 0 */
     uint32_t ldx, ldo, ldr, x_f32, act;
     float limit, alpha;
+    uint32_t eight;                /* up: K in eight segments, summed in order or by twos, nothing behind them */
+    uint32_t pairs;                /* down: K in two segments that are summed apart, nothing behind them, k at most 8 */
 } experts_args;
 /* Shared memory: up: the choice, sums of two rounds; x; rings. Down: choices, weights, residual; sums of k experts in
  * seg segments, then of each; x; rings. Eight warps, each with a ring of so many tiles. */

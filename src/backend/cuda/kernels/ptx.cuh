@@ -201,6 +201,9 @@ DEV u32 late_zero(void)
     asm volatile("mov.u32 %0,%%laneid;" : "=r"(lane));
     return lane >> 5;
 }
+/* Before the wait for the kernel that writes what lies there: the address is worked out then, its parameters and its page
+ * are at hand. Nothing is read: L2 is where all see the same. */
+DEV void expect_at(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 /* v is worked out here, and not where the compiler thinks best: after a wait, say. */
 DEV void hold(u32 &v) { asm volatile("" : "+r"(v)); }
 DEV u32 uniform(u32 v) { return __reduce_or_sync(~0u, v); }
