@@ -197,6 +197,9 @@ bool exec_fp8_is_pair(const fp8_copy *c);
 imp_status exec_fp8(bexec *x, const node *n, int32_t r0, const op_args *in, const gemv_args *g, imp_err *e);
 const char *exec_fp8_tile_name(const bexec *x, int i); /* for the GPU test; NULL past the last */
 
+/* What the matrices of a gemv are made of: one layout, or a mixture of two that files have, or another. */
+enum { LAYS_Q4K_Q6K = LAY_COUNT, LAYS_Q5K_Q6K, LAYS_ANY, LAYS_COUNT };
+uint32_t exec_layouts(const gemv_args *a);
 /* One row of class D where there is a kernel for just this (run_dense.c); else *done = false and nothing happened. */
 imp_status exec_dense(bexec *x, const gemv_args *g, bool *done, imp_err *e);
 

@@ -2,18 +2,32 @@
  *   norm  up to three matrices of an f32 row that is normalised first: QKV, head
  *   pair  act(gate x) * (up x) of such a row, as f16
  *   half  one matrix of an f16 row, with a residual or not: attn_output, down
- * Between two of these kernels the card's memory idles, and all that a block does until its first tile is multiplied is on
- * that path, its instructions fetched anew each time. So this is gemv without choices: what the host can work out it does,
- * a norm's weights (and whatever else no kernel makes) are loaded before the previous kernel is done, and rare paths are
- * functions. The same segments, sums and roundings as gemv, rows and batch;
+ * norm8 and pair8 are norm and pair for rows of more than 4,096 columns, up to 8,192.
+ * Between two of these kernels the card's memory idles, and all that a block does until its first tile is multiplied is
+ * on that path, its instructions fetched anew each time. So this is gemv without choices: what the host can work out it
+ * does, a norm's weights (and whatever else no kernel makes) are loaded before the previous kernel is done, and rare
+ * paths are functions. The same segments, sums and roundings as gemv, rows and batch;
  * Bytes: N*K*bits/8 + small. Floor and what was reached: docs/kernels.md. */
 #include "gemv.cuh"
 
 #define THREADS 256
 enum { NORM, PAIR, HALF };
+/* float4s of a norm's weights that a thread has registers for, next to eight of the row: all of 5,120 columns. The rest
+ * waits in shared memory, where the row will be. */
+#define KEPT_WEIGHTS 5
 
 /* Anything but SiLU. */
-static __device__ __noinline__ float glu_rare(u32 act, float gate, float up, float limit, float alpha) { return glu_apply(act, gate, up, limit, alpha); }
+static __device__ __noinline__ float glu_rare(u32 act, float gate, float up, float limit, float alpha)
+{
+    return glu_apply(act, gate, up, limit, alpha);
+}
+
+DEV float4 lds_f4(u32 a)
+{
+    const uint4 v = lds128(a);
+    return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
+}
+DEV float4 plus(float4 a, float b) { return make_float4(a.x + b, a.y + b, a.z + b, a.w + b); }
 
 /* The row, f16 in fragment order. */
 DEV void copy_row(const dense_args &p, u32 tid, u16 *xs)
@@ -33,16 +47,37 @@ DEV void copy_row(const dense_args &p, u32 tid, u16 *xs)
     }
 }
 
-/* The same from f32 and normalised; v and g: the values and the norm's weights of the thread's columns. to: where the first
- * of them goes; two columns further on are 8 further on there, 1024 are 1024. */
-DEV void norm_row(const dense_args &p, u32 tid, const float4 *v, const float4 *g, u32 to, float *scratch)
+/* The same from f32 and normalised; v and g: the values and the norm's weights of the thread's columns. to: where the
+ * first of them goes; two columns further on are 8 further on there, 1024 are 1024. rest: where the weights lie that g
+ * has not. */
+template <int N>
+DEV void norm_row(const dense_args &p, u32 tid, const float4 *v, const float4 *g, u32 to, u32 rest, float *scratch)
 {
-    const float scale = rms_of<4>(v, p.k, p.eps, scratch);
+    constexpr int KEPT = N < KEPT_WEIGHTS ? N : KEPT_WEIGHTS;
+    const float scale = rms_of<N>(v, p.k, p.eps, scratch);
+    if (N > KEPT && p.k > 1024 * KEPT) {
+        u32 h[N - KEPT + 1][2];
+        cp_async_wait<1>(); /* all but the warp's second tile */
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
+        for (int j = KEPT; j < N; j++) {
+            const float4 w = plus(lds_f4(rest + 4096 * (j - KEPT)), p.one);
+            h[j - KEPT][0] = pack_h2(v[j].x * scale * w.x, v[j].y * scale * w.y);
+            h[j - KEPT][1] = pack_h2(v[j].z * scale * w.z, v[j].w * scale * w.w);
+        }
+        __syncwarp(); /* the warp's columns go where its weights lay */
+#pragma unroll
+        for (int j = KEPT; j < N; j++) {
+            const bool in = tid * 4 + 1024 * j < p.k_tiles * TILE_COLS;
+            sts32_if(in, to + 2048 * j, h[j - KEPT][0]);
+            sts32_if(in, to + 2048 * j + 16, h[j - KEPT][1]);
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < KEPT; j++) {
         const bool in = tid * 4 + 1024 * j < p.k_tiles * TILE_COLS;
-        sts32_if(in, to + 2048 * j, pack_h2(v[j].x * scale * g[j].x, v[j].y * scale * g[j].y));
-        sts32_if(in, to + 2048 * j + 16, pack_h2(v[j].z * scale * g[j].z, v[j].w * scale * g[j].w));
+        const float4 w = N > 4 ? plus(g[j], p.one) : g[j];
+        sts32_if(in, to + 2048 * j, pack_h2(v[j].x * scale * w.x, v[j].y * scale * w.y));
+        sts32_if(in, to + 2048 * j + 16, pack_h2(v[j].z * scale * w.z, v[j].w * scale * w.w));
     }
 }
 
@@ -70,11 +105,6 @@ static __device__ __noinline__ float total_rare(const dense_args &p, u32 m, u32 
     return scale_and_bias(add_segments(x, 1u << p.log_seg, p.per[m]), p.unit[m], p.row_scale[m], p.bias[m], n);
 }
 /* The same where there are eight parts, or four, and nothing is added or multiplied behind them. */
-DEV float4 lds_f4(u32 a)
-{
-    const uint4 v = lds128(a);
-    return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
-}
 DEV float total_plain(const dense_args &p, u32 m, u32 parts)
 {
     const bool all = p.per[m] >= 4; /* one group; else groups of two, or of one */
@@ -112,7 +142,7 @@ template <int KIND> DEV void finish(const dense_args &p, u32 item, u32 wi, u32 l
 /* The row to shared memory, once the previous kernel is done. second: asks for the warp's second tile.
  * The next kernel is let in behind the row, or its blocks would ask for their weights while the row comes; where the
  * row is f16, and here sooner than their weights could be, at once. */
-template <int KIND, class F> DEV void make_row(const dense_args &p, u32 tid, u16 *xs, float *scratch, F second)
+template <int KIND, int N, class F> DEV void make_row(const dense_args &p, u32 tid, u16 *xs, float *scratch, F second)
 {
     if (KIND == HALF) {
         pdl_wait();
@@ -121,20 +151,34 @@ template <int KIND, class F> DEV void make_row(const dense_args &p, u32 tid, u16
         __syncthreads();
         return;
     }
-    float4 g[4], v[4];
+    constexpr int KEPT = N < KEPT_WEIGHTS ? N : KEPT_WEIGHTS;
+    float4 g[KEPT], v[N];
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-        g[j] = p.norm_w && tid * 4 + 1024u * j < p.k ? *(const float4 *)((const float *)p.norm_w + tid * 4 + 1024 * j) : make_float4(0, 0, 0, 0);
-        g[j] = make_float4(g[j].x + p.one, g[j].y + p.one, g[j].z + p.one, g[j].w + p.one);
+    for (int j = 0; j < KEPT; j++) {
+        g[j] = p.norm_w && tid * 4 + 1024u * j < p.k ? *(const float4 *)((const float *)p.norm_w + tid * 4 + 1024 * j)
+                                                     : make_float4(0, 0, 0, 0);
+        if (N <= 4) /* else registers are few, and they would be waited for before the row is asked for */
+            g[j] = plus(g[j], p.one);
     }
     u32 to = smem_addr(xs) + ACT_POS(tid * 4) * 2;
     hold(to);
+    /* 1024 columns of weights are 4096 bytes, two runs of the 2048 that 1024 columns of the row will be, and of each a
+     * warp's part is its own: no other warp is in its way. */
+    const u32 rest = smem_addr(xs) + (tid >> 5) * 256 + (tid >> 4 & 1) * 2048 + (tid & 15) * 16;
+    if (N > KEPT && p.k > 1024 * KEPT) {
+#pragma unroll
+        for (int j = KEPT; j < N; j++)
+            if (tid * 4 + 1024 * j < p.k)
+                cp_async16_stream(rest + 4096 * (j - KEPT), (const float *)p.norm_w + tid * 4 + 1024 * j);
+        cp_async_commit();
+    }
     pdl_wait();
 #pragma unroll
-    for (int j = 0; j < 4; j++)
-        v[j] = tid * 4 + 1024u * j < p.k ? *(const float4 *)((const float *)p.x + tid * 4 + 1024 * j) : make_float4(0, 0, 0, 0);
+    for (int j = 0; j < N; j++)
+        v[j] = tid * 4 + 1024u * j < p.k ? *(const float4 *)((const float *)p.x + tid * 4 + 1024 * j)
+                                         : make_float4(0, 0, 0, 0);
     second();
-    norm_row(p, tid, v, g, to, scratch);
+    norm_row<N>(p, tid, v, g, to, rest, scratch);
     __syncthreads();
     pdl_launch();
     if (KIND == NORM && p.norm_out && blockIdx.x == 0)
@@ -148,10 +192,11 @@ struct lane_places {
 
 /* All items of the warp's group. in: the stream that request() fills.
  * Sums of n_buf items may lie there, each with a named barrier: the writers arrive, the adding warp waits. A warp that
- * waits in turn T knows that all have come to T, so that sums of turns before T are added up; it adds every seg turns, so
- * seg places need nothing else. A pair of eight segments has room for four: there all wait every other turn. */
+ * waits in turn T knows that all have come to T, so that sums of turns before T are added up; it adds every seg turns,
+ * so seg places need nothing else. A pair of eight segments has room for four: there all wait every other turn. */
 template <int L0, int L1, int KIND, u32 PLACES, class F, class M>
-DEV void run_items(const dense_args &p, u32 first, u32 grp, u32 my_seg, u32 lane, const lane_places &at, stream &in, F request, M matrix_of)
+DEV void run_items(const dense_args &p, u32 first, u32 grp, u32 my_seg, u32 lane, const lane_places &at, stream &in,
+                   F request, M matrix_of)
 {
     constexpr u32 N_SUB = KIND == PAIR ? 2 : 1;
     const u32 seg = 1u << p.log_seg, n_buf = KIND == PAIR && seg == 8 ? 4 : seg;
@@ -187,11 +232,13 @@ DEV void run_items(const dense_args &p, u32 first, u32 grp, u32 my_seg, u32 lane
     }
 }
 
-/* Shared memory: norm scratch 64 | x | sums 4096 | rings. */
-template <int L0, int L1, int KIND> DEV void dense(const dense_args &p)
+/* N: a row that is to be normalised has at most 1024 * N columns.
+ * Shared memory: norm scratch 64 | x | sums 4096 | rings. */
+template <int L0, int L1, int KIND, int N> DEV void dense(const dense_args &p)
 {
     extern __shared__ __align__(128) u8 smem[];
-    constexpr u32 B0 = piece<L0>::BYTES, B1 = piece<L1>::BYTES, PLACE = B0 > B1 ? B0 : B1, PLACES = DENSE_PLACES(KIND == HALF, PLACE);
+    constexpr u32 B0 = piece<L0>::BYTES, B1 = piece<L1>::BYTES, PLACE = B0 > B1 ? B0 : B1;
+    constexpr u32 PLACES = DENSE_PLACES(KIND == HALF, PLACE);
     const u32 tid = threadIdx.x, warp = __shfl_sync(~0u, tid >> 5, 0), lane = tid & 31;
     const u32 seg = 1u << p.log_seg, grp = warp >> p.log_seg, my_seg = warp & (seg - 1);
     const u32 k0 = p.k_tiles * my_seg >> p.log_seg, n_tile = (p.k_tiles * (my_seg + 1) >> p.log_seg) - k0;
@@ -200,7 +247,8 @@ template <int L0, int L1, int KIND> DEV void dense(const dense_args &p)
     auto matrix_of = [&](u32 item) { return KIND != NORM ? 0u : (item >= p.begin[1]) + (item >= p.begin[2]); };
     auto request = [&]() {
         if (in.left == 0 && in.item < p.n_item) { /* the next segment */
-            const u32 wi = KIND == PAIR ? in.sub : matrix_of(in.item), rt = KIND == NORM ? in.item - p.begin[wi] : in.item;
+            const u32 wi = KIND == PAIR ? in.sub : matrix_of(in.item);
+            const u32 rt = KIND == NORM ? in.item - p.begin[wi] : in.item;
             in.layout = L0 == L1 ? L0 : p.layout[wi];
             const u32 bytes = L0 == L1 || in.layout == L0 ? tile<L0>::BYTES : tile<L1>::BYTES;
             in.src = (const u8 *)p.tiles[wi] + (rt * p.k_tiles + k0) * bytes + lane * 16; /* a matrix is under 4 GiB */
@@ -223,8 +271,8 @@ template <int L0, int L1, int KIND> DEV void dense(const dense_args &p)
         request();
         in.next<PLACES>();
     };
-    /* The second place is asked for behind a row that is to be normalised: the row is what all wait for, and would have to
-     * wait for the weights. f16 rows come from kernels that leave room, and time, for all. */
+    /* The second place is asked for behind a row that is to be normalised: the row is what all wait for, and would have
+     * to wait for the weights. f16 rows come from kernels that leave room, and time, for all. */
     ask();
     if (KIND == HALF)
 #pragma unroll
@@ -233,22 +281,27 @@ template <int L0, int L1, int KIND> DEV void dense(const dense_args &p)
     u16 *xs = (u16 *)(smem + 64);
     const u32 sums = smem_addr(xs) + p.k_tiles * TILE_COLS * 2;
     /* ldmatrix: lanes 8i .. 8i+7 point at the 8 columns of 16 bytes i, which are the same */
-    lane_places at = {smem_addr(xs) + (lane >> 3) * 16 + k0 * 512, sums + ((lane >> 2) * seg + my_seg) * 4, sums + lane * seg * 4, n_tile};
+    lane_places at = {smem_addr(xs) + (lane >> 3) * 16 + k0 * 512, sums + ((lane >> 2) * seg + my_seg) * 4,
+                      sums + lane * seg * 4, n_tile};
     hold(at.row), hold(at.sums_to), hold(at.sums_at), hold(at.n_tile);
-    make_row<KIND>(p, tid, xs, (float *)smem, ask);
+    make_row<KIND, N>(p, tid, xs, (float *)smem, ask);
     run_items<L0, L1, KIND, PLACES>(p, first, grp, my_seg, lane, at, in, request, matrix_of);
 }
 
-#define DENSE(name, l0, l1, kind, KIND) \
-    KERNEL(THREADS, DENSE_BLOCKS) imp_gemv_##name##_##kind(const __grid_constant__ dense_args p) { dense<l0, l1, KIND>(p); }
-#define DENSE_3(name, l) DENSE(name, l, l, norm, NORM) DENSE(name, l, l, pair, PAIR) DENSE(name, l, l, half, HALF)
-DENSE_3(f16, LAY_F16)
-DENSE_3(i8, LAY_I8)
-DENSE_3(u4, LAY_U4)
-DENSE_3(nv4, LAY_NV4)
-DENSE_3(q4k, LAY_Q4K)
-DENSE_3(q5k, LAY_Q5K)
-DENSE_3(q6k, LAY_Q6K)
-DENSE_3(f8, LAY_F8)
-DENSE(q4k_q6k, LAY_Q4K, LAY_Q6K, norm, NORM)
-DENSE(q5k_q6k, LAY_Q5K, LAY_Q6K, norm, NORM)
+#define DENSE(name, l0, l1, kind, KIND, n)                                             \
+    KERNEL(THREADS, DENSE_BLOCKS)                                                      \
+    imp_gemv_##name##_##kind(const __grid_constant__ dense_args p) { dense<l0, l1, KIND, n>(p); }
+#define DENSE_NORMS(name, l0, l1) DENSE(name, l0, l1, norm, NORM, 4) DENSE(name, l0, l1, norm8, NORM, 8)
+#define DENSE_ALL(name, l)                                                             \
+    DENSE_NORMS(name, l, l)                                                            \
+    DENSE(name, l, l, pair, PAIR, 4) DENSE(name, l, l, pair8, PAIR, 8) DENSE(name, l, l, half, HALF, 4)
+DENSE_ALL(f16, LAY_F16)
+DENSE_ALL(i8, LAY_I8)
+DENSE_ALL(u4, LAY_U4)
+DENSE_ALL(nv4, LAY_NV4)
+DENSE_ALL(q4k, LAY_Q4K)
+DENSE_ALL(q5k, LAY_Q5K)
+DENSE_ALL(q6k, LAY_Q6K)
+DENSE_ALL(f8, LAY_F8)
+DENSE_NORMS(q4k_q6k, LAY_Q4K, LAY_Q6K)
+DENSE_NORMS(q5k_q6k, LAY_Q5K, LAY_Q6K)
