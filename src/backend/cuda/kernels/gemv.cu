@@ -10,6 +10,7 @@
  * Bytes: N*K*bits/8 + small; memory bound. Floor and what was reached: docs/kernels.md.
  * Numerics: f16 products, f32 sums; order = tiles of a segment, then segments in order (z groups apart). */
 #include "gemv.cuh"
+#include "norm.cuh"
 
 #define WARPS 8
 
@@ -59,20 +60,15 @@ template <class F> DEV void make_x(const gemv_args &p, const x_source &x, u32 ti
     const float one = nw ? p.plus_one : 1.0f;
     if (x.quick) {
         float4 v[4], g[4];
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const bool in = tid * 4 + 1024u * j < p.k;
-            v[j] = in ? *(const float4 *)(src + tid * 4 + 1024 * j) : make_float4(0, 0, 0, 0);
-            g[j] = in && nw ? *(const float4 *)(nw + tid * 4 + 1024 * j) : make_float4(0, 0, 0, 0);
-        }
+        load_part<4>(v, src, p.k, tid);
+        load_part<4>(g, nw, p.k, tid, nw);
         then();
         const float scale = p.x_kind == X_NORM ? rms_of<4>(v, p.k, p.eps, scratch) : 1.0f;
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             u32 i = tid * 4 + 1024 * j;
             if (i < x.kpad) {
-                const float4 y = make_float4(v[j].x * scale * (g[j].x + one), v[j].y * scale * (g[j].y + one), v[j].z * scale * (g[j].z + one),
-                                             v[j].w * scale * (g[j].w + one));
+                const float4 y = normed(v[j], scale, plus(g[j], one));
                 *(u32 *)(dst + ACT_POS(i)) = pack_h2(y.x, y.y);
                 *(u32 *)(dst + ACT_POS(i + 2)) = pack_h2(y.z, y.w);
                 if (x.tells && !p.norm_f16 && i < p.k)
@@ -89,11 +85,11 @@ template <class F> DEV void make_x(const gemv_args &p, const x_source &x, u32 ti
             *(uint4 *)(dst + i) = *(const uint4 *)(h + i);
         return;
     }
-    const float scale = p.x_kind == X_NORM ? row_rms<0>(src, p.k, p.eps, scratch, 0) : 1.0f;
+    const float scale = p.x_kind == X_NORM ? row_rms(src, p.k, p.eps, scratch) : 1.0f;
     for (u32 i = tid; i < x.kpad; i += 256) {
         float v = i < p.k ? src[i] : 0.0f;
         if (p.x_kind == X_NORM && i < p.k)
-            v = v * scale * (nw ? nw[i] + p.plus_one : 1.0f);
+            v = normed(v, scale, nw ? nw[i] + p.plus_one : 1.0f);
         dst[ACT_POS(i)] = f2h(v);
         if (x.tells && !p.norm_f16 && i < p.k)
             ((float *)p.norm_out)[i] = v;

@@ -9,6 +9,7 @@
  * paths are functions. The same segments, sums and roundings as gemv, rows and batch;
  * Bytes: N*K*bits/8 + small. Floor and what was reached: docs/kernels.md. */
 #include "gemv.cuh"
+#include "norm.cuh"
 
 #define THREADS 256
 enum { NORM, PAIR, HALF };
@@ -27,7 +28,6 @@ DEV float4 lds_f4(u32 a)
     const uint4 v = lds128(a);
     return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
 }
-DEV float4 plus(float4 a, float b) { return make_float4(a.x + b, a.y + b, a.z + b, a.w + b); }
 
 /* The row, f16 in fragment order. */
 DEV void copy_row(const dense_args &p, u32 tid, u16 *xs)
@@ -60,9 +60,9 @@ DEV void norm_row(const dense_args &p, u32 tid, const float4 *v, const float4 *g
         cp_async_wait<1>(); /* all but the warp's second tile */
 #pragma unroll
         for (int j = KEPT; j < N; j++) {
-            const float4 w = plus(lds_f4(rest + 4096 * (j - KEPT)), p.one);
-            h[j - KEPT][0] = pack_h2(v[j].x * scale * w.x, v[j].y * scale * w.y);
-            h[j - KEPT][1] = pack_h2(v[j].z * scale * w.z, v[j].w * scale * w.w);
+            const float4 y = normed(v[j], scale, plus(lds_f4(rest + 4096 * (j - KEPT)), p.one));
+            h[j - KEPT][0] = pack_h2(y.x, y.y);
+            h[j - KEPT][1] = pack_h2(y.z, y.w);
         }
         __syncwarp(); /* the warp's columns go where its weights lay */
 #pragma unroll
@@ -75,9 +75,9 @@ DEV void norm_row(const dense_args &p, u32 tid, const float4 *v, const float4 *g
 #pragma unroll
     for (int j = 0; j < KEPT; j++) {
         const bool in = tid * 4 + 1024 * j < p.k_tiles * TILE_COLS;
-        const float4 w = N > 4 ? plus(g[j], p.one) : g[j];
-        sts32_if(in, to + 2048 * j, pack_h2(v[j].x * scale * w.x, v[j].y * scale * w.y));
-        sts32_if(in, to + 2048 * j + 16, pack_h2(v[j].z * scale * w.z, v[j].w * scale * w.w));
+        const float4 y = normed(v[j], scale, N > 4 ? plus(g[j], p.one) : g[j]);
+        sts32_if(in, to + 2048 * j, pack_h2(y.x, y.y));
+        sts32_if(in, to + 2048 * j + 16, pack_h2(y.z, y.w));
     }
 }
 
@@ -90,9 +90,9 @@ static __device__ __noinline__ void tell_row(const dense_args &p, u32 tid, const
         return;
     }
     const float *src = (const float *)p.x, *nw = (const float *)p.norm_w;
-    const float scale = row_rms<0>(src, p.k, p.eps, scratch, 0);
+    const float scale = row_rms(src, p.k, p.eps, scratch);
     for (u32 i = tid; i < p.k; i += 256)
-        ((float *)p.norm_out)[i] = src[i] * scale * ((nw ? nw[i] : 0.0f) + p.one);
+        ((float *)p.norm_out)[i] = normed(src[i], scale, (nw ? nw[i] : 0.0f) + p.one);
 }
 
 /* Row n of matrix m from its parts, in shared memory. */
@@ -153,13 +153,11 @@ template <int KIND, int N, class F> DEV void make_row(const dense_args &p, u32 t
     }
     constexpr int KEPT = N < KEPT_WEIGHTS ? N : KEPT_WEIGHTS;
     float4 g[KEPT], v[N];
+    load_part<KEPT>(g, (const float *)p.norm_w, p.k, tid, p.norm_w);
+    if (N <= 4) /* else registers are few, and they would be waited for before the row is asked for */
 #pragma unroll
-    for (int j = 0; j < KEPT; j++) {
-        g[j] = p.norm_w && tid * 4 + 1024u * j < p.k ? *(const float4 *)((const float *)p.norm_w + tid * 4 + 1024 * j)
-                                                     : make_float4(0, 0, 0, 0);
-        if (N <= 4) /* else registers are few, and they would be waited for before the row is asked for */
+        for (int j = 0; j < KEPT; j++)
             g[j] = plus(g[j], p.one);
-    }
     u32 to = smem_addr(xs) + ACT_POS(tid * 4) * 2;
     hold(to);
     /* 1024 columns of weights are 4096 bytes, two runs of the 2048 that 1024 columns of the row will be, and of each a
@@ -173,10 +171,7 @@ template <int KIND, int N, class F> DEV void make_row(const dense_args &p, u32 t
         cp_async_commit();
     }
     pdl_wait();
-#pragma unroll
-    for (int j = 0; j < N; j++)
-        v[j] = tid * 4 + 1024u * j < p.k ? *(const float4 *)((const float *)p.x + tid * 4 + 1024 * j)
-                                         : make_float4(0, 0, 0, 0);
+    load_part<N>(v, (const float *)p.x, p.k, tid);
     second();
     norm_row<N>(p, tid, v, g, to, rest, scratch);
     __syncthreads();
