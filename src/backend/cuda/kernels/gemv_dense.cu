@@ -23,12 +23,6 @@ static __device__ __noinline__ float glu_rare(u32 act, float gate, float up, flo
     return glu_apply(act, gate, up, limit, alpha);
 }
 
-DEV float4 lds_f4(u32 a)
-{
-    const uint4 v = lds128(a);
-    return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
-}
-
 /* The row, f16 in fragment order. */
 DEV void copy_row(const dense_args &p, u32 tid, u16 *xs)
 {
@@ -180,52 +174,35 @@ template <int KIND, int N, class F> DEV void make_row(const dense_args &p, u32 t
         tell_row(p, tid, xs, scratch);
 }
 
-/* Where in shared memory a lane finds the row and leaves sums, and sums of the item that its warp adds up. */
-struct lane_places {
-    u32 row, sums_to, sums_at, n_tile;
-};
-
-/* All items of the warp's group. in: the stream that request() fills.
- * Sums of n_buf items may lie there, each with a named barrier: the writers arrive, the adding warp waits. A warp that
- * waits in turn T knows that all have come to T, so that sums of turns before T are added up; it adds every seg turns,
- * so seg places need nothing else. A pair of eight segments has room for four: there all wait every other turn. */
-template <int L0, int L1, int KIND, u32 PLACES, class F, class M>
-DEV void run_items(const dense_args &p, u32 first, u32 grp, u32 my_seg, u32 lane, const lane_places &at, stream &in,
-                   F request, M matrix_of)
-{
-    constexpr u32 N_SUB = KIND == PAIR ? 2 : 1;
-    const u32 seg = 1u << p.log_seg, n_buf = KIND == PAIR && seg == 8 ? 4 : seg;
-    const bool reused = KIND == PAIR && n_buf < seg && p.n_item > n_buf * p.step;
-    u32 turn = 0;
-    for (u32 item = first; item < p.n_item; item += p.step, turn++) {
-        const u32 buf = grp * n_buf + (turn & (n_buf - 1)); /* its barrier is the next: 0 is __syncthreads' */
-        const u32 wi = matrix_of(item);
-        const bool mine = (turn & (seg - 1)) == my_seg; /* this warp adds the item's sums up */
-        float res = 0; /* asked for early: it is one trip to memory */
+/* What run_items (gemv.cuh) asks. */
+template <int L0, int L1, int KIND, u32 PLACES> struct dense_job {
+    static constexpr u32 N_SUB = KIND == PAIR ? 2 : 1;
+    const dense_args &p;
+    DEV_IN u32 seg(void) const { return 1u << p.log_seg; }
+    DEV_IN u32 n_item(void) const { return p.n_item; }
+    DEV_IN u32 step(void) const { return p.step; }
+    DEV_IN u32 n_sub(void) const { return N_SUB; }
+    DEV_IN u32 matrix_of(u32 item) const { return KIND != NORM ? 0u : (item >= p.begin[1]) + (item >= p.begin[2]); }
+    DEV_IN float residual(u32 item, u32, bool mine, u32 lane) const
+    {
+        float res = 0;
         if (KIND == HALF && mine && p.residual && lane < 16 && item * 16 + lane < p.rows[0])
             res = ((const float *)p.residual)[item * 16 + lane];
-#pragma unroll 1
-        for (u32 sub = 0; sub < N_SUB; sub++) {
-            float acc[4] = {0, 0, 0, 0};
-            const u32 m = KIND == PAIR ? sub : wi;
-            if (L0 == L1 || p.layout[m] == L0)
-                multiply<L0, PLACES>(p.lut[m], at.n_tile, lane, at.row, in, acc, request);
-            else
-                multiply<L1, PLACES>(p.lut[m], at.n_tile, lane, at.row, in, acc, request);
-            const u32 to = at.sums_to + (buf * N_SUB + sub) * 64 * seg;
-            if ((lane & 3) == 0) {
-                sts32(to, __float_as_uint(acc[0]));
-                sts32(to + 32 * seg, __float_as_uint(acc[2]));
-            }
-        }
-        if (mine || (reused && (turn & 1)))
-            bar_sync(1 + buf, seg * 32);
-        else
-            bar_arrive(1 + buf, seg * 32);
-        if (mine)
-            finish<KIND>(p, item, wi, lane, at.sums_at + buf * N_SUB * 64 * seg, res);
+        return res;
     }
-}
+    template <class F>
+    DEV_IN void product(u32 m, const lane_places &at, u32 lane, stream &in, float *acc, F request) const
+    {
+        if (L0 == L1 || p.layout[m] == L0)
+            multiply<L0, PLACES>(p.lut[m], at.n_tile, lane, at.row, in, acc, request);
+        else
+            multiply<L1, PLACES>(p.lut[m], at.n_tile, lane, at.row, in, acc, request);
+    }
+    DEV_IN void total(u32 item, u32 wi, u32 lane, u32 parts, float res) const
+    {
+        finish<KIND>(p, item, wi, lane, parts, res);
+    }
+};
 
 /* N: a row that is to be normalised has at most 1024 * N columns.
  * Shared memory: norm scratch 64 | x | sums 4096 | rings. */
@@ -239,10 +216,10 @@ template <int L0, int L1, int KIND, int N> DEV void dense(const dense_args &p)
     const u32 k0 = p.k_tiles * my_seg >> p.log_seg, n_tile = (p.k_tiles * (my_seg + 1) >> p.log_seg) - k0;
     const u32 ring = smem_addr(smem) + p.ring + warp * PLACES * PLACE, first = blockIdx.x * p.groups + grp;
     stream in = {ring, ring, PLACE, 0, 0, first, 0, 0};
-    auto matrix_of = [&](u32 item) { return KIND != NORM ? 0u : (item >= p.begin[1]) + (item >= p.begin[2]); };
+    const dense_job<L0, L1, KIND, PLACES> job = {p};
     auto request = [&]() {
         if (in.left == 0 && in.item < p.n_item) { /* the next segment */
-            const u32 wi = KIND == PAIR ? in.sub : matrix_of(in.item);
+            const u32 wi = KIND == PAIR ? in.sub : job.matrix_of(in.item);
             const u32 rt = KIND == NORM ? in.item - p.begin[wi] : in.item;
             in.layout = L0 == L1 ? L0 : p.layout[wi];
             const u32 bytes = L0 == L1 || in.layout == L0 ? tile<L0>::BYTES : tile<L1>::BYTES;
@@ -280,7 +257,7 @@ template <int L0, int L1, int KIND, int N> DEV void dense(const dense_args &p)
                       sums + lane * seg * 4, n_tile};
     hold(at.row), hold(at.sums_to), hold(at.sums_at), hold(at.n_tile);
     make_row<KIND, N>(p, tid, xs, (float *)smem, ask);
-    run_items<L0, L1, KIND, PLACES>(p, first, grp, my_seg, lane, at, in, request, matrix_of);
+    run_items(job, first, grp, my_seg, lane, at, in, request);
 }
 
 #define DENSE(name, l0, l1, kind, KIND, n)                                             \
