@@ -126,7 +126,8 @@ struct bexec {
     const tables *t;
     int32_t n_tok, n_row, n_seq, n_host;
     uint32_t split;
-    bool one_each;                    /* decoding, a token a sequence that sees itself last: attention does QKV's work */
+    bool one_each;                    /* decoding, a token a sequence, which sees itself last: attention does QKV's
+                                       * work */
     const seq_desc *host_seq;         /* the step's, in pinned memory */
     run_range *tok_run, *row_run;
     int32_t n_tok_run, n_row_run;
@@ -192,8 +193,8 @@ route_args exec_route_args(const bexec *x, const plan_op *o);
 
 /* Prompts in FP8 (run_fp8.c). make: copies of the weights of all nodes that take part, when the backend was opened for
  * it. bytes and place: the activations of steps of so many rows. exec_fp8: act(gate) * up where the copy is a pair,
- * else g's products and residual; in: the input from row r0 of the step on, as imp_fp8_rows takes it; g: m, w, out, ldo,
- * act, residual. */
+ * else g's products and residual; in: the input from row r0 of the step on, as imp_fp8_rows takes it; g: m, w, out,
+ * ldo, act, residual. */
 typedef struct fp8_copy fp8_copy;
 imp_status exec_fp8_make(bexec *x, imp_err *e);
 uint64_t exec_fp8_bytes(const bexec *x, uint64_t rows);
