@@ -45,7 +45,8 @@ static bool kernel_of(const gemv_args *a, purpose what, kernel_id *k)
     if (what == NO_PURPOSE)
         return false;
     *k = kernels[exec_layouts(a)][what];
-    return *k != (kernel_id)0; /* gemv_f16, which is none of these */
+    _Static_assert(K_gemv_f16 == 0, "a place of the table that is empty must be no kernel of it");
+    return *k != K_gemv_f16;
 }
 
 static void describe_weights(const gemv_args *a, dense_args *d)

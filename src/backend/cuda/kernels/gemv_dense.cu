@@ -155,13 +155,14 @@ template <int KIND, int N, class F> DEV void make_row(const dense_args &p, u32 t
     u32 to = smem_addr(xs) + ACT_POS(tid * 4) * 2;
     hold(to);
     /* 1024 columns of weights are 4096 bytes, two runs of the 2048 that 1024 columns of the row will be, and of each a
-     * warp's part is its own: no other warp is in its way. */
+     * warp's part is its own: no other warp is in its way. Past the row's end they are zeros, which may reach into the
+     * sums' place: what lay there may be no number, and the padding is multiplied too. */
     const u32 rest = smem_addr(xs) + (tid >> 5) * 256 + (tid >> 4 & 1) * 2048 + (tid & 15) * 16;
     if (N > KEPT && p.k > 1024 * KEPT) {
 #pragma unroll
         for (int j = KEPT; j < N; j++)
-            if (tid * 4 + 1024 * j < p.k)
-                cp_async16_stream(rest + 4096 * (j - KEPT), (const float *)p.norm_w + tid * 4 + 1024 * j);
+            cp_async16(rest + 4096 * (j - KEPT), (const float *)p.norm_w + tid * 4 + 1024 * j,
+                       tid * 4 + 1024 * j < p.k);
         cp_async_commit();
     }
     pdl_wait();
