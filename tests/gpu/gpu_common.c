@@ -130,8 +130,10 @@ static plan_reg out1(plan *p, plan_op *o, plan_type t, plan_dim d, uint32_t w)
     plan_add_op(p, o);
     return r;
 }
-static plan_reg p_norm(plan *p, int32_t l, const char *role, plan_reg x, uint32_t width, uint32_t group, float mean, plan_type t)
+static float norm_mean = 1; /* of a row's norm, in the model that is being built */
+static plan_reg p_norm(plan *p, int32_t l, const char *role, plan_reg x, uint32_t width, uint32_t group, plan_type t)
 {
+    const float mean = group ? 1 : norm_mean;
     plan_op o = plan_op_init(OP_NORM, l, role);
     o.in[0] = x;
     o.weight[0] = plan_add_weight(p, make_vector("norm", group ? group : width, mean, 0.1f * mean));
@@ -229,7 +231,7 @@ imp_status build_model(const shape *s, model *m, imp_err *e)
     p->n_hidden = s->hidden;
     p->n_layer = s->n_layer;
     p->n_ctx_train = 131072;
-    const float mean = s->norm > 0 ? s->norm : 1;
+    norm_mean = s->norm > 0 ? s->norm : 1;
     float *freq = malloc(s->d / 2 * sizeof *freq);
     for (uint32_t i = 0; i < s->d / 2; i++)
         freq[i] = powf(10000.0f, -2.0f * (float)i / (float)s->d);
@@ -242,15 +244,15 @@ imp_status build_model(const shape *s, model *m, imp_err *e)
     plan_reg x = out1(p, &o, REG_WIDE, DIM_T, s->hidden);
     uint32_t qw = s->n_head * s->d, kw = s->n_kv_head * s->d;
     for (int32_t i = 0; i < (int32_t)s->n_layer; i++) {
-        plan_reg h = p_norm(p, i, "attn_norm", x, s->hidden, 0, mean, REG_ACT);
+        plan_reg h = p_norm(p, i, "attn_norm", x, s->hidden, 0, REG_ACT);
         weight *wq = make_weight("attn_q", s->fmt, 1, qw, s->hidden, s->pool), *wk = make_weight("attn_k", s->fmt, 1, kw, s->hidden, s->pool);
         weight *wv = make_weight("attn_v", s->fmt_v && (i & 1) ? s->fmt_v : s->fmt, 1, kw, s->hidden, s->pool);
         if (s->bias)
             add_bias(wq), add_bias(wk), add_bias(wv);
         plan_reg q = p_lin(p, i, "q", h, wq, m), k = p_lin(p, i, "k", h, wk, m), v = p_lin(p, i, "v", h, wv, m);
         if (s->qk_norm) {
-            q = p_norm(p, i, "q_norm", q, qw, s->d, 1, REG_ACT);
-            k = p_norm(p, i, "k_norm", k, kw, s->d, 1, REG_ACT);
+            q = p_norm(p, i, "q_norm", q, qw, s->d, REG_ACT);
+            k = p_norm(p, i, "k_norm", k, kw, s->d, REG_ACT);
         }
         q = p_rope(p, i, "q_rope", q, s->n_head, s->d, fc);
         k = p_rope(p, i, "k_rope", k, s->n_kv_head, s->d, fc);
@@ -272,9 +274,9 @@ imp_status build_model(const shape *s, model *m, imp_err *e)
         plan_reg a = out1(p, &at, REG_ACT, DIM_T, qw);
         a = p_lin(p, i, "o", a, make_weight("attn_output", s->fmt, 1, s->hidden, qw, s->pool), m);
         if (s->post_norm)
-            a = p_norm(p, i, "attn_post", a, s->hidden, 0, mean, REG_ACT);
+            a = p_norm(p, i, "attn_post", a, s->hidden, 0, REG_ACT);
         x = p_two(p, OP_ADD, i, "res1", x, a, REG_WIDE);
-        h = p_norm(p, i, "ffn_norm", x, s->hidden, 0, mean, REG_ACT);
+        h = p_norm(p, i, "ffn_norm", x, s->hidden, 0, REG_ACT);
         if (s->n_expert) {
             a = moe(s, m, i, h);
         } else {
@@ -288,13 +290,13 @@ imp_status build_model(const shape *s, model *m, imp_err *e)
             a = p_lin(p, i, "down", a, make_weight("ffn_down", s->fmt_down && (i & 1) ? s->fmt_down : s->fmt, 1, s->hidden, s->ff, s->pool), m);
         }
         if (s->post_norm)
-            a = p_norm(p, i, "ffn_post", a, s->hidden, 0, mean, REG_ACT);
+            a = p_norm(p, i, "ffn_post", a, s->hidden, 0, REG_ACT);
         x = p_two(p, OP_ADD, i, "res2", x, a, REG_WIDE);
     }
     plan_op ga = plan_op_init(OP_GATHER, -1, "gather");
     ga.in[0] = x;
     x = out1(p, &ga, REG_WIDE, DIM_R, s->hidden);
-    p->hidden = x = p_norm(p, -1, "norm", x, s->hidden, 0, mean, REG_WIDE);
+    p->hidden = x = p_norm(p, -1, "norm", x, s->hidden, 0, REG_WIDE);
     p->logits = p_lin(p, -1, "head", x, s->tied ? embd : make_weight("output", s->fmt_head ? s->fmt_head : s->fmt, 1, s->vocab, s->hidden, s->pool), m);
     p->reg[p->logits].type = REG_WIDE;
     if (s->final_softcap > 0) {
