@@ -199,6 +199,9 @@ int run_bench(jw *o, const char *only)
         {.name = "llama-3.2-1b BF16", .n_layer = 16, .hidden = 2048, .n_head = 32, .n_kv_head = 8, .d = 64, .ff = 8192, .vocab = 128256, .tied = true, .fmt = QUANT_BF16, .pool = 64 << 20},
         {.name = "qwen3-0.6b Q8_0", .n_layer = 28, .hidden = 1024, .n_head = 16, .n_kv_head = 8, .d = 128, .ff = 3072, .vocab = 151936, .qk_norm = true, .tied = true, .fmt = QUANT_Q8_0, .pool = 64 << 20},
         {.name = "qwen3-30b-a3b Q4_K_M", .n_layer = 48, .hidden = 2048, .n_head = 32, .n_kv_head = 4, .d = 128, .ff = 768, .vocab = 151936, .qk_norm = true, .n_expert = 128, .n_used = 8, .fmt = QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K, .pool = 64 << 20},
+        /* only when asked for by name */
+        {.name = "qwen3-14b Q4_K_M", .n_layer = 40, .hidden = 5120, .n_head = 40, .n_kv_head = 8, .d = 128, .ff = 17408, .vocab = 151936, .qk_norm = true, .fmt = QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K, .pool = 64 << 20},
+        {.name = "llama-3.3-70b Q4_K_M", .n_layer = 80, .hidden = 8192, .n_head = 64, .n_kv_head = 8, .d = 128, .ff = 28672, .vocab = 128256, .fmt = QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K, .pool = 64 << 20},
     };
     static const int32_t depths[] = {512, 16384, -1}, shallow[] = {512, -1}, no_depth[] = {-1};
     static const int32_t batches[] = {8, 32, 64, 128, 0}, none[] = {0}, one_batch[] = {8, 64, 0};
@@ -207,7 +210,7 @@ int run_bench(jw *o, const char *only)
     jw_key(o, "bench");
     jw_array(o);
     for (size_t i = 0; i < sizeof models / sizeof *models; i++)
-        if (!only || strstr(models[i].name, only))
+        if (only ? strstr(models[i].name, only) != NULL : i < 6)
             bench_model(o, &models[i], opt_prompt ? no_depth : i < 2 && !opt_decode && !opt_batches ? depths : shallow,
                         opt_prompt ? none : opt_decode ? one_batch : i < 2 || i == 5 || opt_batches ? batches : none,
                         opt_decode || opt_batches ? none : i < 2 || i == 5 ? prompts : none);

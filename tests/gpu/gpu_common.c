@@ -130,11 +130,13 @@ static plan_reg out1(plan *p, plan_op *o, plan_type t, plan_dim d, uint32_t w)
     plan_add_op(p, o);
     return r;
 }
+static float norm_mean = 1; /* of a row's norm, in the model that is being built */
 static plan_reg p_norm(plan *p, int32_t l, const char *role, plan_reg x, uint32_t width, uint32_t group, plan_type t)
 {
+    const float mean = group ? 1 : norm_mean;
     plan_op o = plan_op_init(OP_NORM, l, role);
     o.in[0] = x;
-    o.weight[0] = plan_add_weight(p, make_vector("norm", group ? group : width, 1, 0.1f));
+    o.weight[0] = plan_add_weight(p, make_vector("norm", group ? group : width, mean, 0.1f * mean));
     o.attr.norm.eps = 1e-6f;
     o.attr.norm.group = group;
     return out1(p, &o, t, p->reg[x].dim, width);
@@ -229,6 +231,7 @@ imp_status build_model(const shape *s, model *m, imp_err *e)
     p->n_hidden = s->hidden;
     p->n_layer = s->n_layer;
     p->n_ctx_train = 131072;
+    norm_mean = s->norm > 0 ? s->norm : 1;
     float *freq = malloc(s->d / 2 * sizeof *freq);
     for (uint32_t i = 0; i < s->d / 2; i++)
         freq[i] = powf(10000.0f, -2.0f * (float)i / (float)s->d);

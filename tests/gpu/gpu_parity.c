@@ -250,6 +250,34 @@ static void test_model(jw *o, const shape *sh, int32_t block, int32_t prompt)
     free(lc), free(lg), free(l2), free(l8);
 }
 
+/* Rows too long for the kernels that keep them in four registers of four: QKV (with V in another format), gate and up and
+ * the head read them normalised. All layouts; widths at and about the limits of gemv_dense's norm8 and pair8, and past
+ * them. tiny: a small one that takes what those kernels have of their own. */
+static void test_wide(jw *o, bool tiny)
+{
+#define WIDE(n, k, f, ...) \
+    {.name = n, .n_layer = 2, .hidden = k, .n_head = 4, .n_kv_head = 2, .d = 64, .ff = 256, .vocab = 300, .qk_norm = true, \
+     .fmt = f, ##__VA_ARGS__}
+#define K_M .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K
+    static const shape models[] = {
+        WIDE("wide 8192 Q4_K_M", 8192, QUANT_Q4_K, K_M), WIDE("wide 5120 Q4_K_M", 5120, QUANT_Q4_K, K_M),
+        WIDE("wide 8192 Q5_K_M", 8192, QUANT_Q5_K, K_M), WIDE("wide 7168 Q6_K", 7168, QUANT_Q6_K),
+        WIDE("wide 5120 Q8_0", 5120, QUANT_Q8_0, .bias = true), WIDE("wide 8192 Q8_0", 8192, QUANT_Q8_0),
+        WIDE("wide 6176 Q4_0", 6176, QUANT_Q4_0), WIDE("wide 5120 NVFP4", 5120, QUANT_NVFP4),
+        WIDE("wide 7680 F8", 7680, QUANT_F8_E4M3, .norm = 1.0f / 64), WIDE("wide 6000 BF16", 6000, QUANT_BF16, .post_norm = true),
+        WIDE("wide 4100 F16", 4100, QUANT_F16, .bias = true), WIDE("wide 5124 F16", 5124, QUANT_F16),
+        WIDE("wide 7172 F16", 7172, QUANT_F16), WIDE("wide 8196 F16", 8196, QUANT_F16),
+    };
+#undef K_M
+#undef WIDE
+    static const shape small = {.name = "wide 5376 Q4_K", .n_layer = 1, .hidden = 5376, .n_head = 2, .n_kv_head = 1, .d = 128,
+                                .ff = 256, .vocab = 64, .fmt = QUANT_Q4_K};
+    if (tiny)
+        test_model(o, &small, 64, 20);
+    for (size_t i = 0; i < sizeof models / sizeof *models && !tiny; i++)
+        test_model(o, &models[i], 64, 61);
+}
+
 int run_parity(jw *o, const char *only)
 {
     static const quant_id formats[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q2_K, QUANT_Q3_K,
@@ -291,6 +319,8 @@ int run_parity(jw *o, const char *only)
         if (i < 2 || (i >= 4 && i <= 6) || i == 10)
             test_model(o, &models[i], 64, 700);
     }
+    if (!only || tiny || strstr("wide", only))
+        test_wide(o, tiny);
     for (size_t i = 0; i < 3 && (!only || strcmp("fp8", only) == 0); i++) {
         static const char *const names[] = {"fp8 d64", "fp8 d128 qk_norm Q8_0", "fp8 d128 Q4_K_M"};
         shape s = models[i];

@@ -25,6 +25,7 @@ typedef struct shape {
     float choice_bias; /* how far apart the values are that are added before experts are compared; 0 = there are none */
     plan_route route; /* how experts are chosen; all zero = softmax, weights sum to 1. n_expert and k are set by the shape */
     float softcap, final_softcap;
+    float norm; /* what the weights of its rows' norms are about; 0 = 1 */
     plan_act act;
     quant_id fmt, fmt_v, fmt_down, fmt_head, fmt_embd; /* attn_v and ffn_down of every other layer may differ (Q4_K_M) */
     uint64_t pool;

@@ -1,5 +1,5 @@
-/* cuda_impl: the inside of the CUDA backend. A backend owns one context, one stream for steps and one for uploads, and every
- * allocation that its objects made; all of it belongs to one thread at a time. */
+/* cuda_impl: the inside of the CUDA backend. A backend owns one context, one stream for steps and one for uploads, and
+ * every allocation that its objects made; all of it belongs to one thread at a time. */
 #ifndef IMP_CUDA_IMPL_H
 #define IMP_CUDA_IMPL_H
 
@@ -9,26 +9,29 @@
 #include "backend/cuda/kernels/sample_params.h"
 #include "base/pool.h"
 
-#define KERNEL_LIST(X)                                                                                               \
-    X(gemv_f16) X(gemv_i8) X(gemv_u4) X(gemv_nv4) X(gemv_q4k) X(gemv_q5k) X(gemv_q6k) X(gemv_f8) X(gemv_q4k_q6k)     \
-    X(gemv_q5k_q6k) X(gemv_any)                         \
-    X(gemv_f16_norm) X(gemv_f16_pair) X(gemv_f16_half) X(gemv_i8_norm) X(gemv_i8_pair) X(gemv_i8_half)                 \
-    X(gemv_u4_norm) X(gemv_u4_pair) X(gemv_u4_half) X(gemv_nv4_norm) X(gemv_nv4_pair) X(gemv_nv4_half)                 \
-    X(gemv_q4k_norm) X(gemv_q4k_pair) X(gemv_q4k_half) X(gemv_q5k_norm) X(gemv_q5k_pair) X(gemv_q5k_half)              \
-    X(gemv_q6k_norm) X(gemv_q6k_pair) X(gemv_q6k_half) X(gemv_f8_norm) X(gemv_f8_pair) X(gemv_f8_half)                 \
-    X(gemv_q4k_q6k_norm) X(gemv_q5k_q6k_norm)                                                                        \
-    X(rows2) X(rows4) X(rows8) X(rows_sum) X(repack) X(rescale) X(fill_random) X(read) X(embed)     \
-    X(norm) X(norm_group) X(add) X(mul) X(unary) X(glu) X(gate) X(slice) X(concat) X(gather) X(combine) X(decay)     \
-    X(qkv) X(rope) X(kv_store) X(route) X(greedy) X(sample) X(attend_any) X(attend_d64) X(attend_d128)               \
-    X(attend_d256) X(attend_q64) X(attend_q128) X(attend_q256) X(attend_q64p) X(attend_q128p) X(attend_q64l) X(attend_q128l) X(conv) X(gdn)        \
-    X(mamba2) X(attend_p64) X(attend_p128) X(attend_p256) X(moe_sort) X(fp8_copy) X(fp8_rows)              \
-    X(experts_up_f16) X(experts_up_f16_p) X(experts_up_i8) X(experts_up_i8_p) X(experts_up_u4) X(experts_up_u4_p) X(experts_up_nv4) X(experts_up_nv4_p) X(experts_up_q4k) X(experts_up_q4k_p) X(experts_up_q5k) X(experts_up_q5k_p)        \
-    X(experts_up_q6k) X(experts_up_q6k_p) X(experts_up_f8) X(experts_up_f8_p) X(experts_down_f16) X(experts_down_f16_p) X(experts_down_i8) X(experts_down_i8_p) X(experts_down_u4) X(experts_down_u4_p)                     \
-    X(experts_down_nv4) X(experts_down_nv4_p) X(experts_down_q4k) X(experts_down_q4k_p) X(experts_down_q5k) X(experts_down_q5k_p) X(experts_down_q6k) X(experts_down_q6k_p) X(experts_down_f8) X(experts_down_f8_p)
+/* Kernels that exist once for each layout of weights. */
+#define EACH_LAYOUT(F, X) F(X, f16) F(X, i8) F(X, u4) F(X, nv4) F(X, q4k) F(X, q5k) F(X, q6k) F(X, f8)
+#define GEMV_KERNELS(X, l) X(gemv_##l)
+#define DENSE_KERNELS(X, l) \
+    X(gemv_##l##_norm) X(gemv_##l##_norm8) X(gemv_##l##_pair) X(gemv_##l##_pair8) X(gemv_##l##_half)
+#define EXPERTS_KERNELS(X, l) X(experts_up_##l) X(experts_up_##l##_p) X(experts_down_##l) X(experts_down_##l##_p)
+
+#define KERNEL_LIST(X)                                                                                                \
+    EACH_LAYOUT(GEMV_KERNELS, X) X(gemv_q4k_q6k) X(gemv_q5k_q6k) X(gemv_any)                                          \
+    EACH_LAYOUT(DENSE_KERNELS, X)                                                                                     \
+    X(gemv_q4k_q6k_norm) X(gemv_q5k_q6k_norm) X(gemv_q4k_q6k_norm8) X(gemv_q5k_q6k_norm8)                             \
+    X(rows2) X(rows4) X(rows8) X(rows_sum) X(repack) X(rescale) X(fill_random) X(read) X(embed)                       \
+    X(norm) X(norm_group) X(add) X(mul) X(unary) X(glu) X(gate) X(slice) X(concat) X(gather) X(combine) X(decay)      \
+    X(qkv) X(rope) X(kv_store) X(route) X(greedy) X(sample)                                                           \
+    X(attend_any) X(attend_d64) X(attend_d128) X(attend_d256)                                                         \
+    X(attend_q64) X(attend_q128) X(attend_q256) X(attend_q64p) X(attend_q128p) X(attend_q64l) X(attend_q128l)         \
+    X(attend_p64) X(attend_p128) X(attend_p256) X(conv) X(gdn) X(mamba2) X(moe_sort) X(fp8_copy) X(fp8_rows)          \
+    EACH_LAYOUT(EXPERTS_KERNELS, X)
 
 /* kernels that exist for one generation only: absent ones are NULL */
-#define KERNEL_LIST_HOPPER(X) X(prefill_1x64) X(prefill_1x128) X(prefill_1x256) X(prefill_2x64) X(prefill_2x128) X(experts_d16) \
-    X(attend_w64) X(attend_w128) X(attend_w256) X(batch8) X(batch16) X(batch32) X(batch64) X(batch128) \
+#define KERNEL_LIST_HOPPER(X)                                                                                         \
+    X(prefill_1x64) X(prefill_1x128) X(prefill_1x256) X(prefill_2x64) X(prefill_2x128) X(experts_d16)                 \
+    X(attend_w64) X(attend_w128) X(attend_w256) X(batch8) X(batch16) X(batch32) X(batch64) X(batch128)                \
     X(fp8_128x256) X(fp8_64x256) X(fp8_128x128) X(fp8_64x128) X(fp8_64x64)
 
 typedef enum kernel_id {
@@ -108,14 +111,14 @@ imp_status cuda_enter(backend *b, imp_err *e);
 imp_status cuda_alloc(backend *b, uint64_t n_bytes, uint64_t *account, CUdeviceptr *out, const char *what, imp_err *e);
 void cuda_free(backend *b, CUdeviceptr p, uint64_t n_bytes, uint64_t *account);
 /* Launches on s; pdl: may begin before its predecessor in the stream is done (every kernel of ours waits by itself). */
-imp_status cuda_launch(backend *b, CUstream s, kernel_id k, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t threads, uint32_t smem, bool pdl,
-                       const void *args, imp_err *e);
+imp_status cuda_launch(backend *b, CUstream s, kernel_id k, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t threads,
+                       uint32_t smem, bool pdl, const void *args, imp_err *e);
 /* The same in clusters of `cluster` blocks along x. */
-imp_status cuda_launch_cluster(backend *b, CUstream s, kernel_id k, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t cluster, uint32_t threads, uint32_t smem,
-                               bool pdl, const void *args, imp_err *e);
+imp_status cuda_launch_cluster(backend *b, CUstream s, kernel_id k, uint32_t gx, uint32_t gy, uint32_t gz,
+                               uint32_t cluster, uint32_t threads, uint32_t smem, bool pdl, const void *args, imp_err *e);
 
-imp_status cuda_upload(backend *b, const weight *w, plan_op_kind hint, uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
-                       uint64_t col_end, bweight **out, imp_err *e);
+imp_status cuda_upload(backend *b, const weight *w, plan_op_kind hint, uint64_t row_begin, uint64_t row_end,
+                       uint64_t col_begin, uint64_t col_end, bweight **out, imp_err *e);
 uint64_t cuda_weight_bytes(const bweight *w);
 void cuda_weight_free(backend *b, bweight *w);
 /* d.unit of a weight, which the device knows first; before any kernel gets d, and after its upload is done. */
@@ -130,7 +133,8 @@ uint64_t cuda_kv_block_bytes(const kvcache *kv, int32_t group);
 kv_type cuda_kv_get_type(const kvcache *kv);
 void cuda_kv_close(kvcache *kv);
 
-imp_status cuda_compile(backend *b, const plan *p, bweight *const *w, kvcache *kv, const plan_limits *lim, bexec **out, imp_err *e);
+imp_status cuda_compile(backend *b, const plan *p, bweight *const *w, kvcache *kv, const plan_limits *lim, bexec **out,
+                        imp_err *e);
 uint64_t cuda_exec_workspace(const bexec *x);
 const char *cuda_exec_kernel(const bexec *x, int32_t op);
 void cuda_exec_free(bexec *x);

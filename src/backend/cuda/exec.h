@@ -18,7 +18,7 @@ typedef struct node {
     int32_t q_norm, k_norm, v_norm, q_rope, k_rope, attend; /* QKV */
     plan_reg q, k, v;                 /* QKV: sources */
     int32_t qkv;                      /* OP of an attention: its QKV node, -1 = none */
-    enum { GROUP_NONE, GROUP_PAIR, GROUP_ONE } grouped; /* LINEAR of experts: many rows go expert by expert (run_prompt.c) */
+    enum { GROUP_NONE, GROUP_PAIR, GROUP_ONE } grouped; /* LINEAR of experts: many rows go expert by expert */
     const struct mixture *mix; /* what it is part of, NULL = none */
     struct fp8_copy *fp8; /* LINEAR: its weights for prompts with --prefill fp8 (run_fp8.c), NULL = none */
 } node;
@@ -128,7 +128,8 @@ struct bexec {
     const tables *t;
     int32_t n_tok, n_row, n_seq, n_host;
     uint32_t split;
-    bool one_each;                    /* decoding, one token a sequence, each seeing itself last: attention does QKV's work */
+    bool one_each;                    /* decoding, a token a sequence, which sees itself last: attention does QKV's
+                                       * work */
     const seq_desc *host_seq;         /* the step's, in pinned memory */
     run_range *tok_run, *row_run;
     int32_t n_tok_run, n_row_run;
@@ -153,7 +154,10 @@ static inline uint32_t reg_ld(const bexec *x, plan_reg r)
     return x->reg[r].ld;
 }
 static inline CUdeviceptr vec(const bexec *x, int32_t w) { return w == PLAN_NONE ? 0 : x->w[w]->vec; }
-static inline uint64_t reg_row_bytes(const bexec *x, plan_reg r) { return (uint64_t)x->reg[r].ld * (x->reg[r].f16 ? 2 : 4); }
+static inline uint64_t reg_row_bytes(const bexec *x, plan_reg r)
+{
+    return (uint64_t)x->reg[r].ld * (x->reg[r].f16 ? 2 : 4);
+}
 
 static inline uint32_t attend_splits(uint32_t n_pos) { return n_pos ? SPLIT_OF(n_pos - 1) + 1 : 1; }
 
@@ -166,18 +170,21 @@ imp_status exec_node(bexec *x, int32_t node, imp_err *e); /* one of them */
 
 /* Prompts on Hopper (run_prompt.c): rows of class P. xh: f16 rows in ACT_POS order, padded to ldx. */
 bool exec_prompt(const bexec *x); /* rows of class P have their own kernels here */
-imp_status exec_prompt_product(bexec *x, const dweight *w, CUdeviceptr xh, uint32_t ldx, CUdeviceptr out, uint32_t ldo, CUdeviceptr res, uint32_t ldr,
-                               uint32_t n, imp_err *e);
-/* act(gate) * up in one launch, where that is possible; else *done = false and nothing happened. g: m, w, out, ldo, act. */
+imp_status exec_prompt_product(bexec *x, const dweight *w, CUdeviceptr xh, uint32_t ldx, CUdeviceptr out, uint32_t ldo,
+                               CUdeviceptr res, uint32_t ldr, uint32_t n, imp_err *e);
+/* act(gate) * up in one launch, where that is possible; else *done = false and nothing happened. g: m, w, out, ldo,
+ * act. */
 imp_status exec_prompt_pair(bexec *x, const gemv_args *g, CUdeviceptr xh, uint32_t ldx, bool *done, imp_err *e);
 /* A grouped node; rows of class D get the bytes of a gemv. */
-imp_status exec_experts(bexec *x, const node *n, int32_t r0, int32_t n_row, bool prompt, CUdeviceptr xh, uint32_t ldx, imp_err *e);
+imp_status exec_experts(bexec *x, const node *n, int32_t r0, int32_t n_row, bool prompt, CUdeviceptr xh, uint32_t ldx,
+                        imp_err *e);
 #define EXPERTS_FROM 4 /* rows of class D from which on a grouped node goes expert by expert */
 void exec_group_experts(bexec *x);
 int32_t exec_readers(const plan *p, plan_reg r); /* operands that are r */
 bool exec_same_tiles(const dweight *a, const dweight *b);
 uint64_t exec_moe_bytes(const bexec *x, int32_t n_tok, uint64_t *tiles_at, uint64_t *rows_at);
-imp_status exec_prompt_attend(bexec *x, const attend_args *base, const run_range *r, uint32_t d, bool *done, imp_err *e);
+imp_status exec_prompt_attend(bexec *x, const attend_args *base, const run_range *r, uint32_t d, bool *done,
+                              imp_err *e);
 
 /* Mixtures in steps of few tokens (run_experts.c). find: after the nodes and storage types are there, before memory is
  * given to registers. now: this step's tokens are few enough. node: instead of exec_node, of a node with a mixture. */
@@ -187,9 +194,9 @@ imp_status exec_mixture_node(bexec *x, int32_t node, imp_err *e);
 route_args exec_route_args(const bexec *x, const plan_op *o);
 
 /* Prompts in FP8 (run_fp8.c). make: copies of the weights of all nodes that take part, when the backend was opened for
- * it. bytes and place: the activations of steps of so many rows. exec_fp8: act(gate) * up where the copy is a pair, else
- * g's products and residual; in: the input from row r0 of the step on, as imp_fp8_rows takes it; g: m, w, out, ldo, act,
- * residual. */
+ * it. bytes and place: the activations of steps of so many rows. exec_fp8: act(gate) * up where the copy is a pair,
+ * else g's products and residual; in: the input from row r0 of the step on, as imp_fp8_rows takes it; g: m, w, out,
+ * ldo, act, residual. */
 typedef struct fp8_copy fp8_copy;
 imp_status exec_fp8_make(bexec *x, imp_err *e);
 uint64_t exec_fp8_bytes(const bexec *x, uint64_t rows);
@@ -199,6 +206,9 @@ bool exec_fp8_is_pair(const fp8_copy *c);
 imp_status exec_fp8(bexec *x, const node *n, int32_t r0, const op_args *in, const gemv_args *g, imp_err *e);
 const char *exec_fp8_tile_name(const bexec *x, int i); /* for the GPU test; NULL past the last */
 
+/* What the matrices of a gemv are made of: one layout, or a mixture of two that files have, or another. */
+enum { LAYS_Q4K_Q6K = LAY_COUNT, LAYS_Q5K_Q6K, LAYS_ANY, LAYS_COUNT };
+uint32_t exec_layouts(const gemv_args *a);
 /* One row of class D where there is a kernel for just this (run_dense.c); else *done = false and nothing happened. */
 imp_status exec_dense(bexec *x, const gemv_args *g, bool *done, imp_err *e);
 
@@ -218,7 +228,8 @@ void exec_drop_graphs(bexec *x);
 typedef enum row_sampler { ROW_NOBODY, ROW_GREEDY, ROW_DEVICE, ROW_HOST } row_sampler;
 /* Describes row i of the batch in the ticket's tables when the sampling kernel takes it. */
 row_sampler exec_row_sampler(const bexec *x, ticket_slot *t, const batch *b, int32_t i, uint64_t *n_data);
-/* Sends the descriptions, before the step's work so that nothing lies between it and the kernel; n_data: words of lists. */
+/* Sends the descriptions, before the step's work so that nothing lies between it and the kernel; n_data: words of
+ * lists. */
 imp_status exec_sample_send(bexec *x, const ticket_slot *t, uint64_t n_data, imp_err *e);
 imp_status exec_sample_rows(bexec *x, ticket_slot *t, imp_err *e); /* queues the kernel, results included */
 void exec_sampled(const ticket_slot *t, int32_t k, const sample_row_in *in, sample_row_out *out);

@@ -49,14 +49,11 @@ static op_args norm_args(const bexec *x, const plan_op *o, CUdeviceptr in, uint3
 /* A gemv's kernel, by what its matrices' tiles are. */
 static kernel_id gemv_kernel(const gemv_args *a)
 {
-    static const kernel_id one[LAY_COUNT] = {[LAY_F16] = K_gemv_f16, [LAY_I8] = K_gemv_i8,   [LAY_U4] = K_gemv_u4,   [LAY_NV4] = K_gemv_nv4,
-                                             [LAY_Q4K] = K_gemv_q4k, [LAY_Q5K] = K_gemv_q5k, [LAY_Q6K] = K_gemv_q6k, [LAY_F8] = K_gemv_f8};
-    uint32_t seen = 0;
-    for (uint32_t i = 0; i < a->n_w; i++)
-        seen |= 1u << a->w[i].layout;
-    if (seen == 1u << a->w[0].layout)
-        return one[a->w[0].layout];
-    return seen == (1u << LAY_Q4K | 1u << LAY_Q6K) ? K_gemv_q4k_q6k : seen == (1u << LAY_Q5K | 1u << LAY_Q6K) ? K_gemv_q5k_q6k : K_gemv_any;
+    static const kernel_id of[LAYS_COUNT] = {
+        [LAY_F16] = K_gemv_f16, [LAY_I8] = K_gemv_i8,   [LAY_U4] = K_gemv_u4,   [LAY_NV4] = K_gemv_nv4,
+        [LAY_Q4K] = K_gemv_q4k, [LAY_Q5K] = K_gemv_q5k, [LAY_Q6K] = K_gemv_q6k, [LAY_F8] = K_gemv_f8,
+        [LAYS_Q4K_Q6K] = K_gemv_q4k_q6k, [LAYS_Q5K_Q6K] = K_gemv_q5k_q6k, [LAYS_ANY] = K_gemv_any};
+    return of[exec_layouts(a)];
 }
 
 typedef struct gemv_fit {

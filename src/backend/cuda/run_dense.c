@@ -6,35 +6,47 @@
 #define WARP_SUMS 512u
 #define WARPS 8u
 
-typedef enum purpose { NORM, PAIR, HALF, NO_PURPOSE } purpose;
+typedef enum purpose { NORM, NORM8, PAIR, PAIR8, HALF, NO_PURPOSE } purpose;
+
+uint32_t exec_layouts(const gemv_args *a)
+{
+    const uint32_t q6k = 1u << LAY_Q6K;
+    uint32_t seen = 0;
+    for (uint32_t i = 0; i < a->n_w; i++)
+        seen |= 1u << a->w[i].layout;
+    if (seen == 1u << a->w[0].layout)
+        return a->w[0].layout;
+    return seen == (q6k | 1u << LAY_Q4K) ? LAYS_Q4K_Q6K : seen == (q6k | 1u << LAY_Q5K) ? LAYS_Q5K_Q6K : LAYS_ANY;
+}
 
 /* What a gemv's work is there; NO_PURPOSE: gemv.cu has it. */
 static purpose purpose_of(const gemv_args *a)
 {
     if (a->x_kind == X_F16)
         return a->n_w == 1 && !a->pair && !a->out_f16 ? HALF : NO_PURPOSE;
-    if (a->x_kind != X_NORM || a->k % 4 || a->k > DENSE_MAX_NORM || a->residual)
+    const bool wide = a->k > DENSE_NORM;
+    if (a->x_kind != X_NORM || a->k % 4 || a->k > DENSE_NORM8 || (wide && !a->norm_w) || a->residual)
         return NO_PURPOSE;
-    return a->pair ? (a->out_f16 && !a->norm_out ? PAIR : NO_PURPOSE) : a->out_f16 ? NO_PURPOSE : NORM;
+    if (a->pair)
+        return !a->out_f16 || a->norm_out ? NO_PURPOSE : wide ? PAIR8 : PAIR;
+    return a->out_f16 ? NO_PURPOSE : wide ? NORM8 : NORM;
 }
 
 /* False: there is none for this mixture of layouts. */
 static bool kernel_of(const gemv_args *a, purpose what, kernel_id *k)
 {
-#define OF(l) {K_gemv_##l##_norm, K_gemv_##l##_pair, K_gemv_##l##_half}
-    static const kernel_id kernels[LAY_COUNT][3] = {[LAY_F16] = OF(f16), [LAY_I8] = OF(i8),   [LAY_U4] = OF(u4),   [LAY_NV4] = OF(nv4),
-                                                    [LAY_Q4K] = OF(q4k), [LAY_Q5K] = OF(q5k), [LAY_Q6K] = OF(q6k), [LAY_F8] = OF(f8)};
+#define OF(l) {K_gemv_##l##_norm, K_gemv_##l##_norm8, K_gemv_##l##_pair, K_gemv_##l##_pair8, K_gemv_##l##_half}
+    static const kernel_id kernels[LAYS_COUNT][NO_PURPOSE] = {
+        [LAY_F16] = OF(f16), [LAY_I8] = OF(i8), [LAY_U4] = OF(u4), [LAY_NV4] = OF(nv4),
+        [LAY_Q4K] = OF(q4k), [LAY_Q5K] = OF(q5k), [LAY_Q6K] = OF(q6k), [LAY_F8] = OF(f8),
+        [LAYS_Q4K_Q6K] = {K_gemv_q4k_q6k_norm, K_gemv_q4k_q6k_norm8},
+        [LAYS_Q5K_Q6K] = {K_gemv_q5k_q6k_norm, K_gemv_q5k_q6k_norm8}};
 #undef OF
-    uint32_t seen = 0;
-    for (uint32_t i = 0; i < a->n_w; i++)
-        seen |= 1u << a->w[i].layout;
     if (what == NO_PURPOSE)
         return false;
-    *k = kernels[a->w[0].layout][what];
-    if (seen == 1u << a->w[0].layout)
-        return true;
-    *k = seen == (1u << LAY_Q4K | 1u << LAY_Q6K) ? K_gemv_q4k_q6k_norm : K_gemv_q5k_q6k_norm;
-    return what == NORM && (seen == (1u << LAY_Q4K | 1u << LAY_Q6K) || seen == (1u << LAY_Q5K | 1u << LAY_Q6K));
+    *k = kernels[exec_layouts(a)][what];
+    _Static_assert(K_gemv_f16 == 0, "a place of the table that is empty must be no kernel of it");
+    return *k != K_gemv_f16;
 }
 
 static void describe_weights(const gemv_args *a, dense_args *d)
@@ -63,7 +75,7 @@ static void describe_weights(const gemv_args *a, dense_args *d)
 static uint32_t spread(const bexec *x, const gemv_args *a, purpose what, uint32_t blocks, uint32_t smem)
 {
     const uint32_t n_sm = (uint32_t)x->b->n_sm, all = (uint32_t)x->b->smem_max + 1024, each = div_up(blocks, n_sm);
-    const bool full = what == HALF ? blocks * 10 > n_sm * 9 : blocks > n_sm, router = what == NORM && a->norm_out;
+    const bool full = what == HALF ? blocks * 10 > n_sm * 9 : blocks > n_sm, router = a->norm_out != 0;
     const uint32_t least = (all / (each + 1) - 1024 + 128) & ~127u; /* one more does not fit */
     return (full || router) && least > smem ? least : smem;
 }
@@ -86,9 +98,10 @@ imp_status exec_dense(bexec *x, const gemv_args *a, bool *done, imp_err *e)
     uint32_t blocks = div_up(a->n_item, groups) + (a->norm_out != 0); /* one more hands the row on */
     blocks = blocks < n_sm * per_sm ? blocks : n_sm * per_sm;
     smem = spread(x, a, what, blocks, smem);
-    dense_args d = {.k_tiles = a->w[0].k_tiles, .n_item = a->n_item, .step = blocks * groups, .groups = groups, .ring = ring, .k = a->k, .x = a->x,
-                    .norm_w = a->norm_w, .eps = a->eps, .one = a->norm_w ? a->plus_one : 1.0f, .residual = a->residual, .norm_out = a->norm_out,
-                    .norm_f16 = a->norm_f16, .act = a->act, .limit = a->limit, .alpha = a->alpha};
+    dense_args d = {.k_tiles = a->w[0].k_tiles, .n_item = a->n_item, .step = blocks * groups, .groups = groups,
+                    .ring = ring, .k = a->k, .x = a->x, .norm_w = a->norm_w, .eps = a->eps, .one = a->norm_w ? a->plus_one : 1.0f,
+                    .residual = a->residual, .norm_out = a->norm_out, .norm_f16 = a->norm_f16, .act = a->act,
+                    .limit = a->limit, .alpha = a->alpha};
     describe_weights(a, &d);
     *done = true;
     return cuda_launch(x->b, x->b->stream, k, blocks, 1, 1, WARPS * 32, smem, true, &d, e);

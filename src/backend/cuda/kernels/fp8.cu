@@ -10,6 +10,7 @@
  * Order of sums: a function of K alone, so a row's bytes depend on itself alone.
  * Floor: max(2MNK / 1,350 TFLOP/s measured for cuBLAS, bytes). Numerics: e4m3 products (exact), sums as said. */
 #include "decode.cuh"
+#include "norm.cuh"
 #include "tma.cuh"
 #include "wgmma_fp8.cuh"
 
@@ -141,7 +142,7 @@ KERNEL(256, 6) imp_fp8_rows(const __grid_constant__ op_args p)
     if (p.flag) { /* LayerNorm */
         scale = row_deviation(src, p.width, p.eps, red, mean);
     } else if (p.flag2 == FP8_FROM_NORM) {
-        scale = row_rms<0>(src, p.width, p.eps, red, 0);
+        scale = row_rms(src, p.width, p.eps, red);
     }
     const bool whole = p.width % 4 == 0; /* else rows lie at odd places */
     auto four = [&](const float *v, u32 i, float other) { /* past the width: zeros */

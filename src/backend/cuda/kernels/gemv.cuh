@@ -1,9 +1,12 @@
-/* gemv.cuh: what gemv.cu and experts.cu share: tiles into a warp's part of shared memory, their products with one row,
- * and the order in which a row's parts are added. By one warp each; total() by one thread. */
+/* gemv.cuh: what gemv.cu, gemv_dense.cu and experts.cu share: tiles into a warp's part of shared memory, their products
+ * with one row, a warp's way through its items (the first two), and the order in which a row's parts are added. By one
+ * warp each; total() by one thread. */
 #ifndef IMP_CUDA_GEMV_CUH
 #define IMP_CUDA_GEMV_CUH
 
 #include "decode.cuh"
+
+#define DEV_IN __device__ __forceinline__ /* in a struct */
 
 template <int L> struct tile {
     static constexpr u32 BYTES = L == LAY_F16   ? TILE_BYTES_F16
@@ -15,6 +18,12 @@ template <int L> struct tile {
                                  : L == LAY_Q6K ? TILE_BYTES_Q6K
                                                 : TILE_BYTES_F8;
 };
+
+DEV float4 lds_f4(u32 a)
+{
+    const uint4 v = lds128(a);
+    return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
+}
 
 /* A run of weights into shared memory, 16 bytes a lane at a time: dst and src are this lane's. The caller commits. */
 template <u32 BYTES> DEV void copy_tile(u32 dst, const u8 *src, u32 lane)
@@ -53,10 +62,11 @@ template <int L> struct piece {
 /* A warp's ring of places and the stream of pieces through it: items, then gate/up, then its segment. src and left are
  * of the segment being asked for. A piece is a group of copies, and so is none: waits count them. */
 struct stream {
-    u32 at, first, place; /* shared memory: the place whose turn it is, which is also the one to fill next; the first; a place's bytes */
+    u32 at, first; /* shared memory: the place whose turn it is, which is also the one to fill next; the first */
+    u32 place;     /* a place's bytes */
     const u8 *src; /* this lane's */
     u32 left, item, sub, layout;
-    template <u32 PLACES> __device__ __forceinline__ void next(void)
+    template <u32 PLACES> DEV_IN void next(void)
     {
         if (PLACES == 2)
             at = 2 * first + place - at;
@@ -66,7 +76,8 @@ struct stream {
 };
 
 /* The warp's tiles of a unit, as they come in; each place is asked for anew once it is read. */
-template <int L, u32 PLACES, class F> DEV void multiply(const u32 *lut, u32 n_tile, u32 lane, u32 xaddr, stream &in, float *acc, F request)
+template <int L, u32 PLACES, class F>
+DEV void multiply(const u32 *lut, u32 n_tile, u32 lane, u32 xaddr, stream &in, float *acc, F request)
 {
 #pragma unroll 1
     for (u32 n = n_tile * piece<L>::A_TILE; n; n--) {
@@ -80,8 +91,48 @@ template <int L, u32 PLACES, class F> DEV void multiply(const u32 *lut, u32 n_ti
     }
 }
 
-/* Segments of one output in order, groups of `per` apart. x: the parts, 0 past seg. Both numbers are powers of two, seg at
- * most 8. */
+/* Where in shared memory a lane finds the row and leaves sums, and sums of the item that its warp adds up. */
+struct lane_places {
+    u32 row, sums_to, sums_at, n_tile;
+};
+
+/* All items of the warp's group: first, first + step, ... in: the stream that request() fills. job: what a kernel makes
+ * of an item, and of how many.
+ * Sums of n_buf items may lie there, each with a named barrier: the writers arrive, the adding warp waits. A warp that
+ * waits in turn T knows that all have come to T, so that sums of turns before T are added up; it adds every seg turns,
+ * so seg places need nothing else. A pair of eight segments has room for four: there all wait every other turn. */
+template <class J, class F>
+DEV void run_items(const J &job, u32 first, u32 grp, u32 my_seg, u32 lane, const lane_places &at, stream &in, F request)
+{
+    const u32 seg = job.seg(), n_sub = job.n_sub(), n_buf = n_sub == 2 && seg == 8 ? 4 : seg;
+    const bool reused = n_sub == 2 && n_buf < seg && job.n_item() > n_buf * job.step();
+    u32 turn = 0;
+    for (u32 item = first; item < job.n_item(); item += job.step(), turn++) {
+        const u32 buf = grp * n_buf + (turn & (n_buf - 1)); /* its barrier is the next: 0 is __syncthreads' */
+        const u32 wi = job.matrix_of(item);
+        const bool mine = (turn & (seg - 1)) == my_seg; /* this warp adds the item's sums up */
+        const float res = job.residual(item, wi, mine, lane); /* asked for early: it is one trip to memory */
+#pragma unroll 1
+        for (u32 sub = 0; sub < n_sub; sub++) {
+            float acc[4] = {0, 0, 0, 0};
+            job.product(n_sub == 2 ? sub : wi, at, lane, in, acc, request);
+            const u32 to = at.sums_to + (buf * n_sub + sub) * 64 * seg;
+            if ((lane & 3) == 0) {
+                sts32(to, __float_as_uint(acc[0]));
+                sts32(to + 32 * seg, __float_as_uint(acc[2]));
+            }
+        }
+        if (mine || (reused && (turn & 1)))
+            bar_sync(1 + buf, seg * 32);
+        else
+            bar_arrive(1 + buf, seg * 32);
+        if (mine)
+            job.total(item, wi, lane, at.sums_at + buf * n_sub * 64 * seg, res);
+    }
+}
+
+/* Segments of one output in order, groups of `per` apart. x: the parts, 0 past seg. Both numbers are powers of two, seg
+ * at most 8. */
 DEV float add_segments(const float *x, u32 seg, u32 per)
 {
     float v = 0, sum = 0;
@@ -109,6 +160,9 @@ DEV float add_segments(const float *x, u32 seg, u32 per)
     }
     return v;
 }
-DEV float total(const dweight &w, const float *x, u32 seg, u32 n) { return with_scale_and_bias(w, add_segments(x, seg, seg >> (31 - __clz((int)w.z))), n); }
+DEV float total(const dweight &w, const float *x, u32 seg, u32 n)
+{
+    return with_scale_and_bias(w, add_segments(x, seg, seg >> (31 - __clz((int)w.z))), n);
+}
 
 #endif

@@ -2,18 +2,26 @@
  *   norm  up to three matrices of an f32 row that is normalised first: QKV, head
  *   pair  act(gate x) * (up x) of such a row, as f16
  *   half  one matrix of an f16 row, with a residual or not: attn_output, down
- * Between two of these kernels the card's memory idles, and all that a block does until its first tile is multiplied is on
- * that path, its instructions fetched anew each time. So this is gemv without choices: what the host can work out it does,
- * a norm's weights (and whatever else no kernel makes) are loaded before the previous kernel is done, and rare paths are
- * functions. The same segments, sums and roundings as gemv, rows and batch;
+ * norm8 and pair8 are norm and pair for rows of more than 4,096 columns, up to 8,192.
+ * Between two of these kernels the card's memory idles, and all that a block does until its first tile is multiplied is
+ * on that path, its instructions fetched anew each time. So this is gemv without choices: what the host can work out it
+ * does, a norm's weights (and whatever else no kernel makes) are loaded before the previous kernel is done, and rare
+ * paths are functions. The same segments, sums and roundings as gemv, rows and batch;
  * Bytes: N*K*bits/8 + small. Floor and what was reached: docs/kernels.md. */
 #include "gemv.cuh"
+#include "norm.cuh"
 
 #define THREADS 256
 enum { NORM, PAIR, HALF };
+/* float4s of a norm's weights that a thread has registers for, next to eight of the row: all of 5,120 columns. The rest
+ * waits in shared memory, where the row will be. */
+#define KEPT_WEIGHTS 5
 
 /* Anything but SiLU. */
-static __device__ __noinline__ float glu_rare(u32 act, float gate, float up, float limit, float alpha) { return glu_apply(act, gate, up, limit, alpha); }
+static __device__ __noinline__ float glu_rare(u32 act, float gate, float up, float limit, float alpha)
+{
+    return glu_apply(act, gate, up, limit, alpha);
+}
 
 /* The row, f16 in fragment order. */
 DEV void copy_row(const dense_args &p, u32 tid, u16 *xs)
@@ -33,16 +41,37 @@ DEV void copy_row(const dense_args &p, u32 tid, u16 *xs)
     }
 }
 
-/* The same from f32 and normalised; v and g: the values and the norm's weights of the thread's columns. to: where the first
- * of them goes; two columns further on are 8 further on there, 1024 are 1024. */
-DEV void norm_row(const dense_args &p, u32 tid, const float4 *v, const float4 *g, u32 to, float *scratch)
+/* The same from f32 and normalised; v and g: the values and the norm's weights of the thread's columns. to: where the
+ * first of them goes; two columns further on are 8 further on there, 1024 are 1024. rest: where the weights lie that g
+ * has not. */
+template <int N>
+DEV void norm_row(const dense_args &p, u32 tid, const float4 *v, const float4 *g, u32 to, u32 rest, float *scratch)
 {
-    const float scale = rms_of<4>(v, p.k, p.eps, scratch);
+    constexpr int KEPT = N < KEPT_WEIGHTS ? N : KEPT_WEIGHTS;
+    const float scale = rms_of<N>(v, p.k, p.eps, scratch);
+    if (N > KEPT && p.k > 1024 * KEPT) {
+        u32 h[N - KEPT + 1][2];
+        cp_async_wait<1>(); /* all but the warp's second tile */
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
+        for (int j = KEPT; j < N; j++) {
+            const float4 y = normed(v[j], scale, plus(lds_f4(rest + 4096 * (j - KEPT)), p.one));
+            h[j - KEPT][0] = pack_h2(y.x, y.y);
+            h[j - KEPT][1] = pack_h2(y.z, y.w);
+        }
+        __syncwarp(); /* the warp's columns go where its weights lay */
+#pragma unroll
+        for (int j = KEPT; j < N; j++) {
+            const bool in = tid * 4 + 1024 * j < p.k_tiles * TILE_COLS;
+            sts32_if(in, to + 2048 * j, h[j - KEPT][0]);
+            sts32_if(in, to + 2048 * j + 16, h[j - KEPT][1]);
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < KEPT; j++) {
         const bool in = tid * 4 + 1024 * j < p.k_tiles * TILE_COLS;
-        sts32_if(in, to + 2048 * j, pack_h2(v[j].x * scale * g[j].x, v[j].y * scale * g[j].y));
-        sts32_if(in, to + 2048 * j + 16, pack_h2(v[j].z * scale * g[j].z, v[j].w * scale * g[j].w));
+        const float4 y = normed(v[j], scale, N > 4 ? plus(g[j], p.one) : g[j]);
+        sts32_if(in, to + 2048 * j, pack_h2(y.x, y.y));
+        sts32_if(in, to + 2048 * j + 16, pack_h2(y.z, y.w));
     }
 }
 
@@ -55,9 +84,9 @@ static __device__ __noinline__ void tell_row(const dense_args &p, u32 tid, const
         return;
     }
     const float *src = (const float *)p.x, *nw = (const float *)p.norm_w;
-    const float scale = row_rms<0>(src, p.k, p.eps, scratch, 0);
+    const float scale = row_rms(src, p.k, p.eps, scratch);
     for (u32 i = tid; i < p.k; i += 256)
-        ((float *)p.norm_out)[i] = src[i] * scale * ((nw ? nw[i] : 0.0f) + p.one);
+        ((float *)p.norm_out)[i] = normed(src[i], scale, (nw ? nw[i] : 0.0f) + p.one);
 }
 
 /* Row n of matrix m from its parts, in shared memory. */
@@ -70,11 +99,6 @@ static __device__ __noinline__ float total_rare(const dense_args &p, u32 m, u32 
     return scale_and_bias(add_segments(x, 1u << p.log_seg, p.per[m]), p.unit[m], p.row_scale[m], p.bias[m], n);
 }
 /* The same where there are eight parts, or four, and nothing is added or multiplied behind them. */
-DEV float4 lds_f4(u32 a)
-{
-    const uint4 v = lds128(a);
-    return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
-}
 DEV float total_plain(const dense_args &p, u32 m, u32 parts)
 {
     const bool all = p.per[m] >= 4; /* one group; else groups of two, or of one */
@@ -112,7 +136,7 @@ template <int KIND> DEV void finish(const dense_args &p, u32 item, u32 wi, u32 l
 /* The row to shared memory, once the previous kernel is done. second: asks for the warp's second tile.
  * The next kernel is let in behind the row, or its blocks would ask for their weights while the row comes; where the
  * row is f16, and here sooner than their weights could be, at once. */
-template <int KIND, class F> DEV void make_row(const dense_args &p, u32 tid, u16 *xs, float *scratch, F second)
+template <int KIND, int N, class F> DEV void make_row(const dense_args &p, u32 tid, u16 *xs, float *scratch, F second)
 {
     if (KIND == HALF) {
         pdl_wait();
@@ -121,86 +145,83 @@ template <int KIND, class F> DEV void make_row(const dense_args &p, u32 tid, u16
         __syncthreads();
         return;
     }
-    float4 g[4], v[4];
+    constexpr int KEPT = N < KEPT_WEIGHTS ? N : KEPT_WEIGHTS;
+    float4 g[KEPT], v[N];
+    load_part<KEPT>(g, (const float *)p.norm_w, p.k, tid, p.norm_w);
+    if (N <= 4) /* else registers are few, and they would be waited for before the row is asked for */
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-        g[j] = p.norm_w && tid * 4 + 1024u * j < p.k ? *(const float4 *)((const float *)p.norm_w + tid * 4 + 1024 * j) : make_float4(0, 0, 0, 0);
-        g[j] = make_float4(g[j].x + p.one, g[j].y + p.one, g[j].z + p.one, g[j].w + p.one);
-    }
+        for (int j = 0; j < KEPT; j++)
+            g[j] = plus(g[j], p.one);
     u32 to = smem_addr(xs) + ACT_POS(tid * 4) * 2;
     hold(to);
-    pdl_wait();
+    /* 1024 columns of weights are 4096 bytes, two runs of the 2048 that 1024 columns of the row will be, and of each a
+     * warp's part is its own: no other warp is in its way. Past the row's end they are zeros, which may reach into the
+     * sums' place: what lay there may be no number, and the padding is multiplied too. */
+    const u32 rest = smem_addr(xs) + (tid >> 5) * 256 + (tid >> 4 & 1) * 2048 + (tid & 15) * 16;
+    if (N > KEPT && p.k > 1024 * KEPT) {
 #pragma unroll
-    for (int j = 0; j < 4; j++)
-        v[j] = tid * 4 + 1024u * j < p.k ? *(const float4 *)((const float *)p.x + tid * 4 + 1024 * j) : make_float4(0, 0, 0, 0);
+        for (int j = KEPT; j < N; j++)
+            cp_async16(rest + 4096 * (j - KEPT), (const float *)p.norm_w + tid * 4 + 1024 * j,
+                       tid * 4 + 1024 * j < p.k);
+        cp_async_commit();
+    }
+    pdl_wait();
+    load_part<N>(v, (const float *)p.x, p.k, tid);
     second();
-    norm_row(p, tid, v, g, to, scratch);
+    norm_row<N>(p, tid, v, g, to, rest, scratch);
     __syncthreads();
     pdl_launch();
     if (KIND == NORM && p.norm_out && blockIdx.x == gridDim.x - 1) /* it has no other work, where all have room */
         tell_row(p, tid, xs, scratch);
 }
 
-/* Where in shared memory a lane finds the row and leaves sums, and sums of the item that its warp adds up. */
-struct lane_places {
-    u32 row, sums_to, sums_at, n_tile;
-};
-
-/* All items of the warp's group. in: the stream that request() fills.
- * Sums of n_buf items may lie there, each with a named barrier: the writers arrive, the adding warp waits. A warp that
- * waits in turn T knows that all have come to T, so that sums of turns before T are added up; it adds every seg turns, so
- * seg places need nothing else. A pair of eight segments has room for four: there all wait every other turn. */
-template <int L0, int L1, int KIND, u32 PLACES, class F, class M>
-DEV void run_items(const dense_args &p, u32 first, u32 grp, u32 my_seg, u32 lane, const lane_places &at, stream &in, F request, M matrix_of)
-{
-    constexpr u32 N_SUB = KIND == PAIR ? 2 : 1;
-    const u32 seg = 1u << p.log_seg, n_buf = KIND == PAIR && seg == 8 ? 4 : seg;
-    const bool reused = KIND == PAIR && n_buf < seg && p.n_item > n_buf * p.step;
-    u32 turn = 0;
-    for (u32 item = first; item < p.n_item; item += p.step, turn++) {
-        const u32 buf = grp * n_buf + (turn & (n_buf - 1)); /* its barrier is the next: 0 is __syncthreads' */
-        const u32 wi = matrix_of(item);
-        const bool mine = (turn & (seg - 1)) == my_seg; /* this warp adds the item's sums up */
-        float res = 0; /* asked for early: it is one trip to memory */
+/* What run_items (gemv.cuh) asks. */
+template <int L0, int L1, int KIND, u32 PLACES> struct dense_job {
+    static constexpr u32 N_SUB = KIND == PAIR ? 2 : 1;
+    const dense_args &p;
+    DEV_IN u32 seg(void) const { return 1u << p.log_seg; }
+    DEV_IN u32 n_item(void) const { return p.n_item; }
+    DEV_IN u32 step(void) const { return p.step; }
+    DEV_IN u32 n_sub(void) const { return N_SUB; }
+    DEV_IN u32 matrix_of(u32 item) const { return KIND != NORM ? 0u : (item >= p.begin[1]) + (item >= p.begin[2]); }
+    DEV_IN float residual(u32 item, u32, bool mine, u32 lane) const
+    {
+        float res = 0;
         if (KIND == HALF && mine && p.residual && lane < 16 && item * 16 + lane < p.rows[0])
             res = ((const float *)p.residual)[item * 16 + lane];
-#pragma unroll 1
-        for (u32 sub = 0; sub < N_SUB; sub++) {
-            float acc[4] = {0, 0, 0, 0};
-            const u32 m = KIND == PAIR ? sub : wi;
-            if (L0 == L1 || p.layout[m] == L0)
-                multiply<L0, PLACES>(p.lut[m], at.n_tile, lane, at.row, in, acc, request);
-            else
-                multiply<L1, PLACES>(p.lut[m], at.n_tile, lane, at.row, in, acc, request);
-            const u32 to = at.sums_to + (buf * N_SUB + sub) * 64 * seg;
-            if ((lane & 3) == 0) {
-                sts32(to, __float_as_uint(acc[0]));
-                sts32(to + 32 * seg, __float_as_uint(acc[2]));
-            }
-        }
-        if (mine || (reused && (turn & 1)))
-            bar_sync(1 + buf, seg * 32);
-        else
-            bar_arrive(1 + buf, seg * 32);
-        if (mine)
-            finish<KIND>(p, item, wi, lane, at.sums_at + buf * N_SUB * 64 * seg, res);
+        return res;
     }
-}
+    template <class F>
+    DEV_IN void product(u32 m, const lane_places &at, u32 lane, stream &in, float *acc, F request) const
+    {
+        if (L0 == L1 || p.layout[m] == L0)
+            multiply<L0, PLACES>(p.lut[m], at.n_tile, lane, at.row, in, acc, request);
+        else
+            multiply<L1, PLACES>(p.lut[m], at.n_tile, lane, at.row, in, acc, request);
+    }
+    DEV_IN void total(u32 item, u32 wi, u32 lane, u32 parts, float res) const
+    {
+        finish<KIND>(p, item, wi, lane, parts, res);
+    }
+};
 
-/* Shared memory: norm scratch 64 | x | sums 4096 | rings. */
-template <int L0, int L1, int KIND> DEV void dense(const dense_args &p)
+/* N: a row that is to be normalised has at most 1024 * N columns.
+ * Shared memory: norm scratch 64 | x | sums 4096 | rings. */
+template <int L0, int L1, int KIND, int N> DEV void dense(const dense_args &p)
 {
     extern __shared__ __align__(128) u8 smem[];
-    constexpr u32 B0 = piece<L0>::BYTES, B1 = piece<L1>::BYTES, PLACE = B0 > B1 ? B0 : B1, PLACES = DENSE_PLACES(KIND == HALF, PLACE);
+    constexpr u32 B0 = piece<L0>::BYTES, B1 = piece<L1>::BYTES, PLACE = B0 > B1 ? B0 : B1;
+    constexpr u32 PLACES = DENSE_PLACES(KIND == HALF, PLACE);
     const u32 tid = threadIdx.x, warp = __shfl_sync(~0u, tid >> 5, 0), lane = tid & 31;
     const u32 seg = 1u << p.log_seg, grp = warp >> p.log_seg, my_seg = warp & (seg - 1);
     const u32 k0 = p.k_tiles * my_seg >> p.log_seg, n_tile = (p.k_tiles * (my_seg + 1) >> p.log_seg) - k0;
     const u32 ring = smem_addr(smem) + p.ring + warp * PLACES * PLACE, first = blockIdx.x * p.groups + grp;
     stream in = {ring, ring, PLACE, 0, 0, first, 0, 0};
-    auto matrix_of = [&](u32 item) { return KIND != NORM ? 0u : (item >= p.begin[1]) + (item >= p.begin[2]); };
+    const dense_job<L0, L1, KIND, PLACES> job = {p};
     auto request = [&]() {
         if (in.left == 0 && in.item < p.n_item) { /* the next segment */
-            const u32 wi = KIND == PAIR ? in.sub : matrix_of(in.item), rt = KIND == NORM ? in.item - p.begin[wi] : in.item;
+            const u32 wi = KIND == PAIR ? in.sub : job.matrix_of(in.item);
+            const u32 rt = KIND == NORM ? in.item - p.begin[wi] : in.item;
             in.layout = L0 == L1 ? L0 : p.layout[wi];
             const u32 bytes = L0 == L1 || in.layout == L0 ? tile<L0>::BYTES : tile<L1>::BYTES;
             in.src = (const u8 *)p.tiles[wi] + (rt * p.k_tiles + k0) * bytes + lane * 16; /* a matrix is under 4 GiB */
@@ -223,8 +244,8 @@ template <int L0, int L1, int KIND> DEV void dense(const dense_args &p)
         request();
         in.next<PLACES>();
     };
-    /* The second place is asked for behind a row that is to be normalised: the row is what all wait for, and would have to
-     * wait for the weights. f16 rows come from kernels that leave room, and time, for all. */
+    /* The second place is asked for behind a row that is to be normalised: the row is what all wait for, and would have
+     * to wait for the weights. f16 rows come from kernels that leave room, and time, for all. */
     ask();
     if (KIND == HALF)
 #pragma unroll
@@ -233,22 +254,27 @@ template <int L0, int L1, int KIND> DEV void dense(const dense_args &p)
     u16 *xs = (u16 *)(smem + 64);
     const u32 sums = smem_addr(xs) + p.k_tiles * TILE_COLS * 2;
     /* ldmatrix: lanes 8i .. 8i+7 point at the 8 columns of 16 bytes i, which are the same */
-    lane_places at = {smem_addr(xs) + (lane >> 3) * 16 + k0 * 512, sums + ((lane >> 2) * seg + my_seg) * 4, sums + lane * seg * 4, n_tile};
+    lane_places at = {smem_addr(xs) + (lane >> 3) * 16 + k0 * 512, sums + ((lane >> 2) * seg + my_seg) * 4,
+                      sums + lane * seg * 4, n_tile};
     hold(at.row), hold(at.sums_to), hold(at.sums_at), hold(at.n_tile);
-    make_row<KIND>(p, tid, xs, (float *)smem, ask);
-    run_items<L0, L1, KIND, PLACES>(p, first, grp, my_seg, lane, at, in, request, matrix_of);
+    make_row<KIND, N>(p, tid, xs, (float *)smem, ask);
+    run_items(job, first, grp, my_seg, lane, at, in, request);
 }
 
-#define DENSE(name, l0, l1, kind, KIND) \
-    KERNEL(THREADS, DENSE_BLOCKS) imp_gemv_##name##_##kind(const __grid_constant__ dense_args p) { dense<l0, l1, KIND>(p); }
-#define DENSE_3(name, l) DENSE(name, l, l, norm, NORM) DENSE(name, l, l, pair, PAIR) DENSE(name, l, l, half, HALF)
-DENSE_3(f16, LAY_F16)
-DENSE_3(i8, LAY_I8)
-DENSE_3(u4, LAY_U4)
-DENSE_3(nv4, LAY_NV4)
-DENSE_3(q4k, LAY_Q4K)
-DENSE_3(q5k, LAY_Q5K)
-DENSE_3(q6k, LAY_Q6K)
-DENSE_3(f8, LAY_F8)
-DENSE(q4k_q6k, LAY_Q4K, LAY_Q6K, norm, NORM)
-DENSE(q5k_q6k, LAY_Q5K, LAY_Q6K, norm, NORM)
+#define DENSE(name, l0, l1, kind, KIND, n)                                             \
+    KERNEL(THREADS, DENSE_BLOCKS)                                                      \
+    imp_gemv_##name##_##kind(const __grid_constant__ dense_args p) { dense<l0, l1, KIND, n>(p); }
+#define DENSE_NORMS(name, l0, l1) DENSE(name, l0, l1, norm, NORM, 4) DENSE(name, l0, l1, norm8, NORM, 8)
+#define DENSE_ALL(name, l)                                                             \
+    DENSE_NORMS(name, l, l)                                                            \
+    DENSE(name, l, l, pair, PAIR, 4) DENSE(name, l, l, pair8, PAIR, 8) DENSE(name, l, l, half, HALF, 4)
+DENSE_ALL(f16, LAY_F16)
+DENSE_ALL(i8, LAY_I8)
+DENSE_ALL(u4, LAY_U4)
+DENSE_ALL(nv4, LAY_NV4)
+DENSE_ALL(q4k, LAY_Q4K)
+DENSE_ALL(q5k, LAY_Q5K)
+DENSE_ALL(q6k, LAY_Q6K)
+DENSE_ALL(f8, LAY_F8)
+DENSE_NORMS(q4k_q6k, LAY_Q4K, LAY_Q6K)
+DENSE_NORMS(q5k_q6k, LAY_Q5K, LAY_Q6K)

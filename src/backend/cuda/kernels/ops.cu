@@ -1,7 +1,9 @@
 /* ops: everything between the matrix products, one row or one head at a time. Bound by launches when decoding and by
- * memory in prefill; plain code, fixed order of every sum. f16 outputs feed matrix products: ACT_POS order, padded with zeros. */
+ * memory in prefill; plain code, fixed order of every sum. f16 outputs feed matrix products: ACT_POS order, padded with
+ * zeros. */
 #include "gemv.cuh"
 #include "heads.cuh"
+#include "norm.cuh"
 #include "route.cuh"
 
 DEV void put(const op_args &p, u32 row, u32 i, float v)
@@ -62,7 +64,7 @@ KERNEL(256, 4) imp_embed(const __grid_constant__ embed_args p)
         __syncwarp();
         scales q;
         tile_scales<L>(src, lane, q);
-#pragma unroll
+_Pragma("unroll") /* as an argument of a macro */
         for (int c = 0; c < 4; c++) {
             u32 a[4][4];
             chunk<L>(src, lane, c, q, p.w.lut, a);
@@ -87,25 +89,22 @@ template <int N> DEV void norm_f16(const op_args &p, const float *src, u16 *out,
     const float *w = (const float *)p.w;
     const float one = w ? p.plus_one : 1.0f;
     float4 v[N], g[N];
-#pragma unroll
-    for (int j = 0; j < N; j++)
-        g[j] = w && tid * 4 + 1024u * j < p.width ? *(const float4 *)(w + tid * 4 + 1024 * j) : make_float4(0, 0, 0, 0);
+    load_part<N>(g, w, p.width, tid, w);
     pdl_launch();
     pdl_wait();
-#pragma unroll
-    for (int j = 0; j < N; j++)
-        v[j] = tid * 4 + 1024u * j < p.width ? *(const float4 *)(src + tid * 4 + 1024 * j) : make_float4(0, 0, 0, 0);
+    load_part<N>(v, src, p.width, tid);
     const float scale = rms_of<N>(v, p.width, p.eps, red);
     u16 *to = out + ACT_POS(tid * 4); /* two columns further on are 8 further on, 1024 are 1024 */
 #pragma unroll
     for (int j = 0; j < N; j++)
         if (tid * 4 + 1024u * j < p.ldo) {
-            *(u32 *)(to + 1024 * j) = pack_h2(v[j].x * scale * (g[j].x + one), v[j].y * scale * (g[j].y + one));
-            *(u32 *)(to + 1024 * j + 8) = pack_h2(v[j].z * scale * (g[j].z + one), v[j].w * scale * (g[j].w + one));
+            const float4 y = normed(v[j], scale, plus(g[j], one));
+            *(u32 *)(to + 1024 * j) = pack_h2(y.x, y.y);
+            *(u32 *)(to + 1024 * j + 8) = pack_h2(y.z, y.w);
         }
 }
 
-/* a[row][lda] -> row's norm; block a row; the same sum as gemv's prologue */
+/* a[row][lda] -> row's norm; block a row */
 KERNEL(256, 3) imp_norm(const __grid_constant__ op_args p)
 {
     __shared__ float red[8];
@@ -125,11 +124,11 @@ KERNEL(256, 3) imp_norm(const __grid_constant__ op_args p)
     if (p.flag) { /* LayerNorm */
         scale = row_deviation(src, p.width, p.eps, red, mean);
     } else {
-        scale = row_rms<0>(src, p.width, p.eps, red, 0);
+        scale = row_rms(src, p.width, p.eps, red);
     }
     for (u32 i = tid; i < p.width; i += 256) {
         float v = p.flag ? (src[i] - mean) * scale * (w ? w[i] + p.plus_one : 1.0f) + (b ? b[i] : 0.0f)
-                         : src[i] * scale * (w ? w[i] + p.plus_one : 1.0f);
+                         : normed(src[i], scale, w ? w[i] + p.plus_one : 1.0f);
         put(p, row, i, v);
     }
     if (p.out_f16)
@@ -137,7 +136,8 @@ KERNEL(256, 3) imp_norm(const __grid_constant__ op_args p)
             ((u16 *)p.out)[(u64)row * p.ldo + ACT_POS(i)] = 0;
 }
 
-/* norm of runs of `group` columns by a warp each; flag: w has the row's width; flag2: L2 norm (rsqrt of the sum, times scale) */
+/* norm of runs of `group` columns by a warp each; flag: w has the row's width; flag2: L2 norm (rsqrt of the sum, times
+ * scale) */
 KERNEL(256, 4) imp_norm_group(const __grid_constant__ op_args p)
 {
     pdl_launch();
@@ -160,7 +160,11 @@ KERNEL(256, 4) imp_norm_group(const __grid_constant__ op_args p)
 
 KERNEL(256, 4) imp_add(const __grid_constant__ op_args p) /* a + b * scale */
 {
-    ROWS_LOOP put(p, row, i, ((const float *)p.a)[(u64)row * p.lda + i] + ((const float *)p.b)[(u64)row * p.ldb + i] * p.scale);
+    ROWS_LOOP
+    {
+        const float a = ((const float *)p.a)[(u64)row * p.lda + i], b = ((const float *)p.b)[(u64)row * p.ldb + i];
+        put(p, row, i, a + b * p.scale);
+    }
 }
 /* a * b; b_width 1: a scalar a row; b_width 0: vector or scalar weight (flag = its length) */
 KERNEL(256, 4) imp_mul(const __grid_constant__ op_args p)
@@ -178,7 +182,10 @@ KERNEL(256, 4) imp_unary(const __grid_constant__ op_args p)
     ROWS_LOOP
     {
         float v = ((const float *)p.a)[(u64)row * p.lda + i];
-        v = p.flag == 0 ? v * p.scale : p.flag == 1 ? p.scale * tanhf(v / p.scale) : p.flag == 2 ? act_apply(p.act, v) : v;
+        v = p.flag == 0   ? v * p.scale
+            : p.flag == 1 ? p.scale * tanhf(v / p.scale)
+            : p.flag == 2 ? act_apply(p.act, v)
+                          : v;
         put(p, row, i, v);
     }
 }
@@ -249,7 +256,8 @@ KERNEL(256, 4) imp_combine(const __grid_constant__ op_args p)
     }
     put(p, row, i, p.c ? __fadd_rn(c, s) : s);
 }
-KERNEL(256, 4) imp_decay(const __grid_constant__ op_args p) /* w: A_log, bias: dt_bias; flag: w is -exp(A_log) already */
+/* w: A_log, bias: dt_bias; flag: w is -exp(A_log) already */
+KERNEL(256, 4) imp_decay(const __grid_constant__ op_args p)
 {
     ROWS_LOOP
     {
@@ -289,7 +297,8 @@ DEV void one_q_head(const qkv_args &p, const tok_desc &d, u32 tok, u32 h, u32 la
         q[i] = v[i];
 }
 
-DEV void one_kv_head(const qkv_args &p, const tok_desc &d, u32 tok, bool is_k, u32 h, u32 lane, float *v, const float *cs)
+DEV void one_kv_head(const qkv_args &p, const tok_desc &d, u32 tok, bool is_k, u32 h, u32 lane, float *v,
+                     const float *cs)
 {
     const seq_desc &s = ((const seq_desc *)p.seq)[d.seq];
     const u32 n = is_k ? p.k_head_dim : p.v_head_dim, in = (u32)d.kv_index % p.block_size;
@@ -309,13 +318,14 @@ DEV void one_kv_head(const qkv_args &p, const tok_desc &d, u32 tok, bool is_k, u
         dst[i] = f2h(v[i]);
 }
 
-/* Everything between the projections and the attention: q heads, k heads, then v heads; q in place, k and v into the cache.
- * A warp takes a head, or every (4 * gridDim.x)-th one, with the angles of the first of its kind. */
+/* Everything between the projections and the attention: q heads, k heads, then v heads; q in place, k and v into the
+ * cache. A warp takes a head, or every (4 * gridDim.x)-th one, with the angles of the first of its kind. */
 KERNEL(128, 4) imp_qkv(const __grid_constant__ qkv_args p)
 {
     __shared__ float heads[4][HEAD_MAX];
     pdl_launch();
-    const u32 lane = threadIdx.x & 31, tok = blockIdx.y, nq = p.rope_q.n_head, nk = nq + p.n_k_head, all = nk + p.n_v_head;
+    const u32 lane = threadIdx.x & 31, tok = blockIdx.y;
+    const u32 nq = p.rope_q.n_head, nk = nq + p.n_k_head, all = nk + p.n_v_head;
     u32 h = blockIdx.x * 4 + (threadIdx.x >> 5);
     float *v = heads[threadIdx.x >> 5], cs[4] = {1, 0, 1, 0};
     const tok_desc &d = ((const tok_desc *)p.tok)[tok]; /* the step's tables were there before its first kernel began */

@@ -87,10 +87,11 @@ typedef struct gemv_args {
 } gemv_args;
 
 /* gemv_dense.cu: places of a warp's ring; blocks of a multiprocessor, if shared memory allows (both measured:
- * docs/kernels.md); columns that a row to be normalised has at most. */
+ * docs/kernels.md); columns that a row to be normalised has at most, for kernels _norm and _pair and for _norm8 and _pair8. */
 #define DENSE_PLACES(f16_row, place_bytes) ((f16_row) && (place_bytes) <= TILE_BYTES_Q4K ? 3u : 2u)
 #define DENSE_BLOCKS 3u
-#define DENSE_MAX_NORM 4096u
+#define DENSE_NORM 4096u
+#define DENSE_NORM8 8192u
 /* The products of a dense layer for one row (gemv_dense.cu), in the order in which the kernel comes to need it. */
 typedef struct dense_args {
     uint64_t tiles[GEMV_MAX_W];    /* of the matrices of this launch; of a pair, both */
