@@ -190,9 +190,9 @@ static uint64_t mass_of(const cand *c, int32_t n, float max)
  * the mass: looks deeper only while it must. *all: nothing was left out. */
 static int32_t candidates(const float *l, int32_t n_vocab, float max, const sample_params *p, uint64_t total, cand *c)
 {
-    if (p->min_p > 0 && p->min_p <= 1 && p->top_k <= 0 && p->top_p >= 1 && p->typical_p >= 1 && !p->mirostat)
+    if (p->min_p > 0 && p->min_p <= 1 && p->top_k <= 0 && p->top_p >= 1 && p->typical_p >= 1)
         return collect(l, n_vocab, max, -logf(p->min_p) + 0.01f, c);
-    bool only_nucleus = p->top_p < 1 && p->typical_p >= 1 && !p->mirostat;
+    bool only_nucleus = p->top_p < 1 && p->typical_p >= 1;
     for (float depth = 4; depth < 64; depth *= 2) {
         int32_t n = collect(l, n_vocab, max, depth, c);
         if (p->top_k > 0 && n >= p->top_k)
@@ -221,13 +221,18 @@ static void order_typical(cand *c, int32_t n, float max, uint64_t z)
     sort(c, n, before);
 }
 
-static int32_t mirostat_cut(const cand *c, int32_t n, float max, float mu)
+/* Candidates in id order whose surprise, -log2(mass / z), is at most mu bits; at least the best. A cut by mass alone, so
+ * nothing is sorted. */
+static int32_t mirostat_cut(const float *l, int32_t n_vocab, float max, double z, float mu, int32_t best, cand *c)
 {
-    double z = (double)mass_of(c, n, max);
-    int32_t k = 0;
-    while (k < n && -log2((double)mass(c[k].l - max) / z) <= (double)mu)
-        k++;
-    return k ? k : 1;
+    const double least = z * exp2(-(double)mu);
+    int32_t n = 0;
+    for (int32_t i = 0; i < n_vocab; i++)
+        if (l[i] > -INFINITY && (double)mass(l[i] - max) >= least)
+            c[n++] = (cand){l[i], i};
+    if (n == 0)
+        c[n++] = (cand){max, best};
+    return n;
 }
 
 /* How many of the first of c reach this mass; l: their logits, which c[].l may no longer be. */
@@ -309,19 +314,17 @@ static int32_t choose(float *l, int32_t n_vocab, const sample_row_in *in, int32_
     }
     float max = l[best];
     uint64_t u = sample_bits(p->seed, p->choice, in->position, 0), total = mass_sum(l, n_vocab, max);
-    if (p->top_k <= 0 && p->typical_p >= 1 && p->top_p >= 1 && p->min_p <= 0 && !p->mirostat)
+    if (p->top_k <= 0 && p->typical_p >= 1 && p->top_p >= 1 && p->min_p <= 0 && p->mirostat != 2)
         return draw_all(l, n_vocab, max, total, u, best);
-    int32_t n = candidates(l, n_vocab, max, p, total, c);
     if (p->mirostat == 2 && in->mirostat_mu) {
-        n = mirostat_cut(c, n, max, *in->mirostat_mu);
+        int32_t n = mirostat_cut(l, n_vocab, max, (double)total, *in->mirostat_mu, best, c);
         double z = (double)mass_of(c, n, max);
-        sort(c, n, by_id);
         int32_t id = draw(c, n, max, u);
         double surprise = -log2((double)mass(l[id] - max) / z);
         *in->mirostat_mu -= p->mirostat_eta * ((float)surprise - p->mirostat_tau);
         return id;
     }
-    n = truncate_set(c, n, l, max, p, total);
+    int32_t n = truncate_set(c, candidates(l, n_vocab, max, p, total, c), l, max, p, total);
     sort(c, n, by_id);
     return draw(c, n, max, u);
 }
