@@ -22,6 +22,7 @@
     X(qkv) X(rope) X(kv_store) X(route) X(greedy) X(sample) X(attend_any) X(attend_d64) X(attend_d128)               \
     X(attend_d256) X(attend_q64) X(attend_q128) X(attend_q256) X(attend_q64p) X(attend_q128p) X(attend_q64l) X(attend_q128l) X(conv) X(gdn)        \
     X(mamba2) X(attend_p64) X(attend_p128) X(attend_p256) X(moe_sort) X(fp8_copy) X(fp8_rows)              \
+    X(precise_one) X(precise_four) X(precise_many) X(precise_embed)                                                  \
     X(experts_up_f16) X(experts_up_f16_p) X(experts_up_i8) X(experts_up_i8_p) X(experts_up_u4) X(experts_up_u4_p) X(experts_up_nv4) X(experts_up_nv4_p) X(experts_up_q4k) X(experts_up_q4k_p) X(experts_up_q5k) X(experts_up_q5k_p)        \
     X(experts_up_q6k) X(experts_up_q6k_p) X(experts_up_f8) X(experts_up_f8_p) X(experts_down_f16) X(experts_down_f16_p) X(experts_down_i8) X(experts_down_i8_p) X(experts_down_u4) X(experts_down_u4_p)                     \
     X(experts_down_nv4) X(experts_down_nv4_p) X(experts_down_q4k) X(experts_down_q4k_p) X(experts_down_q5k) X(experts_down_q5k_p) X(experts_down_q6k) X(experts_down_q6k_p) X(experts_down_f8) X(experts_down_f8_p)
@@ -46,7 +47,7 @@ struct backend {
     cu_api cu;
     CUdevice dev;
     CUcontext ctx;
-    bool retained, deterministic, prefill_fp8;
+    bool retained, deterministic, prefill_fp8, precise;
     int fp8_tile;          /* an instrument of the GPU test: row of run_fp8.c's table + 1; 0 = choose */
     bool no_pdl, no_graph; /* instruments of the GPU test */
     bool timing;            /* events tell time */
