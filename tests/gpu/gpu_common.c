@@ -210,7 +210,8 @@ static plan_reg moe(const shape *s, model *m, int32_t i, plan_reg x)
             g.in[1] = s->fused_experts ? PLAN_NONE : y[1];
             g.attr.act.interleaved = s->fused_experts;
             g.attr.act.act = s->act;
-            g.attr.act.limit = 7, g.attr.act.alpha = 1.702f; /* of ACT_SWIGLU_OAI */
+            if (s->act == ACT_SWIGLU_OAI) /* no other is limited: the CPU would limit it, CUDA not */
+                g.attr.act.limit = 7, g.attr.act.alpha = 1.702f;
             y[1] = out1(p, &g, REG_ACT, DIM_T, s->ff * s->n_used);
         }
     }

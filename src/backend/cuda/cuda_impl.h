@@ -39,7 +39,7 @@ typedef enum kernel_id {
     K_COUNT
 } kernel_id;
 
-#define MAX_LIBRARIES 16
+#define MAX_LIBRARIES 24
 #define STAGE_BYTES (32u << 20)
 #define N_STAGE 2
 
