@@ -222,8 +222,9 @@ static void test_model(jw *o, const shape *sh, int32_t block, int32_t prompt)
     if (s == IMP_OK)
         s = play(&g, ids, prompt, prompt, 0, 0, lg, &e);
     if (s == IMP_OK) {
-        /* precise: attention alone rounds to f16, its queries, keys, values and weights */
-        double bound = rig_precise ? (sh->n_head ? 1e-3 : 1e-5) : rig_fp8 ? 3e-1 : quant_get(sh->fmt)->is_float ? 2e-2 : 3e-2;
+        /* precise: attention alone rounds to f16. K and V alone are worth 2.5e-4 to 8e-4 in the four shapes that run here
+         * with it (on the host, f32 queries and weights); the sharp bound is that of models without attention: 1e-6. */
+        double bound = rig_precise ? (sh->n_head ? 5e-3 : 1e-5) : rig_fp8 ? 3e-1 : quant_get(sh->fmt)->is_float ? 2e-2 : 3e-2;
         double ep = worst_row(lg, lc, (uint64_t)prompt, v, sh->n_expert ? (uint64_t)prompt / 70 : 0),
                ed = worst_row(lg + (uint64_t)prompt * v, lc + (uint64_t)prompt * v, GEN, v, sh->n_expert > 64);
         snprintf(what, sizeof what, "model %s block %d: prompt against CPU", sh->name, block);
