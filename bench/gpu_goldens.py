@@ -1,6 +1,6 @@
 """Golden models on one backend, on a machine without pytest: the bounds of the goldens' README.
 
-usage: gpu_goldens.py --imp build/imp --goldens DIR [--backend cuda] [--jobs 8] [--json OUT] [FILTER]
+usage: gpu_goldens.py --imp build/imp --goldens DIR [--backend cuda] [--precise] [--jobs 8] [--json OUT] [FILTER]
 For every golden: the last logits of three prompts against the stored reference; mean KL and top-1 agreement of all positions
 against the CPU's scalar path and the stored best ids; greedy ids up to the first margin below four times the error measured.
 Positions whose KL is above 0.05 are named (prompt:position), with the mean without them: where a mixture takes another
@@ -78,6 +78,7 @@ def greedy(args, model, p, err):
         "--temp",
         0,
         "--ignore-eos",
+        *args.more,
     )
     got = [int(x) for x in r.stdout.decode().replace(",", " ").split()]
     scale = max(abs(x) for x in p["last_logits"])
@@ -102,7 +103,7 @@ def one(args, root, folder):
             for i, p in enumerate(g["prompts"]):
                 if any(k.startswith("image") for k in p):
                     continue
-                a = logits(args, model, p["input_ids"], out, "--backend", args.backend)
+                a = logits(args, model, p["input_ids"], out, "--backend", args.backend, *args.more)
                 want = np.array(p["last_logits"], np.float32)
                 e = float(error(a[-1][: len(want)], want)[0])
                 row["error"] = e if not e <= row["error"] else row["error"]
@@ -133,11 +134,13 @@ def main():
     a.add_argument("--imp", required=True)
     a.add_argument("--goldens", required=True, type=pathlib.Path)
     a.add_argument("--backend", default="cuda")
+    a.add_argument("--precise", action="store_true", help="the backend with --precise, to the same bounds")
     a.add_argument("--jobs", type=int, default=8)
     a.add_argument("--json")
     a.add_argument("filter", nargs="?", default="")
     args = a.parse_args()
     args.imp = str(pathlib.Path(args.imp).resolve())
+    args.more = ["--precise"] if args.precise else []
     todo = [f for f in folders(args.goldens) if args.filter in str(f)]
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         rows = list(pool.map(lambda f: one(args, args.goldens, f), todo))
@@ -151,7 +154,7 @@ def main():
     count = {s: sum(r["status"] == s for r in rows) for s in ("ok", "outside", "refused", "failed")}
     print(", ".join(f"{n} {s}" for s, n in count.items()))
     if args.json:
-        pathlib.Path(args.json).write_text(json.dumps({"rows": rows, **count}, indent=1))
+        pathlib.Path(args.json).write_text(json.dumps({"options": args.more, "rows": rows, **count}, indent=1))
     return 0 if rows and not count["outside"] and not count["failed"] else 1
 
 

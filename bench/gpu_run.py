@@ -72,15 +72,19 @@ def parity(run):
     }
 
 
-def goldens(run):
+def goldens(run, name="goldens", *options):
     if not run.a.goldens:
         return {"skipped": "no goldens here"}
-    out = run.a.out / "goldens.json"
-    rc, text, err = run.sh(
-        [sys.executable, HERE / "gpu_goldens.py", "--imp", run.a.imp, "--goldens", run.a.goldens, "--json", out], 240
-    )
+    out = run.a.out / f"{name}.json"
+    argv = [sys.executable, HERE / "gpu_goldens.py", "--imp", run.a.imp, "--goldens", run.a.goldens, "--json", out]
+    rc, text, err = run.sh([*argv, *options], 240)
     print(text + err[-500:])
     return json.loads(out.read_text()) if out.exists() else {"status": rc}
+
+
+def goldens_precise(run):
+    """All goldens again with --precise, to the same bounds."""
+    return goldens(run, "goldens_precise", "--precise")
 
 
 def same_bytes(run):
@@ -132,6 +136,18 @@ def figures(run):
         got, bad, _ = run.bench("random:qwen3-30b-a3b:Q4_K_M", "-r", 2, "-p", "512,2048,8192", "-n", 0, "-b", CHUNK)
         rows += got
         lost += [["qwen3-30b-a3b", "prompt", bad]] if bad else []
+    return {"rows": rows, "lost": lost}
+
+
+def precise(run):
+    """What --precise costs: one sequence and a prompt of a mixture and of a dense model."""
+    rows, lost = [], []
+    for model in ["qwen3-30b-a3b:Q4_K_M"] + ([] if run.a.quick else ["qwen3-8b:Q4_K_M"]):
+        for options in (["-p", 0, "-n", 32, "-d", 512], ["-p", 2048, "-n", 0, "-b", 2048]):
+            for how in ([], ["--precise"]):
+                got, bad, _ = run.bench("random:" + model, "-r", 2, *options, *how)
+                rows += [r | {"precise": bool(how)} for r in got]
+                lost += [[model, options, how, bad]] if bad else []
     return {"rows": rows, "lost": lost}
 
 
@@ -288,7 +304,23 @@ def sanitize(run):
     return out
 
 
-STAGES = {f.__name__: f for f in (parity, goldens, same_bytes, figures, check, sampled, soak, starts, ready, sanitize)}
+STAGES = {
+    f.__name__: f
+    for f in (
+        parity,
+        goldens,
+        goldens_precise,
+        same_bytes,
+        figures,
+        precise,
+        check,
+        sampled,
+        soak,
+        starts,
+        ready,
+        sanitize,
+    )
+}
 
 
 def main():

@@ -43,6 +43,9 @@ HOT = {  # kernel: instructions that its sm_90a code must contain
     "imp_attend_w64": ["HGMMA.64x128x16", "HGMMA.64x64x16", "UTMALDG.3D"],
     "imp_attend_w128": ["HGMMA.64x128x16", "UTMALDG.3D"],
     "imp_attend_w256": ["HGMMA.64x64x16", "HGMMA.64x256x16", "UTMALDG.3D"],
+    "imp_precise_one": ["FFMA", "SHFL.BFLY"],
+    "imp_precise_four": ["FFMA", "SHFL.BFLY"],
+    "imp_precise_many": ["FFMA", "LDS.128", "LDGSTS"],
     "imp_sample": ["UCGABAR_ARV", "UCGABAR_WAIT"],
 }
 

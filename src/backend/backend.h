@@ -28,6 +28,7 @@ typedef struct backend_options {
     bool deterministic, profile; /* profile: events around steps, for backend_profile.idle_us */
     bool prefill_fp8;        /* prompts with e4m3 products; IMP_E_UNSUPPORTED where there are none */
     const log_sink *log;
+    bool precise;            /* every product with the file's exact weights, f32 inputs and f32 sums; CPU: the scalar path */
 } backend_options;
 
 typedef struct kv_options {

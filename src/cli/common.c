@@ -115,6 +115,7 @@ imp_status cli_load_engine(cli *c, uint32_t n_row, imp_err *e)
     p.kv = kv_of(&c->o);
     p.prefill = c->o.prefill && strcmp(c->o.prefill, "fp8") == 0 ? IMP_PREFILL_FP8 : IMP_PREFILL_FULL;
     p.deterministic = c->o.deterministic;
+    p.precise = c->o.precise;
     p.profile = c->o.profile;
     p.prefix_cache = c->o.prefix_cache && (c->cmd & (CMD_RUN | CMD_CHAT | CMD_SERVE)); /* what measures computes everything */
     p.memory_budget = (uint64_t)c->o.memory_budget << 20;

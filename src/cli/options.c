@@ -32,6 +32,8 @@ static const opt_def defs[] = {
      .help = "device memory to use at most, MiB (0 = what is free)"},
     {.name = "deterministic", .key = "model.deterministic", .type = OPT_FLAG, AT(deterministic), .cmds = MODEL,
      .help = "generated and prompt tokens share kernels (always so on the CPU)"},
+    {.name = "precise", .key = "model.precise", .type = OPT_FLAG, AT(precise), .cmds = MODEL,
+     .help = "products with exact weights, FP32 inputs and sums (slow; on the CPU --cpu scalar)"},
     {.name = "chunk", .alias = "-b --batch-size", .key = "model.chunk", .type = OPT_INT, .arg = "N", .min = 0, .max = 65536, AT(n_batch), .cmds = ENGINE,
      .help = "tokens a step, so the prompt goes in pieces of N (0 = 512)"},
     {.name = "block-size", .key = "model.block_size", .type = OPT_INT, .arg = "N", .min = 0, .max = 4096, AT(block_size), .cmds = ENGINE,

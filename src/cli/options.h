@@ -15,7 +15,7 @@ typedef struct options {
     /* model and machine */
     const char *model, *backend, *cpu, *kv, *prefill, *config;
     int64_t device, threads, context, n_batch, block_size, memory_budget;
-    bool deterministic, prefix_cache, verbose, version, help, kv_fp8, kv_nvfp4;
+    bool deterministic, precise, prefix_cache, verbose, version, help, kv_fp8, kv_nvfp4;
     opt_list set;
     /* prompt and answer */
     const char *prompt, *file, *ids_text, *output, *chat_template, *system, *history, *revision;

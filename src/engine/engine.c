@@ -454,7 +454,8 @@ static void tell_slow_attention(const engine *g)
 static imp_status start(engine *g, const imp_engine_params *p, imp_err *e)
 {
     backend_options bo = {.device = p->device, .n_threads = p->n_threads, .cpu = p->cpu ? p->cpu : "auto",
-                          .deterministic = p->deterministic, .profile = p->profile, .prefill_fp8 = p->prefill == IMP_PREFILL_FP8, .log = &g->log};
+                          .deterministic = p->deterministic, .profile = p->profile, .prefill_fp8 = p->prefill == IMP_PREFILL_FP8, .log = &g->log,
+                          .precise = p->precise};
     int64_t t0 = clock_ns();
     imp_status st = g->api->open(&bo, &g->be, e);
     if (st != IMP_OK)

@@ -59,6 +59,29 @@ def test_prefill_fp8_is_never_ignored(imp, tiny):
     assert full == imp.ok("run", "-q", "--raw", "-m", tiny, "-p", "x", "-n", 2, "--temperature", 0, "--backend", "cpu")
 
 
+def test_precise_on_the_cpu_is_its_scalar_path(imp, tiny, tmp_path):
+    def logits(name, *options):
+        imp.ok("logits", "-m", tiny, "--ids", "1,2,3,4,5,6,7", "-o", tmp_path / name, "--backend", "cpu", *options)
+        return (tmp_path / name).read_bytes()
+
+    want = logits("scalar", "--cpu", "scalar")
+    assert logits("precise", "--precise") == want
+    assert logits("both", "--precise", "--cpu", "scalar") == want
+    assert logits("set", "--set", "model.precise=true") == want
+    assert logits("off", "--precise", "--no-precise") == logits("auto")
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [(("--cpu", "avx2"), (b"precise", b"avx2", b"scalar")), (("--prefill", "fp8"), (b"prefill fp8",))],
+    ids=lambda o: str(o[0]),
+)
+def test_precise_is_refused_with_what_rounds(imp, tiny, options, words):
+    r = imp("run", "-m", tiny, "-p", "x", "-n", 2, "--backend", "cpu", "--precise", *options)
+    assert r.returncode in (1, 2) and r.stdout == b"" and r.stderr.count(b"\n") == 1, r
+    assert all(w in r.stderr for w in words), r
+
+
 @pytest.mark.parametrize("option", [("--schema", "missing.json"), ("--regex", "("), ("--grammar", "missing.gbnf")], ids=lambda o: o[0])
 def test_a_constraint_is_never_ignored(imp, tiny, option):
     r = imp("run", "-m", tiny, "-p", "x", "-n", 2, *option)

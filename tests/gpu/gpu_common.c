@@ -5,7 +5,7 @@
 #include "base/clock.h"
 #include "gpu_test.h"
 
-bool rig_fp8, opt_no_pdl, opt_no_graph, opt_decode, opt_prompt, opt_batches;
+bool rig_fp8, rig_precise, opt_no_pdl, opt_no_graph, opt_decode, opt_prompt, opt_batches;
 static uint64_t rng = 88172645463325252ull;
 void rnd_seed(uint64_t s) { rng = s * 0x9E3779B97F4A7C15ull + 1; }
 uint64_t rnd(void)
@@ -33,7 +33,8 @@ void fill_blocks(quant_id f, void *dst, uint64_t n)
         for (uint64_t i = 0; i < n; i++) {
             float v = rnd_f() * 0.02f;
             if (f == QUANT_F32) {
-                v = quant_f16_to_f32(quant_f32_to_f16(v)); /* exact in f16, so that a bound can be tight */
+                if (!rig_precise) /* exact in f16, so that a bound can be tight */
+                    v = quant_f16_to_f32(quant_f32_to_f16(v));
                 memcpy(p + i * 4, &v, 4);
             } else {
                 put16(p + i * 2, f == QUANT_F16 ? quant_f32_to_f16(v) : quant_f32_to_bf16(v));
@@ -211,7 +212,8 @@ static plan_reg moe(const shape *s, model *m, int32_t i, plan_reg x)
             g.in[1] = s->fused_experts ? PLAN_NONE : y[1];
             g.attr.act.interleaved = s->fused_experts;
             g.attr.act.act = s->act;
-            g.attr.act.limit = 7, g.attr.act.alpha = 1.702f; /* of ACT_SWIGLU_OAI */
+            if (s->act == ACT_SWIGLU_OAI) /* no other is limited: the CPU would limit it, CUDA not */
+                g.attr.act.limit = 7, g.attr.act.alpha = 1.702f;
             y[1] = out1(p, &g, REG_ACT, DIM_T, s->ff * s->n_used);
         }
     }
@@ -220,6 +222,44 @@ static plan_reg moe(const shape *s, model *m, int32_t i, plan_reg x)
     c.in[1] = r.out[1];
     c.attr.expert.k = s->n_used;
     return out1(p, &c, REG_ACT, DIM_T, s->hidden);
+}
+
+static plan_reg attention(const shape *s, model *m, int32_t i, plan_reg x, int32_t fc)
+{
+    plan *p = &m->p;
+    uint32_t qw = s->n_head * s->d, kw = s->n_kv_head * s->d;
+    plan_reg h = p_norm(p, i, "attn_norm", x, s->hidden, 0, REG_ACT);
+    weight *wq = make_weight("attn_q", s->fmt, 1, qw, s->hidden, s->pool), *wk = make_weight("attn_k", s->fmt, 1, kw, s->hidden, s->pool);
+    weight *wv = make_weight("attn_v", s->fmt_v && (i & 1) ? s->fmt_v : s->fmt, 1, kw, s->hidden, s->pool);
+    if (s->bias)
+        add_bias(wq), add_bias(wk), add_bias(wv);
+    plan_reg q = p_lin(p, i, "q", h, wq, m), k = p_lin(p, i, "k", h, wk, m), v = p_lin(p, i, "v", h, wv, m);
+    if (s->qk_norm) {
+        q = p_norm(p, i, "q_norm", q, qw, s->d, REG_ACT);
+        k = p_norm(p, i, "k_norm", k, kw, s->d, REG_ACT);
+    }
+    q = p_rope(p, i, "q_rope", q, s->n_head, s->d, fc);
+    k = p_rope(p, i, "k_rope", k, s->n_kv_head, s->d, fc);
+    bool win = s->window && (i & 1) == 0;
+    int32_t g = plan_add_group(p, (plan_kv_group){.kind = win ? KVG_WINDOW : KVG_FULL, .window = win ? s->window : 0, .k_width = kw, .v_width = kw});
+    int32_t slot = plan_add_slot(p, g);
+    plan_op st = plan_op_init(OP_KV_STORE, i, "store");
+    st.in[0] = k;
+    st.in[1] = v;
+    st.attr.kv.group = g;
+    st.attr.kv.slot = slot;
+    plan_add_op(p, &st);
+    plan_op at = plan_op_init(OP_ATTEND, i, "attend");
+    at.in[0] = q;
+    if (s->sinks)
+        at.weight[0] = plan_add_weight(p, make_vector("sinks", s->n_head, 0, 1));
+    at.attr.attend = (plan_attend){.n_head = s->n_head, .n_kv_head = s->n_kv_head, .d_k = s->d, .d_v = s->d, .scale = 1.0f / sqrtf((float)s->d),
+                                   .softcap = s->softcap, .window = win ? s->window : 0, .group = g, .slot = slot};
+    plan_reg a = out1(p, &at, REG_ACT, DIM_T, qw);
+    a = p_lin(p, i, "o", a, make_weight("attn_output", s->fmt, 1, s->hidden, qw, s->pool), m);
+    if (s->post_norm)
+        a = p_norm(p, i, "attn_post", a, s->hidden, 0, REG_ACT);
+    return p_two(p, OP_ADD, i, "res1", x, a, REG_WIDE);
 }
 
 imp_status build_model(const shape *s, model *m, imp_err *e)
@@ -242,41 +282,11 @@ imp_status build_model(const shape *s, model *m, imp_err *e)
     o.weight[0] = plan_add_weight(p, embd);
     o.attr.scale = 1;
     plan_reg x = out1(p, &o, REG_WIDE, DIM_T, s->hidden);
-    uint32_t qw = s->n_head * s->d, kw = s->n_kv_head * s->d;
     for (int32_t i = 0; i < (int32_t)s->n_layer; i++) {
-        plan_reg h = p_norm(p, i, "attn_norm", x, s->hidden, 0, REG_ACT);
-        weight *wq = make_weight("attn_q", s->fmt, 1, qw, s->hidden, s->pool), *wk = make_weight("attn_k", s->fmt, 1, kw, s->hidden, s->pool);
-        weight *wv = make_weight("attn_v", s->fmt_v && (i & 1) ? s->fmt_v : s->fmt, 1, kw, s->hidden, s->pool);
-        if (s->bias)
-            add_bias(wq), add_bias(wk), add_bias(wv);
-        plan_reg q = p_lin(p, i, "q", h, wq, m), k = p_lin(p, i, "k", h, wk, m), v = p_lin(p, i, "v", h, wv, m);
-        if (s->qk_norm) {
-            q = p_norm(p, i, "q_norm", q, qw, s->d, REG_ACT);
-            k = p_norm(p, i, "k_norm", k, kw, s->d, REG_ACT);
-        }
-        q = p_rope(p, i, "q_rope", q, s->n_head, s->d, fc);
-        k = p_rope(p, i, "k_rope", k, s->n_kv_head, s->d, fc);
-        bool win = s->window && (i & 1) == 0;
-        int32_t g = plan_add_group(p, (plan_kv_group){.kind = win ? KVG_WINDOW : KVG_FULL, .window = win ? s->window : 0, .k_width = kw, .v_width = kw});
-        int32_t slot = plan_add_slot(p, g);
-        plan_op st = plan_op_init(OP_KV_STORE, i, "store");
-        st.in[0] = k;
-        st.in[1] = v;
-        st.attr.kv.group = g;
-        st.attr.kv.slot = slot;
-        plan_add_op(p, &st);
-        plan_op at = plan_op_init(OP_ATTEND, i, "attend");
-        at.in[0] = q;
-        if (s->sinks)
-            at.weight[0] = plan_add_weight(p, make_vector("sinks", s->n_head, 0, 1));
-        at.attr.attend = (plan_attend){.n_head = s->n_head, .n_kv_head = s->n_kv_head, .d_k = s->d, .d_v = s->d, .scale = 1.0f / sqrtf((float)s->d),
-                                       .softcap = s->softcap, .window = win ? s->window : 0, .group = g, .slot = slot};
-        plan_reg a = out1(p, &at, REG_ACT, DIM_T, qw);
-        a = p_lin(p, i, "o", a, make_weight("attn_output", s->fmt, 1, s->hidden, qw, s->pool), m);
-        if (s->post_norm)
-            a = p_norm(p, i, "attn_post", a, s->hidden, 0, REG_ACT);
-        x = p_two(p, OP_ADD, i, "res1", x, a, REG_WIDE);
-        h = p_norm(p, i, "ffn_norm", x, s->hidden, 0, REG_ACT);
+        if (s->n_head)
+            x = attention(s, m, i, x, fc);
+        plan_reg h = p_norm(p, i, "ffn_norm", x, s->hidden, 0, REG_ACT);
+        plan_reg a;
         if (s->n_expert) {
             a = moe(s, m, i, h);
         } else {
@@ -323,7 +333,8 @@ imp_status rig_open(rig *r, const backend_api *api, const char *cpu, bool det, p
                     imp_err *e)
 {
     *r = (rig){.api = api, .p = p, .block = block};
-    backend_options bo = {.cpu = cpu, .n_threads = threads, .deterministic = det, .prefill_fp8 = rig_fp8 && api == &backend_cuda};
+    backend_options bo = {.cpu = cpu, .n_threads = threads, .deterministic = det, .prefill_fp8 = rig_fp8 && api == &backend_cuda,
+                          .precise = rig_precise && api == &backend_cuda};
     imp_status s = api->open(&bo, &r->b, e);
     if (s != IMP_OK)
         return s;

@@ -19,7 +19,7 @@ void add_bias(weight *w);
 
 typedef struct shape {
     const char *name;
-    uint32_t n_layer, hidden, n_head, n_kv_head, d, ff, vocab, n_expert, n_used, window;
+    uint32_t n_layer, hidden, n_head /* 0: no attention */, n_kv_head, d, ff, vocab, n_expert, n_used, window;
     bool qk_norm, tied, bias, post_norm, sinks, fused_experts; /* fused_experts: gate and up in one matrix, with biases */
     bool expert_bias, expert_factor; /* experts of three matrices with biases; a factor for each expert's weight */
     float choice_bias; /* how far apart the values are that are added before experts are compared; 0 = there are none */
@@ -52,7 +52,7 @@ imp_status rig_open(rig *r, const backend_api *api, const char *cpu, bool determ
                     int threads, imp_err *e);
 imp_status rig_reopen(rig *r, plan_limits lim, imp_err *e);
 void rig_close(rig *r);
-extern bool rig_fp8; /* CUDA rigs that are opened now: prompts in FP8 */
+extern bool rig_fp8, rig_precise; /* CUDA rigs that are opened now: prompts in FP8; exact products. F32 weights that are made now: of f16's bits, or all */
 
 /* |a - b| / |b| over n values, |a - b| where b is zero. */
 double rel_l2(const float *a, const double *b, uint64_t n);

@@ -93,7 +93,11 @@ static imp_status cpu_open(const backend_options *opt, backend **out, imp_err *e
     if (opt->prefill_fp8)
         return err_set(e, IMP_E_UNSUPPORTED, "prefill fp8: the cpu backend has no FP8 products; it takes backend cuda on a Hopper GPU");
     cpu_level level;
-    imp_status s = pick_level(opt->cpu, &level, e);
+    bool any = !opt->cpu || strcmp(opt->cpu, "auto") == 0;
+    if (opt->precise && !any && strcmp(opt->cpu, LEVEL[CPU_SCALAR].option) != 0)
+        return err_set(e, IMP_E_USAGE, "precise: cpu %s rounds the inputs of products; wanted cpu scalar, which precise takes by itself",
+                       opt->cpu);
+    imp_status s = pick_level(opt->precise && any ? LEVEL[CPU_SCALAR].option : opt->cpu, &level, e);
     if (s != IMP_OK)
         return s;
     backend *b = mem_calloc(1, sizeof *b);

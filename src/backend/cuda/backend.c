@@ -196,6 +196,7 @@ static imp_status cuda_open(const backend_options *opt, backend **out, imp_err *
     b->log = opt->log;
     b->deterministic = opt->deterministic;
     b->prefill_fp8 = opt->prefill_fp8;
+    b->precise = opt->precise;
     b->timing = opt->profile;
     imp_status s = cu_load(&b->cu, e);
     if (s == IMP_OK)
@@ -207,6 +208,8 @@ static imp_status cuda_open(const backend_options *opt, backend **out, imp_err *
     if (s == IMP_OK && b->prefill_fp8 && b->deterministic)
         s = err_set(e, IMP_E_UNSUPPORTED,
                     "cuda: prefill fp8 and deterministic exclude each other: generated tokens are not computed in FP8");
+    if (s == IMP_OK && b->prefill_fp8 && b->precise)
+        s = err_set(e, IMP_E_UNSUPPORTED, "cuda: prefill fp8 and precise exclude each other: one rounds what the other keeps");
     if (s != IMP_OK) {
         cuda_close(b);
         return s;

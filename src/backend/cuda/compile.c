@@ -276,7 +276,7 @@ bool exec_can_f16(plan_op_kind k)
            k == OP_GATE || k == OP_SLICE || k == OP_CONCAT || k == OP_ATTEND || k == OP_ROPE || k == OP_COMBINE;
 }
 
-/* A register is f16 when nothing but matrix products reads it and its writer can write f16. */
+/* A register is f16 when nothing but matrix products reads it and its writer can write f16; with --precise none is. */
 static void storage_types(ctx *c)
 {
     bexec *x = c->x;
@@ -285,7 +285,7 @@ static void storage_types(ctx *c)
         reg *g = &x->reg[r];
         g->width = p->reg[r].width;
         g->dim = p->reg[r].dim;
-        bool f16 = p->reg[r].type != REG_IDX && p->reg[r].def >= 0 && exec_can_f16(p->op[p->reg[r].def].kind) && r != p->logits && r != p->hidden &&
+        bool f16 = !x->b->precise && p->reg[r].type != REG_IDX && p->reg[r].def >= 0 && exec_can_f16(p->op[p->reg[r].def].kind) && r != p->logits && r != p->hidden &&
                    c->use[r] > 0;
         for (int32_t i = 0; i < p->n_op && f16; i++)
             for (int j = 0; j < 6; j++)
@@ -390,9 +390,10 @@ static imp_status make_scratch(bexec *x, imp_err *e)
     uint64_t part = 0, n_table = 0, rows = (uint64_t)(x->lim.n_tok > x->lim.n_row ? x->lim.n_tok : x->lim.n_row);
     for (int32_t i = 0; i < p->n_op; i++) {
         const plan_op *o = &p->op[i];
-        if (o->kind == OP_LINEAR && p->weight[o->weight[0]]->cols > kmax)
+        bool product = o->kind == OP_LINEAR && !x->b->precise; /* whose kernels want f16 rows and room for parts of sums */
+        if (product && p->weight[o->weight[0]]->cols > kmax)
             kmax = (uint32_t)p->weight[o->weight[0]]->cols;
-        if (o->kind == OP_LINEAR) {
+        if (product) {
             const dweight *d = &x->w[o->weight[0]]->d;
             uint64_t n = d->z > 1 ? (uint64_t)d->z * rows * d->rows * 4 : 0;
             part = n > part ? n : part;
@@ -567,11 +568,14 @@ static imp_status build_nodes(bexec *x, imp_err *e)
     for (int32_t i = 0; i < x->n_node; i++)
         if (x->node[i].kind == NODE_QKV && x->node[i].v != PLAN_NONE)
             x->node[x->node_of_op[x->node[i].attend]].qkv = i;
-    s = exec_find_mixtures(x, e);
+    s = x->b->precise ? IMP_OK : exec_find_mixtures(x, e);
     if (s != IMP_OK)
         goto done;
     live_ranges(x);
-    exec_group_experts(x);
+    if (x->b->precise)
+        exec_precise_lists(x);
+    else
+        exec_group_experts(x);
 done:
     mem_free(c.use);
     mem_free(c.gone);

@@ -26,6 +26,7 @@
     X(attend_any) X(attend_d64) X(attend_d128) X(attend_d256)                                                         \
     X(attend_q64) X(attend_q128) X(attend_q256) X(attend_q64p) X(attend_q128p) X(attend_q64l) X(attend_q128l)         \
     X(attend_p64) X(attend_p128) X(attend_p256) X(conv) X(gdn) X(mamba2) X(moe_sort) X(fp8_copy) X(fp8_rows)          \
+    X(precise_one) X(precise_four) X(precise_many) X(precise_embed)                                                    \
     EACH_LAYOUT(EXPERTS_KERNELS, X)
 
 /* kernels that exist for one generation only: absent ones are NULL */
@@ -41,7 +42,7 @@ typedef enum kernel_id {
     K_COUNT
 } kernel_id;
 
-#define MAX_LIBRARIES 16
+#define MAX_LIBRARIES 24
 #define STAGE_BYTES (32u << 20)
 #define N_STAGE 2
 
@@ -49,7 +50,7 @@ struct backend {
     cu_api cu;
     CUdevice dev;
     CUcontext ctx;
-    bool retained, deterministic, prefill_fp8;
+    bool retained, deterministic, prefill_fp8, precise;
     int fp8_tile;          /* an instrument of the GPU test: row of run_fp8.c's table + 1; 0 = choose */
     bool no_pdl, no_graph; /* instruments of the GPU test */
     bool timing;            /* events tell time */

@@ -180,6 +180,8 @@ imp_status exec_experts(bexec *x, const node *n, int32_t r0, int32_t n_row, bool
                         imp_err *e);
 #define EXPERTS_FROM 4 /* rows of class D from which on a grouped node goes expert by expert */
 void exec_group_experts(bexec *x);
+/* Lists of (token, choice) pairs in the order of their experts, n_tok of them a tile. */
+imp_status exec_sort_pairs(bexec *x, const plan_op *l, int32_t r0, uint32_t n_pair, uint32_t n_expert, uint32_t n_tok, imp_err *e);
 int32_t exec_readers(const plan *p, plan_reg r); /* operands that are r */
 bool exec_same_tiles(const dweight *a, const dweight *b);
 uint64_t exec_moe_bytes(const bexec *x, int32_t n_tok, uint64_t *tiles_at, uint64_t *rows_at);
@@ -209,6 +211,13 @@ const char *exec_fp8_tile_name(const bexec *x, int i); /* for the GPU test; NULL
 /* What the matrices of a gemv are made of: one layout, or a mixture of two that files have, or another. */
 enum { LAYS_Q4K_Q6K = LAY_COUNT, LAYS_Q5K_Q6K, LAYS_ANY, LAYS_COUNT };
 uint32_t exec_layouts(const gemv_args *a);
+
+/* Products of --precise (run_precise.c): all of a node's, norm and activation excepted; registers are f32. lists: what
+ * room the lists of experts need. */
+imp_status exec_precise(bexec *x, const node *n, int32_t r0, int32_t n_row, imp_err *e);
+void exec_precise_lists(bexec *x);
+const char *exec_precise_name(uint32_t layout);
+
 /* One row of class D where there is a kernel for just this (run_dense.c); else *done = false and nothing happened. */
 imp_status exec_dense(bexec *x, const gemv_args *g, bool *done, imp_err *e);
 

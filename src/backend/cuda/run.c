@@ -198,6 +198,17 @@ static imp_status run_fp8(bexec *x, const node *n, rows r, const gemv_args *g, i
     return exec_fp8(x, n, r.r0, &o, &a, e);
 }
 
+/* act(gate) * up of rows that lie in their registers. */
+static imp_status run_glu(bexec *x, const node *n, rows r, imp_err *e)
+{
+    const plan_op *g = &x->p->op[n->glu];
+    plan_reg out = g->out[0];
+    op_args o = {.a = at_row(x, g->in[0], r.r0), .lda = reg_ld(x, g->in[0]), .b = at_row(x, g->in[1], r.r0), .ldb = reg_ld(x, g->in[1]),
+                 .out = at_row(x, out, r.r0), .ldo = reg_ld(x, out), .out_f16 = x->reg[out].f16, .width = x->reg[out].width,
+                 .act = (uint32_t)g->attr.act.act, .limit = g->attr.act.limit, .alpha = g->attr.act.alpha};
+    return go(x, K_glu, div_up(o.width, 1024), (uint32_t)r.n, 1, 256, 0, &o, e);
+}
+
 static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
 {
     const plan *p = x->p;
@@ -255,14 +266,16 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
         s = (prompt ? exec_prompt_product : product_rows)(x, &a.w[i], xh, ldx, at_row(x, o, r.r0), reg_ld(x, o), res == PLAN_NONE ? 0 : at_row(x, res, r.r0),
                                                      res == PLAN_NONE ? 0 : reg_ld(x, res), (uint32_t)r.n, e);
     }
-    if (s == IMP_OK && n->glu >= 0) {
-        const plan_op *g = &p->op[n->glu];
-        op_args o = {.a = at_row(x, g->in[0], r.r0), .lda = reg_ld(x, g->in[0]), .b = at_row(x, g->in[1], r.r0), .ldb = reg_ld(x, g->in[1]),
-                     .out = at_row(x, out, r.r0), .ldo = reg_ld(x, out), .out_f16 = x->reg[out].f16, .width = x->reg[out].width, .act = a.act,
-                     .limit = a.limit, .alpha = a.alpha};
-        s = go(x, K_glu, div_up(o.width, 1024), (uint32_t)r.n, 1, 256, 0, &o, e);
-    }
-    return s;
+    return s == IMP_OK && n->glu >= 0 ? run_glu(x, n, r, e) : s;
+}
+
+/* Any product of --precise, whatever its rows' class. */
+static imp_status run_precise(bexec *x, const node *n, rows r, imp_err *e)
+{
+    imp_status s = n->norm >= 0 ? run_norm(x, n, r, e) : IMP_OK;
+    if (s == IMP_OK)
+        s = exec_precise(x, n, r.r0, r.n, e);
+    return s == IMP_OK && n->glu >= 0 ? run_glu(x, n, r, e) : s;
 }
 
 /* A row of weights for each (token, choice) or (token, head). */
@@ -602,6 +615,10 @@ static imp_status run_op(bexec *x, int32_t node_at, imp_err *e)
     case OP_EMBED: {
         embed_args m = {.w = x->w[o->weight[0]]->d, .tok = x->t->tok, .ext = x->t->ext, .last = x->last, .out = a.out,
                         .n_tok = n, .width = a.width, .ldo = a.ldo, .scale = o->attr.scale};
+        precise_embed_args pm = {.w = m.w, .tok = m.tok, .ext = m.ext, .last = m.last, .out = m.out, .width = m.width, .ldo = m.ldo,
+                                 .scale = m.scale};
+        if (x->b->precise)
+            return go(x, K_precise_embed, div_up(m.width, 4096), n, 1, 256, 0, &pm, e);
         return go(x, K_embed, div_up(m.w.k_tiles, 8), n, 1, 256, 8 * (m.w.tile_bytes + 1024), &m, e);
     }
     case OP_NORM:
@@ -686,6 +703,8 @@ imp_status exec_node(bexec *x, int32_t i, imp_err *e)
         return run_op(x, i, e);
     if (n->kind == NODE_QKV)
         return attend_takes_qkv(x, &x->node[x->node_of_op[n->attend]]) ? IMP_OK : run_qkv(x, n, e);
+    if (x->b->precise)
+        return run_precise(x, n, (rows){0, dim_rows(x, p->op[n->lin[0]].in[0]), false}, e);
     if (p->op[n->lin[0]].kind != OP_LINEAR) {
         if (!n->grouped)
             return run_expert(x, n, (rows){0, x->n_tok, false}, e);
@@ -749,6 +768,8 @@ const char *exec_op_kernel(const bexec *x, int32_t op)
                                                  "experts Q6K", "experts F8"};
     if (n->mix && n->kind == NODE_OP)
         return o->kind == OP_ROUTE ? "route/experts" : "combine/experts";
+    if (n->kind == NODE_LINEAR && x->b->precise)
+        return exec_precise_name(x->w[x->p->op[n->lin[0]].weight[0]]->d.layout);
     if (n->kind == NODE_LINEAR)
         return (n->mix ? mixed : n->fp8 ? products8 : products)[x->w[x->p->op[n->lin[0]].weight[0]]->d.layout];
     if (n->kind == NODE_QKV)

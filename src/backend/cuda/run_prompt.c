@@ -186,7 +186,7 @@ uint64_t exec_moe_bytes(const bexec *x, int32_t n_tok, uint64_t *tiles_at, uint6
     return x->moe_k ? *rows_at + pairs * x->moe_cols * 2 : 0;
 }
 
-static imp_status sort_pairs(bexec *x, const plan_op *l, int32_t r0, uint32_t n_pair, uint32_t n_expert, uint32_t n_tok, imp_err *e)
+imp_status exec_sort_pairs(bexec *x, const plan_op *l, int32_t r0, uint32_t n_pair, uint32_t n_expert, uint32_t n_tok, imp_err *e)
 {
     sort_args a = {.ids = reg_ptr(x, l->in[1]) + (uint64_t)r0 * reg_row_bytes(x, l->in[1]), .pair_of = x->moe_pair, .tile = x->moe_tile, .n_pair = n_pair,
                    .n_expert = n_expert, .n_tok = n_tok};
@@ -200,7 +200,7 @@ static imp_status one_of_experts(bexec *x, const plan_op *l, const prefill_tile 
     uint32_t k = l->attr.expert.k, n_pair = (uint32_t)n_row * k, n_expert = x->w[l->weight[0]]->n_expert, pad = w->k_tiles * TILE_COLS;
     prefill_args a = {.w = {*w}, .tile = x->moe_tile, .pair_of = x->moe_pair, .m = n_pair, .n_choice = k, .gather = 1, .scatter = 1, .ldo = w->rows,
                       .out = reg_ptr(x, l->out[0]) + (uint64_t)r0 * reg_row_bytes(x, l->out[0])};
-    imp_status s = sort_pairs(x, l, r0, n_pair, n_expert, t->n_tok, e);
+    imp_status s = exec_sort_pairs(x, l, r0, n_pair, n_expert, t->n_tok, e);
     if (l->attr.expert.x_per_choice) {
         a.n_choice = 1;
         xh = x->moe_x;
@@ -227,7 +227,7 @@ imp_status exec_experts(bexec *x, const node *n, int32_t r0, int32_t n_row, bool
         return one_of_experts(x, l, t, r0, n_row, xh, ldx, e);
     imp_status s = IMP_OK;
     if (!down || x->n_tok_run > 1) /* the list that gate and up made still holds, unless another range made its own since; the sort is stable */
-        s = sort_pairs(x, l, r0, n_pair, n_expert, t->n_tok, e);
+        s = exec_sort_pairs(x, l, r0, n_pair, n_expert, t->n_tok, e);
     if (s != IMP_OK)
         return s;
     plan_reg act = down ? l->in[0] : p->op[n->glu].out[0], out = down ? l->out[0] : act;

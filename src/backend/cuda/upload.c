@@ -35,11 +35,21 @@ static const layout_row layouts[] = {
     {QUANT_Q3_K, LAY_Q6K, "Q6K", {0}, 1},
     {QUANT_F8_E4M3, LAY_F8, "F8", {0}, 1},
 };
-static const uint32_t tile_bytes[LAY_COUNT] = {TILE_BYTES_F16, TILE_BYTES_I8, TILE_BYTES_U4, TILE_BYTES_NV4,
-                                               TILE_BYTES_Q4K, TILE_BYTES_Q5K, TILE_BYTES_Q6K, TILE_BYTES_F8};
+/* The same with --precise, which keeps every bit; the first is also for what must be decoded here. */
+static const layout_row exact_layouts[] = {
+    {QUANT_F32, LAY_F32, "F32", {0}, 1},
+    {QUANT_BF16, LAY_BF16, "BF16", {0}, 1},
+};
+static const uint32_t tile_bytes[LAY_COUNT] = {TILE_BYTES_F16, TILE_BYTES_I8,  TILE_BYTES_U4, TILE_BYTES_NV4,  TILE_BYTES_Q4K,
+                                               TILE_BYTES_Q5K, TILE_BYTES_Q6K, TILE_BYTES_F8, TILE_BYTES_BF16, TILE_BYTES_F32};
 
-static const layout_row *find_layout(quant_id f)
+static const layout_row *find_layout(const backend *b, quant_id f)
 {
+    if (b->precise && f == QUANT_IQ4_XS) /* a block's scale times a group's has more bits than U4's f16 */
+        return NULL;
+    for (size_t i = 0; b->precise && i < CK_COUNT(exact_layouts); i++)
+        if (exact_layouts[i].format == f)
+            return &exact_layouts[i];
     for (size_t i = 0; i < CK_COUNT(layouts); i++)
         if (layouts[i].format == f)
             return &layouts[i];
@@ -315,7 +325,7 @@ static imp_status upload_matrix(job *j, const layout_row *lay, imp_err *e)
     bool whole = d->rows % TILE_ROWS == 0 && d->cols % TILE_COLS == 0;
     if (s == IMP_OK && !whole)
         s = cu_check(&b->cu, b->cu.MemsetD8Async(d->tiles, 0, total, b->up), e, "clearing %s", w->name);
-    if (s == IMP_OK && has_unit(d->layout))
+    if (s == IMP_OK && has_unit(d->layout) && !b->precise)
         s = peak_begin(j, e);
     if (s == IMP_OK)
         s = send_tiles(j, e);
@@ -422,12 +432,12 @@ imp_status cuda_upload(backend *b, const weight *w, plan_op_kind hint, uint64_t 
     if (!is_matrix(hint)) {
         s = upload_vector(b, w, o, e);
     } else {
-        const layout_row *lay = find_layout(w->format);
+        const layout_row *lay = find_layout(b, w->format);
         job j = {.b = b, .w = w, .o = o, .row0 = row_begin, .n_rows = row_end - row_begin, .col0 = col_begin};
         o->d.cols = (uint32_t)(col_end - col_begin);
         j.native = lay && row_scales_only(w) && o->d.cols == w->cols;
         if (!j.native)
-            lay = &layouts[0];
+            lay = b->precise ? &exact_layouts[0] : &layouts[0];
         if (j.n_rows != w->rows && w->n_expert > 1)
             s = err_set(e, IMP_E_UNSUPPORTED, "cuda: %s: a row range of stacked experts", w->name);
         else

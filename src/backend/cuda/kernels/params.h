@@ -15,9 +15,12 @@
  *   Q6K  as Q4K | [half][lane] 16 B: word c, pair p at bits Q6K_HI(p) and 16+Q6K_HI(p) | scale + 128 [half][g][t][c]
  *                                                    | f16 d [half][g]
  *   F8   [c][half][lane] 16 B                        | f16 scale [half][g][c/2]
+ *   BF16 as F16; F32 [c][half][j][lane] 16 B: values 4j .. 4j + 3
  * I8, Q4K, Q5K, Q6K: the tile's f16 factors are 2^24 / unit times those of the file (-dmin: 2^6 / unit), where unit is a
  * power of two for the whole matrix, the least for which no scale of 32 (16) columns passes 2^15. What decode.cuh makes
  * of a tile is then w / unit, at most 2^-3 or so; results are multiplied by unit, which is exact.
+ * With --precise no tile has a unit (its factors are the file's, -dmin and d alike), and BF16 and F32 stay what they are,
+ * so that decode_exact.cuh makes the file's values; these two layouts exist there alone.
  *
  * f16 activations lie in the order of the same multiplication (ACT_POS): chunk of 64, then step j, then as the B
  * fragment of the instruction; rows are padded with zeros to a multiple of 256. */
@@ -26,7 +29,7 @@
 
 #include <stdint.h>
 
-enum { LAY_F16, LAY_I8, LAY_U4, LAY_NV4, LAY_Q4K, LAY_Q5K, LAY_Q6K, LAY_F8, LAY_COUNT };
+enum { LAY_F16, LAY_I8, LAY_U4, LAY_NV4, LAY_Q4K, LAY_Q5K, LAY_Q6K, LAY_F8, LAY_BF16, LAY_F32, LAY_COUNT };
 
 #define TILE_ROWS 16
 #define TILE_COLS 256
@@ -38,6 +41,8 @@ enum { LAY_F16, LAY_I8, LAY_U4, LAY_NV4, LAY_Q4K, LAY_Q5K, LAY_Q6K, LAY_F8, LAY_
 #define TILE_BYTES_Q5K 2880
 #define TILE_BYTES_Q6K 3360
 #define TILE_BYTES_F8 4160
+#define TILE_BYTES_BF16 8192
+#define TILE_BYTES_F32 16384
 
 /* Where the upper bits of pair p lie in a half of Q6K's word: even pairs are wanted at bit 4 and odd ones at bit 8, so
  * that p and p + 1 share a shift, but for the last two. */
@@ -157,6 +162,31 @@ typedef struct prefill_args {
     uint32_t n_choice;
     float limit, alpha;
 } prefill_args;
+
+/* ---- products with exact weights, f32 inputs and sums (precise.cu) ----------------------------------------------
+ * Up to three matrices of one input, which blocks along x share; blocks along z are heads, each with its matrix (an
+ * "expert"), its columns of the input and its columns of the output. Rows of mixtures are (token, choice) pairs. */
+#define PRECISE_ROWS 64            /* input rows of a block of imp_precise_many, and weight rows */
+#define PRECISE_SMEM 90624         /* of its shared memory: two stages of a chunk of both, and sums */
+typedef struct precise_args {
+    dweight w[GEMV_MAX_W];
+    uint64_t out[GEMV_MAX_W];      /* f32 [m][ldo] */
+    uint32_t ldo[GEMV_MAX_W];
+    uint32_t begin[GEMV_MAX_W];    /* a matrix' first block along x; UINT32_MAX past the last matrix */
+    uint64_t x, residual;          /* f32 [m / n_choice][ldx] (one, four: read in fours, so k, ldx and x are multiples); f32 [m][ldr] that is added to out[0], or 0 */
+    uint64_t ids;                  /* a row a time: i32 [m], the row's expert; or 0 */
+    uint64_t tile, pair_of;        /* many rows: lists of the experts' rows as in prefill_args; or 0 */
+    uint32_t m, k, ldx, ldr;
+    uint32_t n_choice;             /* rows that share a row of x, one behind the other; 1 = none do */
+    uint32_t pad;
+} precise_args;
+
+typedef struct precise_embed_args {
+    dweight w;
+    uint64_t tok, ext, last, out;  /* as in embed_args */
+    uint32_t width, ldo;
+    float scale;
+} precise_embed_args;
 
 /* ---- prompts in FP8 (fp8.cu) ------------------------------------------------------------------------------------
  * A product multiplies e4m3 rows of FP8_K(k) bytes, values in ACT_POS order on both sides. Factors are powers of two,

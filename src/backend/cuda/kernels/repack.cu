@@ -2,7 +2,8 @@
  * every layout is built of. Runs once a weight at load, far faster than the bus brings the bytes.
  * Where a layout's tiles have a unit, imp_rescale ends the work.
  * Lossless: Q8_0 Q5_0 (as I8), Q4_0 IQ4_NL MXFP4 (as U4), NVFP4, Q4_K, Q5_K, Q6_K, Q3_K (as Q6K), F8, F16; BF16 as F16 is
- * exact from 2^-14 up to 65504; one rounding of 2^-11: F32 as F16, the group scales of IQ4_XS. */
+ * exact from 2^-14 up to 65504; one rounding of 2^-11: F32 as F16, the group scales of IQ4_XS. With --precise BF16 and
+ * F32 stay what they are, and IQ4_XS comes as F32. */
 #include "ptx.cuh"
 #include "../../../quant/blocks.h"
 
@@ -19,7 +20,7 @@ struct unit { /* 16 values of one row */
 DEV u32 rd16(const u8 *p) { return p[0] | (u32)p[1] << 8; }
 DEV u32 nib(const u8 *qs, u32 j) { return j < 16 ? qs[j] & 15u : qs[j - 16] >> 4; } /* 32 values, halves */
 
-DEV void unpack(u32 format, const u8 *row, u32 k, u32 cols, unit &o)
+DEV void unpack(u32 format, u32 layout, const u8 *row, u32 k, u32 cols, unit &o)
 {
     u32 in = k & 255, half32 = k & 31;
     switch (format) {
@@ -27,7 +28,9 @@ DEV void unpack(u32 format, const u8 *row, u32 k, u32 cols, unit &o)
         for (u32 i = 0; i < 16; i++) {
             u32 v = 0;
             if (k + i < cols)
-                v = format == Q_F32 ? f2h(((const float *)row)[k + i])
+                v = layout == LAY_F32 ? ((const u32 *)row)[k + i]
+                    : layout == LAY_BF16 ? ((const u16 *)row)[k + i]
+                    : format == Q_F32 ? f2h(((const float *)row)[k + i])
                     : format == Q_F16 ? ((const u16 *)row)[k + i] : f2h(__uint_as_float((u32)((const u16 *)row)[k + i] << 16));
             o.q[i] = v;
         }
@@ -142,7 +145,7 @@ KERNEL(128, 8) imp_repack(const __grid_constant__ repack_args p)
     if (k >= p.cols || blockIdx.y >= p.n_rows)
         return;
     unit o;
-    unpack(p.format, (const u8 *)p.src + blockIdx.y * p.src_stride, k, p.cols, o);
+    unpack(p.format, p.w.layout, (const u8 *)p.src + blockIdx.y * p.src_stride, k, p.cols, o);
     if (p.peak) {
         const u32 most = __reduce_max_sync(__activemask(), peak_of(p.w.layout, o));
         if (most > *(volatile const u32 *)p.peak)
@@ -153,7 +156,11 @@ KERNEL(128, 8) imp_repack(const __grid_constant__ repack_args p)
     u32 at = (c * 2 + half) * 32 + lane;
     u32 w[8];
     switch (p.w.layout) {
-    case LAY_F16:
+    case LAY_F32:
+        for (u32 j = 0; j < 4; j++)
+            *(uint4 *)(tile + ((c * 2 + half) * 4 + j) * 512 + lane * 16) = make_uint4(o.q[4 * j], o.q[4 * j + 1], o.q[4 * j + 2], o.q[4 * j + 3]);
+        return;
+    case LAY_F16: case LAY_BF16:
         for (u32 i = 0; i < 8; i++)
             *(u32 *)(tile + (c * 4 + i / 2) * 512 + lane * 16 + (i & 1) * 8 + half * 4) = o.q[2 * i] | o.q[2 * i + 1] << 16;
         return;
