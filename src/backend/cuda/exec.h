@@ -153,6 +153,8 @@ static inline uint32_t reg_ld(const bexec *x, plan_reg r)
         r = x->reg[r].alias;
     return x->reg[r].ld;
 }
+/* The first matrix of an operation. */
+static inline const dweight *matrix(const bexec *x, int32_t op) { return &x->w[x->p->op[op].weight[0]]->d; }
 static inline CUdeviceptr vec(const bexec *x, int32_t w) { return w == PLAN_NONE ? 0 : x->w[w]->vec; }
 static inline uint64_t reg_row_bytes(const bexec *x, plan_reg r)
 {

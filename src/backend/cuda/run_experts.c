@@ -17,7 +17,6 @@ static uint32_t down_smem(const dweight *w, uint32_t k)
            8 * EXPERTS_DOWN_STAGES * w->tile_bytes;
 }
 
-static const dweight *matrix(const bexec *x, int32_t op) { return &x->w[x->p->op[op].weight[0]]->d; }
 static plan_reg sum_out(const plan *p, const node *n) { return p->op[n->add >= 0 ? n->add : n->op].out[0]; }
 static node *node_of_reg(const bexec *x, plan_reg r)
 {

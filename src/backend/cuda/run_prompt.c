@@ -109,7 +109,6 @@ imp_status exec_prompt_product(bexec *x, const dweight *w, CUdeviceptr xh, uint3
 }
 
 /* ---- mixtures of experts ------------------------------------------------------------------------------------------ */
-static const dweight *matrix(const bexec *x, int32_t op) { return &x->w[x->p->op[op].weight[0]]->d; }
 
 static bool experts_fit(const bexec *x, const dweight *w, bool gather)
 {
