@@ -6,6 +6,7 @@
 #define PLACES 2u   /* of a warp's ring */
 #define MOST_SM 3u  /* blocks of a multiprocessor: registers are for no more */
 #define LEAST_SM 2u /* fewer warps decode no faster than batch.cu's */
+#define X_SHARE 2u  /* a block reads so many times less of the rows than of the weights, if enough others share them */
 
 /* A way to cut a launch. */
 typedef struct few_cut {
@@ -40,19 +41,20 @@ static few_cut cut_by(const bexec *x, const gemv_args *g, uint32_t log_c)
     c.clusters = div_up(g->n_item, c.groups);
     if (c.clusters << log_c <= n_sm * c.per_sm)
         return c;
-    /* More than have room at once: blocks that go through several row tiles, where multiprocessors, which come by twos,
-     * take whole clusters; else blocks that come when others go. */
-    if (!g->pair && blocks_per_sm(x, c.smem + sums) >= LEAST_SM) { /* of a pair, sums of one tile are as many */
-        c.buffer = sums, c.ring += sums, c.smem += sums;
-        c.per_sm = blocks_per_sm(x, c.smem);
+    /* More than have room at once: blocks that go through several row tiles, with a second set of sums (a pair's fill
+     * the place of both), where multiprocessors, which come by twos, take whole clusters; else blocks that come when
+     * others go. */
+    few_cut loop = c;
+    if (!g->pair && blocks_per_sm(x, c.smem + sums) >= LEAST_SM) {
+        loop.buffer = sums, loop.ring += sums, loop.smem += sums;
+        loop.per_sm = blocks_per_sm(x, loop.smem);
     }
-    if ((2 * c.per_sm) >> log_c << log_c == 2 * c.per_sm)
-        c.clusters = n_sm * c.per_sm >> log_c;
-    return c;
+    loop.clusters = n_sm * loop.per_sm >> log_c;
+    return 2 * loop.per_sm % (1u << log_c) == 0 ? loop : c;
 }
 
-/* As few blocks share a row tile as will do, for they have to wait for each other: so many that what a block reads of the
- * rows is no more than half of what it reads of the weights, and that two blocks have room. */
+/* As few blocks share a row tile as will do, for they have to wait for each other: so many that what a block reads of
+ * the rows is little beside what it reads of the weights, and that two blocks have room. */
 static few_cut choose_cut(const bexec *x, const gemv_args *g)
 {
     const dweight *w = &g->w[0];
@@ -70,7 +72,7 @@ static few_cut choose_cut(const bexec *x, const gemv_args *g)
         if (c.per_sm < LEAST_SM)
             continue;
         best = c;
-        if (2 * (uint64_t)g->m * c.stride <= weights)
+        if (X_SHARE * (uint64_t)g->m * c.stride <= weights)
             break;
     }
     return best;
@@ -85,7 +87,8 @@ static bool kernel_of(const gemv_args *g, kernel_id *k)
         [LAY_Q4K] = OF(q4k), [LAY_Q5K] = OF(q5k), [LAY_Q6K] = OF(q6k), [LAY_F8] = OF(f8),
         [LAYS_Q4K_Q6K] = {K_gemv_q4k_q6k_few}, [LAYS_Q5K_Q6K] = {K_gemv_q5k_q6k_few}};
 #undef OF
-    if (g->m < 2 || g->m > FEW_ROWS || (g->pair ? g->n_w != 2 || g->residual : g->n_w > 1 && (g->out_f16 || g->residual)))
+    if (g->m < 2 || g->m > FEW_ROWS || (g->residual && (g->n_w > 1 || g->out_f16)) ||
+        (g->pair ? g->n_w != 2 : g->n_w > 1 && g->out_f16))
         return false;
     for (uint32_t i = 0; i < g->n_w; i++) /* the kernel counts a matrix in 32 bits */
         if (g->w[i].expert_stride >> 32 || g->w[i].seg != g->w[0].seg || g->w[i].k_tiles != g->w[0].k_tiles)
@@ -99,6 +102,7 @@ static void describe_weights(const gemv_args *g, few_args *d)
 {
     while (1u << d->log_seg < g->w[0].seg)
         d->log_seg++;
+    d->log_own = d->log_seg - d->log_c;
     for (uint32_t i = 0; i < GEMV_MAX_W; i++) {
         d->begin[i] = i < g->n_w ? g->item_begin[i] : UINT32_MAX;
         if (i >= g->n_w)
@@ -112,8 +116,8 @@ static void describe_weights(const gemv_args *g, few_args *d)
     }
 }
 
-/* As run_dense.c's: shared memory that keeps a multiprocessor from taking more than its share of the blocks, where whole
- * clusters fill two multiprocessors. */
+/* As run_dense.c's: shared memory that keeps a multiprocessor from taking more than its share of the blocks, where
+ * whole clusters fill two multiprocessors. */
 static uint32_t spread(const bexec *x, uint32_t blocks, uint32_t cluster, uint32_t smem)
 {
     const uint32_t n_sm = (uint32_t)x->b->n_sm, all = (uint32_t)x->b->smem_max + 1024, each = div_up(blocks, n_sm);
@@ -130,10 +134,10 @@ imp_status exec_few(bexec *x, const gemv_args *g, CUdeviceptr xh, uint32_t ldx, 
     const few_cut c = choose_cut(x, g);
     if (c.per_sm < LEAST_SM)
         return IMP_OK;
-    few_args d = {.k_tiles = g->w[0].k_tiles, .log_c = c.log_c, .groups = c.groups, .n_item = g->n_item, .m = g->m,
-                  .stride = c.stride, .sums = c.sums, .ring = c.ring, .buffer = c.buffer, .x = xh, .ldx = ldx,
-                  .ldr = g->ldr, .residual = g->residual, .out_f16 = g->out_f16, .act = g->act, .limit = g->limit,
-                  .alpha = g->alpha};
+    few_args d = {.k_tiles = g->w[0].k_tiles, .log_c = c.log_c, .groups = c.groups, .step = c.clusters * c.groups,
+                  .n_item = g->n_item, .m = g->m, .stride = c.stride, .sums = c.sums, .ring = c.ring,
+                  .buffer = c.buffer, .x = xh, .ldx = ldx, .ldr = g->ldr, .residual = g->residual,
+                  .out_f16 = g->out_f16, .act = g->act, .limit = g->limit, .alpha = g->alpha};
     describe_weights(g, &d);
     *done = true;
     const uint32_t cluster = 1u << c.log_c;

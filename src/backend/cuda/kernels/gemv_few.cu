@@ -1,5 +1,5 @@
-/* gemv_few: products of 2 to 8 rows of class D, gemv's with a row a column of the mma, where gemv has its one row in all
- * eight: the same tensor work and the same decoding for up to eight rows. A kernel a layout and purpose:
+/* gemv_few: products of 2 to 8 rows of class D, gemv's with a row a column of the mma, where gemv has its one row in
+ * all eight: the same tensor work and the same decoding for up to eight rows. A kernel a layout and purpose:
  *   few       up to three matrices of one f16 input: QKV; attn_output and down, with a residual; head
  *   few_pair  act(gate x) * (up x)
  * Grid: (c, y). c blocks, a cluster, hold 1/c of gemv's segments of K each, and of the rows only those columns; eight
@@ -7,8 +7,8 @@
  * fetching all columns in every block would take longer than the weights do. Sums of segments meet in shared memory, of
  * the cluster's blocks where c > 1, and are added in gemv's order: the bytes are gemv's.
  * Weights are asked for before the previous kernel is done (PDL), the rows after.
- * Shared memory: a barrier 128 | rows, each 16 bytes longer than its columns, so that ldmatrix meets no bank twice | sums
- * | rings.
+ * Shared memory: a barrier 128 | rows, each 16 bytes longer than its columns, so that ldmatrix meets no bank twice |
+ * sums | rings.
  * Bytes: N*K*bits/8 + M*K*2/c a block (L2). Floor: the weights' bytes; decoding takes what gemv's does. */
 #include "gemv.cuh"
 
@@ -48,7 +48,7 @@ template <bool PAIR> DEV place_of output(const few_args &p, u32 base, u32 grp, u
     if (p.log_c) { /* columns of row tiles, by turns */
         const u32 u = (j >> 4 << p.log_c) + blockIdx.x;
         o.grp = u & (p.groups - 1);
-        o.col = u >> (3 - (p.log_seg - p.log_c));
+        o.col = u >> (3 - p.log_own);
     }
     o.item = base + o.grp;
     o.wi = PAIR ? 0 : matrix_of(p, o.item);
@@ -60,14 +60,14 @@ template <bool PAIR> DEV place_of output(const few_args &p, u32 base, u32 grp, u
 /* Row n of matrix m from its parts: at `parts` of each block, FEW_SUMS bytes apart. */
 DEV float sum_of(const few_args &p, u32 m, u32 n, u32 parts)
 {
-    const u32 log_own = p.log_seg - p.log_c, seg = 1u << p.log_seg;
+    const u32 seg = 1u << p.log_seg;
     float x[8];
 #pragma unroll
     for (u32 s = 0; s < 8; s++) {
         x[s] = 0;
-        const u32 at = parts + (s & ((1u << log_own) - 1)) * FEW_SUMS;
+        const u32 at = parts + (s & ((1u << p.log_own) - 1)) * FEW_SUMS;
         if (s < seg)
-            x[s] = p.log_c ? ld_cluster(cluster_addr(at, s >> log_own)) : __uint_as_float(lds32(at));
+            x[s] = p.log_c ? ld_cluster(cluster_addr(at, s >> p.log_own)) : __uint_as_float(lds32(at));
     }
     return scale_and_bias(add_segments(x, seg, p.per[m]), p.unit[m], p.row_scale[m], p.bias[m], n);
 }
@@ -82,7 +82,7 @@ template <bool PAIR> DEV void finish(const few_args &p, const place_of &o, u32 r
 {
     if (!o.in)
         return;
-    const u32 own = FEW_SUMS << (p.log_seg - p.log_c); /* bytes of a row tile's sums */
+    const u32 own = FEW_SUMS << p.log_own; /* bytes of a row tile's sums */
     const u32 parts = sums + o.grp * (PAIR ? 2 : 1) * own + (o.col * COLUMN + row) * 4;
     float y = sum_of(p, o.wi, o.n, parts);
     if (PAIR) {
@@ -109,11 +109,10 @@ template <int L0, int L1, bool PAIR, u32 PLACES> DEV void few(const few_args &p)
     extern __shared__ __align__(128) u8 smem[];
     constexpr u32 B0 = piece<L0>::BYTES, B1 = piece<L1>::BYTES, PLACE = B0 > B1 ? B0 : B1, N_SUB = PAIR ? 2 : 1;
     const u32 tid = threadIdx.x, warp = __shfl_sync(~0u, tid >> 5, 0), lane = tid & 31;
-    const u32 log_own = p.log_seg - p.log_c, own = 1u << log_own; /* segments of this block */
-    const u32 grp = warp >> log_own, my = warp & (own - 1), s0 = blockIdx.x << log_own;
-    const u32 kb = p.k_tiles * s0 >> p.log_seg, ke = p.k_tiles * (s0 + own) >> p.log_seg;
+    const u32 log_own = p.log_own, own = 1u << log_own; /* segments of this block */
+    const u32 grp = warp >> log_own, my = warp & (own - 1), base0 = blockIdx.y * p.groups;
+    u32 s0 = blockIdx.x << log_own;
     const u32 k0 = p.k_tiles * (s0 + my) >> p.log_seg, n_tile = (p.k_tiles * (s0 + my + 1) >> p.log_seg) - k0;
-    const u32 step = gridDim.y * p.groups, base0 = blockIdx.y * p.groups;
     const u32 bar = smem_addr(smem), xs = bar + FEW_FIXED, ring = bar + p.ring + warp * PLACES * PLACE;
     stream in = {ring, ring, PLACE, 0, 0, base0 + grp, 0, 0};
     auto request = [&]() {
@@ -126,7 +125,7 @@ template <int L0, int L1, bool PAIR, u32 PLACES> DEV void few(const few_args &p)
             if (PAIR)
                 in.sub ^= 1;
             if (!PAIR || in.sub == 0)
-                in.item += step;
+                in.item += p.step;
         }
         if (in.left) {
             if (L0 == L1 || in.layout == L0)
@@ -142,6 +141,8 @@ template <int L0, int L1, bool PAIR, u32 PLACES> DEV void few(const few_args &p)
         request();
         in.next<PLACES>();
     }
+    hold(s0); /* none of what follows before the first copy */
+    const u32 kb = p.k_tiles * s0 >> p.log_seg, ke = p.k_tiles * (s0 + own) >> p.log_seg;
     if (tid == 0) {
         mbar_init(bar, 1);
         mbar_init_fence();
@@ -168,7 +169,7 @@ template <int L0, int L1, bool PAIR, u32 PLACES> DEV void few(const few_args &p)
     const bool adds = !PAIR && p.residual;
     u32 buf = 0;
 #pragma unroll 1
-    for (u32 base = base0; base < p.n_item; base += step, buf ^= p.buffer) {
+    for (u32 base = base0; base < p.n_item; base += p.step, buf ^= p.buffer) {
         const u32 item = base + grp, wi = PAIR ? 0 : matrix_of(p, item);
         const float res = adds ? residual_of(p, output<PAIR>(p, base, grp, j0)) : 0; /* one trip to memory: early */
         if (item < p.n_item) {
@@ -189,7 +190,7 @@ template <int L0, int L1, bool PAIR, u32 PLACES> DEV void few(const few_args &p)
             const place_of o = output<PAIR>(p, base, grp, j);
             finish<PAIR>(p, o, j & 15, bar + p.sums + buf, !adds || j == j0 ? res : residual_of(p, o));
         }
-        if (!p.buffer && base + step < p.n_item)
+        if (!p.buffer && base + p.step < p.n_item)
             meet(); /* the sums are read; of two buffers, the next item's meeting says so */
     }
     if (p.log_c)

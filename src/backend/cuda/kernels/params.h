@@ -122,7 +122,8 @@ typedef struct dense_args {
 typedef struct few_args {
     uint64_t tiles[GEMV_MAX_W];    /* of the matrices of this launch; of a pair, both */
     uint32_t k_tiles, log_seg;     /* K is cut into 1 << log_seg runs of tiles */
-    uint32_t log_c, groups;        /* blocks that share them, a cluster; runs of a block's warps, a row tile each */
+    uint32_t log_c, log_own;       /* blocks that share them, a cluster; runs that a block has of them */
+    uint32_t groups, step;         /* row tiles that a block's warps, or a cluster's, share at once; all blocks' */
     uint32_t n_item, m;            /* row tiles of the launch; rows of x */
     uint32_t stride, sums, ring;   /* bytes of a row in shared memory; where sums and rings begin there */
     uint32_t buffer;               /* bytes of sums if there are two sets of them, else 0 */
