@@ -190,6 +190,7 @@ template <int L0, int L1, bool PAIR, u32 PLACES> DEV void few(const few_args &p)
             const place_of o = output<PAIR>(p, base, grp, j);
             finish<PAIR>(p, o, j & 15, bar + p.sums + buf, !adds || j == j0 ? res : residual_of(p, o));
         }
+        __syncwarp(); /* lanes without an output come along: barriers are whole warps' */
         if (!p.buffer && base + p.step < p.n_item)
             meet(); /* the sums are read; of two buffers, the next item's meeting says so */
     }
