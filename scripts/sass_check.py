@@ -15,6 +15,9 @@ HOT = {  # kernel: instructions that its sm_90a code must contain
     **{f"imp_gemv_{k}_{what}": ["HMMA.16816", "LDGSTS", "LDSM"] for what in ("norm", "norm8", "pair", "pair8", "half")
        for k in ("f16", "i8", "u4", "nv4", "q4k", "q5k", "q6k", "f8")},
     **{f"imp_gemv_{k}_q6k_{what}": ["HMMA.16816", "LDGSTS", "LDSM"] for what in ("norm", "norm8") for k in ("q4k", "q5k")},
+    **{f"imp_gemv_{k}_few{p}": ["HMMA.16816", "LDGSTS", "LDSM", "UBLKCP"] for p in ("", "_pair")
+       for k in ("f16", "i8", "u4", "nv4", "q4k", "q5k", "q6k", "f8")},
+    **{f"imp_gemv_{k}_q6k_few": ["HMMA.16816", "LDGSTS", "LDSM", "UBLKCP"] for k in ("q4k", "q5k")},
     **{f"imp_experts_{d}_{k}{p}": ["HMMA.16816", "LDGSTS", "LDSM"] for d in ("up", "down") for p in ("", "_p")
        for k in ("f16", "i8", "u4", "nv4", "q4k", "q5k", "q6k", "f8")},
     "imp_rows2": ["HMMA.16816", "UBLKCP"],
@@ -51,7 +54,7 @@ HOT = {  # kernel: instructions that its sm_90a code must contain
 
 # Instructions are fetched anew at each launch, and until the first copy memory does nothing: 53 instead of 134 of them
 # were worth 3 to 16% of a decoding step (docs/kernels.md, "2026-11-29, third part", 3).
-FIRST_COPY = {k: 72 for k in HOT if re.fullmatch(r"imp_gemv_\w+_(norm8?|pair8?|half)", k)}
+FIRST_COPY = {k: 80 if "_few" in k else 72 for k in HOT if re.fullmatch(r"imp_gemv_\w+_(norm8?|pair8?|half|few)", k)}
 
 
 def first_copy(code):

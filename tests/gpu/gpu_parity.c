@@ -41,7 +41,7 @@ static double rel_most(const float *a, const double *b, uint64_t n)
 static void test_linear(jw *o, quant_id f, uint32_t rows, uint32_t cols, bool bias)
 {
     enum { VOC = 140 };
-    static const int32_t counts[] = {1, 3, 8, 9, 17, 33, 70, 140};
+    static const int32_t counts[] = {1, 2, 3, 5, 8, 9, 17, 33, 70, 140};
     char what[1300];
     const quant_fmt *q = quant_get(f);
     const char *how = rig_precise ? "precise " : "";
@@ -126,6 +126,14 @@ static void test_linear(jw *o, quant_id f, uint32_t rows, uint32_t cols, bool bi
             s = run_step(&r, &st, 1, y1, NULL, &e);
             bool same = s == IMP_OK && memcmp(y1, y + (size_t)alone[k] * rows, (size_t)rows * 4) == 0;
             snprintf(what, sizeof what, "%ssame bytes: %s %ux%u row %d alone and among 140", how, q->name, rows, cols, alone[k]);
+            verdict(o, same, what, same ? 0 : 1, 0);
+        }
+        for (int32_t n = 2; n <= 8 && s == IMP_OK && cls; n += n == 3 ? 2 : 1) { /* rows from n on, all of them */
+            seq_step st = {.n = n, .ids = ids + n, .cls = 1, .all_rows = true};
+            memset(y1, 0xFF, (size_t)n * rows * 4);
+            s = run_step(&r, &st, 1, y1, NULL, &e);
+            bool same = s == IMP_OK && memcmp(y1, y + (size_t)n * rows, (size_t)n * rows * 4) == 0;
+            snprintf(what, sizeof what, "same bytes: %s %ux%u all of %d rows among 140", q->name, rows, cols, n);
             verdict(o, same, what, same ? 0 : 1, 0);
         }
     }
@@ -274,6 +282,21 @@ static void test_model(jw *o, const shape *sh, int32_t block, int32_t prompt)
     free(lc), free(lg), free(l2), free(l8);
 }
 
+/* Steps of a few rows where matrices have more row tiles than blocks have room at once (gate and up, head), and fewer
+ * (QKV, with V in another format; down); all kinds of epilogues. */
+static void test_few(jw *o)
+{
+#define FEW(n, f, ...) \
+    {.name = n, .n_layer = 2, .hidden = 2304, .n_head = 4, .n_kv_head = 2, .d = 64, .ff = 6400, .vocab = 6403, .fmt = f, ##__VA_ARGS__}
+    static const shape models[] = {
+        FEW("few Q4_K_M", QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K, .qk_norm = true),
+        FEW("few Q8_0", QUANT_Q8_0, .bias = true, .act = ACT_GELU_TANH), FEW("few F16", QUANT_F16, .post_norm = true),
+    };
+#undef FEW
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++)
+        test_model(o, &models[i], 64, 20);
+}
+
 /* Rows too long for the kernels that keep them in four registers of four: QKV (with V in another format), gate and up and
  * the head read them normalised. All layouts; widths at and about the limits of gemv_dense's norm8 and pair8, and past
  * them. tiny: a small one that takes what those kernels have of their own. */
@@ -324,6 +347,9 @@ int run_parity(jw *o, const char *only)
     for (size_t f = 0; f < sizeof formats / sizeof *formats && (!only || tiny || strstr("linear", only)); f++)
         for (size_t k = tiny ? 3 : 0; k < (tiny ? f % 5 == 0 ? 4 : 0 : sizeof sizes / sizeof *sizes); k++)
             test_linear(o, formats[f], sizes[k][0], sizes[k][1], k == 3);
+    /* More row tiles than blocks have room at once, and one group of segments. */
+    for (size_t f = 0; f < 4 && (!only || strstr("linear", only)); f++)
+        test_linear(o, (const quant_id[]){QUANT_F16, QUANT_Q8_0, QUANT_Q4_K, QUANT_Q6_K}[f], 6407, 2304, f == 1);
     static const shape models[] = {
         {.name = "d64", .n_layer = 2, .hidden = 256, .n_head = 8, .n_kv_head = 2, .d = 64, .ff = 512, .vocab = 500, .fmt = QUANT_F16, .tied = true},
         {.name = "d128 qk_norm Q8_0", .n_layer = 2, .hidden = 512, .n_head = 8, .n_kv_head = 2, .d = 128, .ff = 1024, .vocab = 777, .fmt = QUANT_Q8_0, .qk_norm = true},
@@ -353,6 +379,8 @@ int run_parity(jw *o, const char *only)
         if (i < 2 || (i >= 4 && i <= 6) || i == 10)
             test_model(o, &models[i], 64, 700);
     }
+    if (!only || strstr("few", only))
+        test_few(o);
     if (!only || tiny || strstr("wide", only))
         test_wide(o, tiny);
     for (size_t i = 0; i < 3 && (!only || strcmp("fp8", only) == 0); i++) {

@@ -14,12 +14,14 @@
 #define GEMV_KERNELS(X, l) X(gemv_##l)
 #define DENSE_KERNELS(X, l) \
     X(gemv_##l##_norm) X(gemv_##l##_norm8) X(gemv_##l##_pair) X(gemv_##l##_pair8) X(gemv_##l##_half)
+#define FEW_KERNELS(X, l) X(gemv_##l##_few) X(gemv_##l##_few_pair)
 #define EXPERTS_KERNELS(X, l) X(experts_up_##l) X(experts_up_##l##_p) X(experts_down_##l) X(experts_down_##l##_p)
 
 #define KERNEL_LIST(X)                                                                                                \
     EACH_LAYOUT(GEMV_KERNELS, X) X(gemv_q4k_q6k) X(gemv_q5k_q6k) X(gemv_any)                                          \
     EACH_LAYOUT(DENSE_KERNELS, X)                                                                                     \
     X(gemv_q4k_q6k_norm) X(gemv_q5k_q6k_norm) X(gemv_q4k_q6k_norm8) X(gemv_q5k_q6k_norm8)                             \
+    EACH_LAYOUT(FEW_KERNELS, X) X(gemv_q4k_q6k_few) X(gemv_q5k_q6k_few)                                               \
     X(rows2) X(rows4) X(rows8) X(rows_sum) X(repack) X(rescale) X(fill_random) X(read) X(embed)                       \
     X(norm) X(norm_group) X(add) X(mul) X(unary) X(glu) X(gate) X(slice) X(concat) X(gather) X(combine) X(decay)      \
     X(qkv) X(rope) X(kv_store) X(route) X(greedy) X(sample)                                                           \

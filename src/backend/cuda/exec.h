@@ -227,6 +227,9 @@ imp_status exec_dense(bexec *x, const gemv_args *g, bool *done, imp_err *e);
 bool exec_batch_fits(const bexec *x, const gemv_args *g);
 imp_status exec_batch(bexec *x, const gemv_args *g, CUdeviceptr xh, uint32_t ldx, imp_err *e);
 
+/* The same for 2 to 8 rows where there is a kernel for just this (run_few.c); else *done = false and nothing happened. */
+imp_status exec_few(bexec *x, const gemv_args *g, CUdeviceptr xh, uint32_t ldx, bool *done, imp_err *e);
+
 /* profile.c */
 typedef backend_profile_row exec_profile_row;
 typedef backend_profile exec_profile;

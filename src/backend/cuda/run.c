@@ -231,8 +231,11 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
     uint32_t ldx = 0;
     bool decode = !r.prompt || x->b->deterministic;
     if (decode && r.n > 1 && exec_batch_fits(x, &a)) {
+        bool done = false;
         imp_status s = f16_input(x, n, r, &xh, &ldx, e);
-        return s == IMP_OK ? exec_batch(x, &a, xh, ldx, e) : s;
+        if (s == IMP_OK)
+            s = exec_few(x, &a, xh, ldx, &done, e);
+        return s != IMP_OK || done ? s : exec_batch(x, &a, xh, ldx, e);
     }
     gemv_fit fit;
     if (decode && r.n == 1 && fit_gemv(x, &a, &fit)) {

@@ -120,6 +120,34 @@ typedef struct dense_args {
     uint32_t lut[GEMV_MAX_W][4];
 } dense_args;
 
+/* The products of 2 to 8 rows (gemv_few.cu). */
+#define FEW_ROWS 8u
+#define FEW_FIXED 128u /* of shared memory: a barrier */
+#define FEW_SUMS 640u  /* a warp's sums of a row tile: 8 columns of 16 and 4 floats */
+typedef struct few_args {
+    uint64_t tiles[GEMV_MAX_W];    /* of the matrices of this launch; of a pair, both */
+    uint32_t k_tiles, log_seg;     /* K is cut into 1 << log_seg runs of tiles */
+    uint32_t log_c, log_own;       /* blocks that share them, a cluster; runs that a block has of them */
+    uint32_t groups, step;         /* row tiles that a block's warps, or a cluster's, share at once; all blocks' */
+    uint32_t n_item, m;            /* row tiles of the launch; rows of x */
+    uint32_t stride, sums, ring;   /* bytes of a row in shared memory; where sums and rings begin there */
+    uint32_t buffer;               /* bytes of sums if there are two sets of them, else 0 */
+    uint32_t begin[GEMV_MAX_W];    /* a matrix' first item (not of a pair) */
+    uint32_t layout[GEMV_MAX_W];
+    uint64_t x;                    /* f16 [m][ldx], ACT_POS */
+    uint32_t ldx, ldr;
+    uint64_t residual;             /* f32 [m][ldr] or 0: one matrix alone */
+    uint32_t per[GEMV_MAX_W];      /* runs of K that are summed apart */
+    float unit[GEMV_MAX_W];
+    uint32_t rows[GEMV_MAX_W];
+    uint32_t ldo[GEMV_MAX_W];
+    uint64_t row_scale[GEMV_MAX_W], bias[GEMV_MAX_W];
+    uint64_t out[GEMV_MAX_W];      /* f32 [m][ldo]; out_f16: one alone, in ACT_POS order */
+    uint32_t out_f16, act;
+    float limit, alpha;
+    uint32_t lut[GEMV_MAX_W][4];
+} few_args;
+
 typedef struct rows_args {
     dweight w;
     uint64_t x;                    /* f16 [m][ldx], ACT_POS */
