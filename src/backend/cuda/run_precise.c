@@ -5,7 +5,7 @@
 #define WARPS 8u
 /* Rows up to which each block takes a few of them; from there on the kernel for many, whose blocks cost the same for 1
  * row as for 64, is the cheaper one by the count of its instructions (not measured yet). */
-#define FEW_ROWS 16u
+#define WARP_ROWS 16u
 #define FEW_PAIRS 8u /* of an expert, on average */
 #define MOST_Y 32768u
 
@@ -57,7 +57,7 @@ static bool by_four(const precise_args *a) { return a->k % 4 == 0 && a->ldx % 4 
 /* Rows of one matrix each, or of n_head heads. */
 static imp_status dense(bexec *x, precise_args *a, uint32_t n_w, uint32_t n_head, imp_err *e)
 {
-    if (a->m > FEW_ROWS || !by_four(a))
+    if (a->m > WARP_ROWS || !by_four(a))
         return go(x, K_precise_many, a, n_w, div_up(a->m, PRECISE_ROWS), n_head, e);
     if (a->m > 1)
         return go(x, K_precise_four, a, n_w, div_up(a->m, 4), n_head, e);
