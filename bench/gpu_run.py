@@ -60,7 +60,7 @@ class Run:
 
 def parity(run):
     out = run.a.out / "parity.json"
-    rc, text, _ = run.sh([run.a.gpu_test, "parity", "-o", out], 240)
+    rc, text, _ = run.sh([run.a.gpu_test, "parity", "-o", out], 420)
     tail = [x for x in text.splitlines() if "failure" in x or "FAIL" in x][-8:]
     print("\n".join(tail))
     j = json.loads(out.read_text()) if out.exists() else {}

@@ -78,6 +78,15 @@ static few_cut choose_cut(const bexec *x, const gemv_args *g)
     return best;
 }
 
+/* Measured (docs/kernels.md): up to four rows these kernels win everywhere. With more, all blocks of a cluster wait for
+ * rows and for each other, and batch.cu's, which bring rows piece by piece, are faster: but where no other block has to
+ * be waited for, or once, or where rows are so long that they hide it. */
+static bool worth_it(const gemv_args *g, const few_cut *c)
+{
+    const bool one_turn = c->clusters == div_up(g->n_item, c->groups);
+    return g->m <= 4 || c->log_c == 0 || (c->log_c == 1 && one_turn) || (c->log_c == 2 && g->w[0].k_tiles >= 32);
+}
+
 /* False: there is none for this mixture of layouts, or for the work. */
 static bool kernel_of(const gemv_args *g, kernel_id *k)
 {
@@ -132,7 +141,7 @@ imp_status exec_few(bexec *x, const gemv_args *g, CUdeviceptr xh, uint32_t ldx, 
     if (!kernel_of(g, &k))
         return IMP_OK;
     const few_cut c = choose_cut(x, g);
-    if (c.per_sm < LEAST_SM)
+    if (c.per_sm < LEAST_SM || !worth_it(g, &c))
         return IMP_OK;
     few_args d = {.k_tiles = g->w[0].k_tiles, .log_c = c.log_c, .groups = c.groups, .step = c.clusters * c.groups,
                   .n_item = g->n_item, .m = g->m, .stride = c.stride, .sums = c.sums, .ring = c.ring,
