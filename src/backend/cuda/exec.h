@@ -220,6 +220,8 @@ imp_status exec_precise(bexec *x, const node *n, int32_t r0, int32_t n_row, imp_
 void exec_precise_lists(bexec *x);
 const char *exec_precise_name(uint32_t layout);
 
+/* smem, or as much more that no multiprocessor takes more than its share of so many blocks (run_dense.c). */
+uint32_t exec_spread(const bexec *x, uint32_t blocks, uint32_t smem);
 /* One row of class D where there is a kernel for just this (run_dense.c); else *done = false and nothing happened. */
 imp_status exec_dense(bexec *x, const gemv_args *g, bool *done, imp_err *e);
 

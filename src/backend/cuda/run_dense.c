@@ -68,16 +68,23 @@ static void describe_weights(const gemv_args *a, dense_args *d)
     }
 }
 
-/* Shared memory that a block asks for so that no multiprocessor takes more than its share of them. Blocks come while the
- * kernel before still runs, and go where room is: by fours to some multiprocessors, and 20 of 132 had none. Where each
- * has one block or less this keeps the kernels behind from coming early, and does harm; but nearly as many as there are
- * multiprocessors (a mixture's attn_output) must not pair up, nor those of the router behind it (docs/kernels.md). */
+/* Blocks come while the kernel before still runs, and go where room is: by fours to some multiprocessors, and 20 of 132
+ * had none (docs/kernels.md). */
+uint32_t exec_spread(const bexec *x, uint32_t blocks, uint32_t smem)
+{
+    const uint32_t all = (uint32_t)x->b->smem_max + 1024, each = div_up(blocks, (uint32_t)x->b->n_sm);
+    const uint32_t least = (all / (each + 1) - 1024 + 128) & ~127u; /* one more does not fit */
+    return least > smem ? least : smem;
+}
+
+/* Where each multiprocessor has one block or less, spreading keeps the kernels behind from coming early, and does harm;
+ * but nearly as many blocks as there are multiprocessors (a mixture's attn_output) must not pair up, nor those of the
+ * router behind it. */
 static uint32_t spread(const bexec *x, const gemv_args *a, purpose what, uint32_t blocks, uint32_t smem)
 {
-    const uint32_t n_sm = (uint32_t)x->b->n_sm, all = (uint32_t)x->b->smem_max + 1024, each = div_up(blocks, n_sm);
+    const uint32_t n_sm = (uint32_t)x->b->n_sm;
     const bool full = what == HALF ? blocks * 10 > n_sm * 9 : blocks > n_sm, router = a->norm_out != 0;
-    const uint32_t least = (all / (each + 1) - 1024 + 128) & ~127u; /* one more does not fit */
-    return (full || router) && least > smem ? least : smem;
+    return full || router ? exec_spread(x, blocks, smem) : smem;
 }
 
 imp_status exec_dense(bexec *x, const gemv_args *a, bool *done, imp_err *e)

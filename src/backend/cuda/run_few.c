@@ -129,9 +129,8 @@ static void describe_weights(const gemv_args *g, few_args *d)
  * whole clusters fill two multiprocessors. */
 static uint32_t spread(const bexec *x, uint32_t blocks, uint32_t cluster, uint32_t smem)
 {
-    const uint32_t n_sm = (uint32_t)x->b->n_sm, all = (uint32_t)x->b->smem_max + 1024, each = div_up(blocks, n_sm);
-    const uint32_t least = (all / (each + 1) - 1024 + 128) & ~127u; /* one more does not fit */
-    return blocks > n_sm && 2 * each % cluster == 0 && least > smem ? least : smem;
+    const uint32_t n_sm = (uint32_t)x->b->n_sm, each = div_up(blocks, n_sm);
+    return blocks > n_sm && 2 * each % cluster == 0 ? exec_spread(x, blocks, smem) : smem;
 }
 
 imp_status exec_few(bexec *x, const gemv_args *g, CUdeviceptr xh, uint32_t ldx, bool *done, imp_err *e)

@@ -202,7 +202,8 @@ DEV u32 late_zero(void)
     return lane >> 5;
 }
 /* Before the wait for the kernel that writes what lies there: the address is worked out then, its parameters and its page
- * are at hand. Nothing is read: L2 is where all see the same. */
+ * are at hand. Nothing is read: L2 is where all see the same. Of use to a mixture's `down`; in other kernels the wait then
+ * took longer, up to 3.5 us (docs/kernels.md). */
 DEV void expect_at(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 /* v is worked out here, and not where the compiler thinks best: after a wait, say. */
 DEV void hold(u32 &v) { asm volatile("" : "+r"(v)); }
