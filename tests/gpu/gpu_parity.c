@@ -318,7 +318,7 @@ static void test_wide(jw *o, bool tiny)
 #undef K_M
 #undef WIDE
     static const shape small = {.name = "wide 5376 Q4_K", .n_layer = 1, .hidden = 5376, .n_head = 2, .n_kv_head = 1, .d = 128,
-                                .ff = 256, .vocab = 64, .fmt = QUANT_Q4_K};
+                                .ff = 256, .vocab = 64, .fmt = QUANT_Q4_K, .qk_norm = true};
     if (tiny)
         test_model(o, &small, 64, 20);
     for (size_t i = 0; i < sizeof models / sizeof *models && !tiny; i++)
