@@ -292,7 +292,7 @@ def sanitize(run):
     out = {}
     for tool in ("memcheck", "racecheck", "initcheck"):
         argv = ["compute-sanitizer", "--tool", tool, "--error-exitcode", 9, "--print-limit", 0]  # all of them
-        rc, text, err = run.sh([*argv, run.a.gpu_test, "parity", run.a.sanitize], 150)
+        rc, text, err = run.sh([*argv, run.a.gpu_test, "parity", run.a.sanitize], 300)
         last = [x for x in (text + err).splitlines() if "SUMMARY" in x]
         where = re.findall(r"(?:Read|Write) access at (imp_\w+)", text + err)
         out[tool] = {

@@ -41,7 +41,8 @@ void jw_kbool(jw *w, const char *key, bool v);
 
 /* Shortest decimal of v in Python's repr form; returns its length (< 32). */
 int num_format_double(double v, char out[32]);
-/* Appends s as a JSON string with quotes; ascii: \u and four hex digits for everything past 0x7E (Python's ensure_ascii=True). */
+/* Appends s as a JSON string with quotes; ascii: \u and four hex digits for everything past 0x7E (Python's
+ * ensure_ascii=True). */
 void json_quote(strbuf *out, const char *s, size_t n, bool ascii);
 
 #endif

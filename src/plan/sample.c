@@ -314,8 +314,6 @@ static int32_t choose(float *l, int32_t n_vocab, const sample_row_in *in, int32_
     }
     float max = l[best];
     uint64_t u = sample_bits(p->seed, p->choice, in->position, 0), total = mass_sum(l, n_vocab, max);
-    if (p->top_k <= 0 && p->typical_p >= 1 && p->top_p >= 1 && p->min_p <= 0 && p->mirostat != 2)
-        return draw_all(l, n_vocab, max, total, u, best);
     if (p->mirostat == 2 && in->mirostat_mu) {
         int32_t n = mirostat_cut(l, n_vocab, max, (double)total, *in->mirostat_mu, best, c);
         double z = (double)mass_of(c, n, max);
@@ -324,6 +322,8 @@ static int32_t choose(float *l, int32_t n_vocab, const sample_row_in *in, int32_
         *in->mirostat_mu -= p->mirostat_eta * ((float)surprise - p->mirostat_tau);
         return id;
     }
+    if (p->top_k <= 0 && p->typical_p >= 1 && p->top_p >= 1 && p->min_p <= 0)
+        return draw_all(l, n_vocab, max, total, u, best);
     int32_t n = truncate_set(c, candidates(l, n_vocab, max, p, total, c), l, max, p, total);
     sort(c, n, by_id);
     return draw(c, n, max, u);

@@ -365,6 +365,16 @@ imp_status rig_reopen(rig *r, plan_limits lim, imp_err *e)
     r->x = NULL;
     return r->api->compile(r->b, r->p, r->w, r->kv, &lim, &r->x, e);
 }
+bool cuda_refuses(backend_options bo)
+{
+    backend *b = NULL;
+    imp_err e = {0};
+    imp_status s = backend_cuda.open(&bo, &b, &e);
+    bool nothing = !b;
+    if (b)
+        backend_cuda.close(b);
+    return s == IMP_E_UNSUPPORTED && nothing;
+}
 void rig_close(rig *r)
 {
     if (!r->b)

@@ -259,16 +259,6 @@ static void test(jw *o, form f, quant_id fmt, uint32_t rows, uint32_t cols, bool
     free(all), free(y), free(c.x), free(c.want), free(c.exact);
 }
 
-/* The option is refused where it cannot be served. */
-static void refused(jw *o)
-{
-    backend *b = NULL;
-    imp_err e = {0};
-    backend_options bo = {.prefill_fp8 = true, .deterministic = true};
-    imp_status s = backend_cuda.open(&bo, &b, &e);
-    verdict(o, s == IMP_E_UNSUPPORTED && !b, "fp8: refused together with deterministic", s != IMP_E_UNSUPPORTED, 0);
-}
-
 int run_fp8(jw *o, bool tiny, int *n_tests)
 {
     n_run = n_bad = 0;
@@ -288,7 +278,8 @@ int run_fp8(jw *o, bool tiny, int *n_tests)
         test(o, GATED, QUANT_F16, 768, 1024, false, true);
         test(o, GATED, QUANT_F16, 320, 96, false, false);
         test(o, MIXED, QUANT_Q8_0, 512, 512, false, true);
-        refused(o);
+        bool no = cuda_refuses((backend_options){.prefill_fp8 = true, .deterministic = true});
+        verdict(o, no, "fp8: refused together with deterministic", !no, 0);
     }
     *n_tests += n_run;
     return n_bad;

@@ -325,16 +325,6 @@ static void test_wide(jw *o, bool tiny)
         test_model(o, &models[i], 64, 61);
 }
 
-/* Precise is refused together with what rounds. */
-static void refused(jw *o)
-{
-    backend *b = NULL;
-    imp_err e = {0};
-    backend_options bo = {.prefill_fp8 = true, .precise = true};
-    imp_status s = backend_cuda.open(&bo, &b, &e);
-    verdict(o, s == IMP_E_UNSUPPORTED && !b, "precise: refused together with prefill fp8", s != IMP_E_UNSUPPORTED, 0);
-}
-
 int run_parity(jw *o, const char *only)
 {
     static const quant_id formats[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q2_K, QUANT_Q3_K,
@@ -407,8 +397,10 @@ int run_parity(jw *o, const char *only)
         s.n_head = 0;
         test_model(o, &s, 64, PROMPT);
     }
-    if (!only || strstr("precise", only))
-        refused(o);
+    if (!only || strstr("precise", only)) {
+        bool no = cuda_refuses((backend_options){.prefill_fp8 = true, .precise = true});
+        verdict(o, no, "precise: refused together with prefill fp8", !no, 0);
+    }
     rig_precise = false;
     if (!only || tiny || strncmp("fp8", only, 3) == 0)
         n_bad += run_fp8(o, tiny || (only && strcmp(only, "fp8tiny") == 0), &n_run);

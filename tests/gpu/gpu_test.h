@@ -52,7 +52,10 @@ imp_status rig_open(rig *r, const backend_api *api, const char *cpu, bool determ
                     int threads, imp_err *e);
 imp_status rig_reopen(rig *r, plan_limits lim, imp_err *e);
 void rig_close(rig *r);
-extern bool rig_fp8, rig_precise; /* CUDA rigs that are opened now: prompts in FP8; exact products. F32 weights that are made now: of f16's bits, or all */
+bool cuda_refuses(backend_options bo); /* with IMP_E_UNSUPPORTED, and leaves nothing open */
+/* CUDA rigs that are opened now: prompts in FP8; exact products (F32 weights made now then have all their bits, else
+ * f16's). */
+extern bool rig_fp8, rig_precise;
 
 /* |a - b| / |b| over n values, |a - b| where b is zero. */
 double rel_l2(const float *a, const double *b, uint64_t n);

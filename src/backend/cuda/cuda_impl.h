@@ -1,5 +1,5 @@
-/* cuda_impl: the inside of the CUDA backend. A backend owns one context, one stream for steps and one for uploads, and
- * every allocation that its objects made; all of it belongs to one thread at a time. */
+/* cuda_impl: the inside of the CUDA backend. A backend owns one context, streams for steps, for uploads and for the
+ * tables of steps to come, and every allocation that its objects made; all of it belongs to one thread at a time. */
 #ifndef IMP_CUDA_IMPL_H
 #define IMP_CUDA_IMPL_H
 
@@ -28,7 +28,7 @@
     X(attend_any) X(attend_d64) X(attend_d128) X(attend_d256)                                                         \
     X(attend_q64) X(attend_q128) X(attend_q256) X(attend_q64p) X(attend_q128p) X(attend_q64l) X(attend_q128l)         \
     X(attend_p64) X(attend_p128) X(attend_p256) X(conv) X(gdn) X(mamba2) X(moe_sort) X(fp8_copy) X(fp8_rows)          \
-    X(precise_one) X(precise_four) X(precise_many) X(precise_embed)                                                    \
+    X(precise_one) X(precise_four) X(precise_many) X(precise_embed)                                                   \
     EACH_LAYOUT(EXPERTS_KERNELS, X)
 
 /* kernels that exist for one generation only: absent ones are NULL */

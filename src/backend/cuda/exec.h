@@ -54,7 +54,7 @@ typedef struct tables {
 
 #define BATCH_MEETS 2048
 #define N_TICKET 4
-#define MAX_GRAPHS 96
+#define MAX_GRAPHS 192 /* a step of each shape has two, one for each set of small tables */
 #define SMALL_STEP 128
 
 typedef struct ticket_slot {

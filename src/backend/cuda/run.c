@@ -474,12 +474,18 @@ static bool attend_plain(const attend_args *a, const newest_args *x, uint32_t d)
            a->box_cols == 1 && a->out_f16 && a->softcap == 0 && !a->sinks;
 }
 
-/* Whether two blocks share a kv head. Either they must, or its heads are more than attend_q*l takes but half of them are
- * not: with few tokens and positions, reading K and V twice, the second time out of L2, costs less than that kernel gains. */
-static bool share_kv_head(const bexec *x, const attend_args *a, uint32_t heads, uint32_t n_tok)
+/* How the heads of a kv head are shared out. Two blocks take them where one cannot, or where there are more than
+ * attend_q*l takes but half of them are not: with few tokens and positions, reading K and V twice, the second time out of
+ * L2, costs less than that kernel gains. */
+static void share_kv_head(const bexec *x, attend_args *a, const newest_args *newest, uint32_t d, uint32_t n_tok)
 {
+    const uint32_t heads = a->group_heads = a->n_head / a->n_kv_head;
     bool few = n_tok * a->n_kv_head * 8 <= (uint32_t)x->b->n_sm && SPLIT_BEGIN(x->split) <= 4096;
-    return heads > ATTEND_HEADS || (heads > PLAIN_HEADS && heads % 2 == 0 && few);
+    a->heads = div_up(heads, 2);
+    a->sub_shift = heads > ATTEND_HEADS ||
+                   (heads > PLAIN_HEADS && heads % 2 == 0 && d <= 128 && few && newest &&
+                    attend_plain(a, newest, d));
+    a->heads = div_up(heads, 1 + a->sub_shift);
 }
 
 /* As many tokens a launch as there is room for split results. */
@@ -498,15 +504,12 @@ static imp_status attend_decode(bexec *x, const node *n, const attend_args *base
         qkv_args q = qkv_of(x, &x->node[n->qkv]);
         p.x = newest_of(&q, a);
     }
-    uint32_t heads = a->n_head / a->n_kv_head;
-    a->sub_shift = share_kv_head(x, a, heads, (uint32_t)r->n);
-    a->heads = div_up(heads, 1 + a->sub_shift);
-    a->sums_bytes = attend_sums(d, a->heads);
-    a->group_heads = heads;
     while (1u << a->block_shift < a->block_size)
         a->block_shift++;
     a->box_shift = a->block_shift < 5 ? 5 - a->block_shift : 0;
     a->box_cols = whole_heads(a) ? 1 : d / 64;
+    share_kv_head(x, a, with_qkv ? &p.x : NULL, d, (uint32_t)r->n);
+    a->sums_bytes = attend_sums(d, a->heads);
     a->n_split = x->split;
     imp_status s = kv_map(x, a, d, false, &p.k, e);
     if (s == IMP_OK)

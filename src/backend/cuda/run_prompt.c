@@ -109,7 +109,6 @@ imp_status exec_prompt_product(bexec *x, const dweight *w, CUdeviceptr xh, uint3
 }
 
 /* ---- mixtures of experts ------------------------------------------------------------------------------------------ */
-
 static bool experts_fit(const bexec *x, const dweight *w, bool gather)
 {
     const prefill_tile *const tiles[] = {&paired_tiles[0], &paired_tiles[1], &decode_tile};

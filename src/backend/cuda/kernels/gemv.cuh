@@ -66,6 +66,19 @@ struct stream {
     u32 place;     /* a place's bytes */
     const u8 *src; /* this lane's */
     u32 left, item, sub, layout;
+    /* The segment's next piece, of one layout or the other (in.layout), to the place whose turn it is; or nothing. */
+    template <int L0, int L1> DEV_IN void ask(u32 lane)
+    {
+        constexpr u32 B0 = piece<L0>::BYTES, B1 = piece<L1>::BYTES;
+        if (left) {
+            if (L0 == L1 || layout == L0)
+                copy_tile<B0>(at + lane * 16, src, lane), src += B0;
+            else
+                copy_tile<B1>(at + lane * 16, src, lane), src += B1;
+            left--;
+        }
+        cp_async_commit();
+    }
     template <u32 PLACES> DEV_IN void next(void)
     {
         if (PLACES == 2)
@@ -89,6 +102,16 @@ DEV void multiply(const u32 *lut, u32 n_tile, u32 lane, u32 xaddr, stream &in, f
         in.next<PLACES>();
         xaddr += piece<L>::CHUNKS * 128;
     }
+}
+
+/* act(gate) * up, SiLU in place; the others, which few models have, behind a call. */
+static __device__ __noinline__ float glu_rare(u32 act, float gate, float up, float limit, float alpha)
+{
+    return glu_apply(act, gate, up, limit, alpha);
+}
+DEV float glu_usual(u32 act, float gate, float up, float limit, float alpha)
+{
+    return act == 0 ? __fdividef(gate, 1.0f + __expf(-gate)) * up : glu_rare(act, gate, up, limit, alpha);
 }
 
 /* Where in shared memory a lane finds the row and leaves sums, and sums of the item that its warp adds up. */

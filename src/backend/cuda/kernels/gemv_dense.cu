@@ -16,13 +16,6 @@ enum { NORM, PAIR, HALF };
 /* float4s of a norm's weights that a thread has registers for, next to eight of the row: all of 5,120 columns. The rest
  * waits in shared memory, where the row will be. */
 #define KEPT_WEIGHTS 5
-
-/* Anything but SiLU. */
-static __device__ __noinline__ float glu_rare(u32 act, float gate, float up, float limit, float alpha)
-{
-    return glu_apply(act, gate, up, limit, alpha);
-}
-
 /* The row, f16 in fragment order. */
 DEV void copy_row(const dense_args &p, u32 tid, u16 *xs)
 {
@@ -125,7 +118,7 @@ template <int KIND> DEV void finish(const dense_args &p, u32 item, u32 wi, u32 l
     float y = p.plain ? total_plain(p, m, parts) : total_rare(p, m, in ? n : 0, parts);
     if (KIND == PAIR) {
         const float up = __shfl_down_sync(~0u, y, 16);
-        y = p.act == 0 ? __fdividef(y, 1.0f + __expf(-y)) * up : glu_rare(p.act, y, up, p.limit, p.alpha);
+        y = glu_usual(p.act, y, up, p.limit, p.alpha);
         if (in && lane < 16)
             ((u16 *)p.out[0])[ACT_POS(n)] = f2h(y);
     } else if (in) {
@@ -231,14 +224,7 @@ template <int L0, int L1, int KIND, int N> DEV void dense(const dense_args &p)
             if (KIND != PAIR || in.sub == 0)
                 in.item += p.step;
         }
-        if (in.left) {
-            if (L0 == L1 || in.layout == L0)
-                copy_tile<B0>(in.at + lane * 16, in.src, lane), in.src += B0;
-            else
-                copy_tile<B1>(in.at + lane * 16, in.src, lane), in.src += B1;
-            in.left--;
-        }
-        cp_async_commit();
+        in.ask<L0, L1>(lane);
     };
     auto ask = [&]() {
         request();

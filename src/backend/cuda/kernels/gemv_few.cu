@@ -17,11 +17,6 @@
 #define COLUMN 20 /* floats of a column of 16 sums: fragments meet no bank twice */
 static_assert(8 * COLUMN * 4 == FEW_SUMS, "FEW_SUMS");
 
-static __device__ __noinline__ float glu_rare(u32 act, float gate, float up, float limit, float alpha)
-{
-    return glu_apply(act, gate, up, limit, alpha);
-}
-
 /* The block's columns of all rows, kb to kb + n_tile in tiles, by one warp: m copies. */
 DEV void ask_rows(const few_args &p, u32 bar, u32 xs, u32 kb, u32 n_tile, u32 lane)
 {
@@ -87,7 +82,7 @@ template <bool PAIR> DEV void finish(const few_args &p, const place_of &o, u32 r
     float y = sum_of(p, o.wi, o.n, parts);
     if (PAIR) {
         const float up = sum_of(p, 1, o.n, parts + own);
-        y = p.act == 0 ? __fdividef(y, 1.0f + __expf(-y)) * up : glu_rare(p.act, y, up, p.limit, p.alpha);
+        y = glu_usual(p.act, y, up, p.limit, p.alpha);
     }
     if (p.out_f16)
         ((u16 *)p.out[0])[(u64)o.col * p.ldo[0] + ACT_POS(o.n)] = f2h(y);
@@ -127,14 +122,7 @@ template <int L0, int L1, bool PAIR, u32 PLACES> DEV void few(const few_args &p)
             if (!PAIR || in.sub == 0)
                 in.item += p.step;
         }
-        if (in.left) {
-            if (L0 == L1 || in.layout == L0)
-                copy_tile<B0>(in.at + lane * 16, in.src, lane), in.src += B0;
-            else
-                copy_tile<B1>(in.at + lane * 16, in.src, lane), in.src += B1;
-            in.left--;
-        }
-        cp_async_commit();
+        in.ask<L0, L1>(lane);
     };
 #pragma unroll
     for (u32 i = 0; i < PLACES; i++) {
