@@ -146,9 +146,9 @@ template <int L, int MB, int NTOK, bool SEGMENTS> DEV void consume(const prefill
         for (int mb = 0; mb < MB; mb++)
             pin<NTOK / 2>(acc[mb]);
         seg.after(p.w[0], kt, acc);
+        mbar_arrive(empty_w + r.sw * 8); /* every lane for what it read itself: racecheck does not take one lane's word for a warp */
         __syncwarp();
         if (lane == 0) {
-            mbar_arrive(empty_w + r.sw * 8);
             for (; n_held; n_held--) {
                 mbar_arrive(empty_x + held * 8);
                 held = held + 1 == p.n_stage_x ? 0 : held + 1;
@@ -349,7 +349,7 @@ template <int MB, int NTOK, bool SEGMENTS = false> DEV void prefill(const prefil
     const u32 tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
     if (tid == 0) {
         for (u32 i = 0; i < p.n_stage_w; i++)
-            mbar_init(full_w + i * 8, 1), mbar_init(empty_w + i * 8, 8);
+            mbar_init(full_w + i * 8, 1), mbar_init(empty_w + i * 8, 256);
         for (u32 i = 0; i < p.n_stage_x; i++)
             mbar_init(full_x + i * 8, p.gather ? GATHERERS : 1), mbar_init(empty_x + i * 8, 8);
         mbar_init_fence();
