@@ -5,6 +5,7 @@ usage: gpu_run.sh [--imp build/imp] [--gpu-test build/gpu_test] [--goldens DIR] 
 """
 
 import argparse
+import concurrent.futures
 import datetime
 import json
 import os
@@ -121,7 +122,7 @@ def figures(run):
         rows += got
         lost += [[model, options, bad]] if bad else []
     for model in [] if quick else ["qwen3-8b:Q4_K_M", "qwen3-8b:Q8_0"]:
-        got, bad, _ = run.bench("random:" + model, "-r", 2, "-p", 0, "-n", 64, "-d", 512, "--npl", "8,32,64,128")
+        got, bad, _ = run.bench("random:" + model, "-r", 2, "-p", 0, "-n", 64, "-d", 512, "--npl", "2,4,8,32,64,128")
         rows += got
         lost += [[model, "batches", bad]] if bad else []
         got, bad, _ = run.bench("random:" + model, "-r", 3, "-p", "512,2048,8192", "-n", 0, "-b", CHUNK)
@@ -288,19 +289,25 @@ def soak(run):
     return {"status": rc, "result": out.strip()}
 
 
+def sanitized(run, tool):
+    argv = ["compute-sanitizer", "--tool", tool, "--error-exitcode", 9, "--print-limit", 0]  # all of them
+    rc, text, err = run.sh([*argv, run.a.gpu_test, "parity", run.a.sanitize], 300)
+    last = [x for x in (text + err).splitlines() if "SUMMARY" in x]
+    where = re.findall(r"(?:Read|Write) access at (imp_\w+)", text + err)
+    return {
+        "status": rc,
+        "summary": last[-1] if last else "no summary",
+        "kernels": {k: where.count(k) for k in sorted(set(where))},
+    }
+
+
 def sanitize(run):
-    out = {}
-    for tool in ("memcheck", "racecheck", "initcheck"):
-        argv = ["compute-sanitizer", "--tool", tool, "--error-exitcode", 9, "--print-limit", 0]  # all of them
-        rc, text, err = run.sh([*argv, run.a.gpu_test, "parity", run.a.sanitize], 300)
-        last = [x for x in (text + err).splitlines() if "SUMMARY" in x]
-        where = re.findall(r"(?:Read|Write) access at (imp_\w+)", text + err)
-        out[tool] = {
-            "status": rc,
-            "summary": last[-1] if last else "no summary",
-            "kernels": {k: where.count(k) for k in sorted(set(where))},
-        }
-        print(f"  {tool}: {out[tool]['summary']} {out[tool]['kernels'] or ''}")
+    """All three at a time: what each waits for is its own instrumented code, not the card."""
+    tools = ("memcheck", "racecheck", "initcheck")
+    with concurrent.futures.ThreadPoolExecutor(len(tools)) as pool:
+        out = dict(zip(tools, pool.map(lambda tool: sanitized(run, tool), tools)))
+    for tool, found in out.items():
+        print(f"  {tool}: {found['summary']} {found['kernels'] or ''}")
     return out
 
 
