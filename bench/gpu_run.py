@@ -78,7 +78,7 @@ def goldens(run, name="goldens", *options):
         return {"skipped": "no goldens here"}
     out = run.a.out / f"{name}.json"
     argv = [sys.executable, HERE / "gpu_goldens.py", "--imp", run.a.imp, "--goldens", run.a.goldens, "--json", out]
-    rc, text, err = run.sh([*argv, *options], 240)
+    rc, text, err = run.sh([*argv, *options], 420)
     print(text + err[-500:])
     return json.loads(out.read_text()) if out.exists() else {"status": rc}
 
