@@ -7,7 +7,10 @@
 
 extern const void *const imp_cuda_fatbins[]; /* made by cuda.mk */
 
-imp_status cuda_enter(backend *b, imp_err *e) { return cu_check(&b->cu, b->cu.CtxSetCurrent(b->ctx), e, "making the context current"); }
+imp_status cuda_enter(backend *b, imp_err *e)
+{
+    return cu_check(&b->cu, b->cu.CtxSetCurrent(b->ctx), e, "making the context current");
+}
 
 imp_status cuda_alloc(backend *b, uint64_t n_bytes, uint64_t *account, CUdeviceptr *out, const char *what, imp_err *e)
 {
@@ -36,14 +39,15 @@ void cuda_free(backend *b, CUdeviceptr p, uint64_t n_bytes, uint64_t *account)
         *account -= n_bytes;
 }
 
-imp_status cuda_launch(backend *b, CUstream s, kernel_id k, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t threads, uint32_t smem, bool pdl,
-                       const void *args, imp_err *e)
+imp_status cuda_launch(backend *b, CUstream s, kernel_id k, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t threads,
+                       uint32_t smem, bool pdl, const void *args, imp_err *e)
 {
     return cuda_launch_cluster(b, s, k, gx, gy, gz, 1, threads, smem, pdl, args, e);
 }
 
-imp_status cuda_launch_cluster(backend *b, CUstream s, kernel_id k, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t cluster, uint32_t threads, uint32_t smem,
-                               bool pdl, const void *args, imp_err *e)
+imp_status cuda_launch_cluster(backend *b, CUstream s, kernel_id k, uint32_t gx, uint32_t gy, uint32_t gz,
+                               uint32_t cluster, uint32_t threads, uint32_t smem, bool pdl, const void *args,
+                               imp_err *e)
 {
     if (!gx || !gy || !gz)
         return IMP_OK;
@@ -62,7 +66,8 @@ imp_status cuda_launch_cluster(backend *b, CUstream s, kernel_id k, uint32_t gx,
         at[n_at].value.clusterDim.z = 1;
         n_at++;
     }
-    CUlaunchConfig c = {.gridDimX = gx, .gridDimY = gy, .gridDimZ = gz, .blockDimX = threads, .blockDimY = 1, .blockDimZ = 1,
+    CUlaunchConfig c = {.gridDimX = gx, .gridDimY = gy, .gridDimZ = gz,
+                        .blockDimX = threads, .blockDimY = 1, .blockDimZ = 1,
                         .sharedMemBytes = smem, .hStream = s, .attrs = at, .numAttrs = n_at};
     void *param[1] = {(void *)(uintptr_t)args};
     return cu_check(&b->cu, b->cu.LaunchKernelEx(&c, b->fn[k], param, NULL), e, "launching %s", b->fn_name[k]);
@@ -78,7 +83,9 @@ static imp_status load_kernels(backend *b, imp_err *e)
     for (int i = 0; imp_cuda_fatbins[i] && i < MAX_LIBRARIES; i++) {
         CUresult r = b->cu.LibraryLoadData(&b->lib[i], imp_cuda_fatbins[i], NULL, NULL, 0, NULL, NULL, 0);
         if (r == CUDA_ERROR_NO_BINARY_FOR_GPU)
-            return err_set(e, IMP_E_UNSUPPORTED, "cuda: %s (compute capability %d.%d) is not supported: this build has kernels for 9.0 (Hopper) and 12.x (Blackwell)",
+            return err_set(e, IMP_E_UNSUPPORTED,
+                           "cuda: %s (compute capability %d.%d) is not supported: "
+                           "this build has kernels for 9.0 (Hopper) and 12.x (Blackwell)",
                            b->name, b->cc / 10, b->cc % 10);
         imp_status s = cu_check(&b->cu, r, e, "loading kernels");
         if (s != IMP_OK)
@@ -114,8 +121,8 @@ static imp_status load_kernels(backend *b, imp_err *e)
         int fixed = 0;
         if (b->fn[k] && b->cu.FuncGetAttribute(&fixed, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, b->fn[k]) == CUDA_SUCCESS)
             b->cu.FuncSetAttribute(b->fn[k], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, b->smem_max - fixed);
-        /* One split of the first cache for all: a multiprocessor that has to change it must be empty, and then no kernel
-         * can begin beside its predecessor. */
+        /* One split of the first cache for all: a multiprocessor that has to change it must be empty, and then no
+         * kernel can begin beside its predecessor. */
         if (b->fn[k])
             b->cu.FuncSetAttribute(b->fn[k], CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100);
     }
@@ -173,7 +180,9 @@ static imp_status open_device(backend *b, int32_t device, imp_err *e)
     b->cc = major * 10 + minor;
     CUresult r = cu->DevicePrimaryCtxRetain(&b->ctx, b->dev);
     if (r == CUDA_ERROR_ILLEGAL_ADDRESS || r == CUDA_ERROR_LAUNCH_FAILED || r == CUDA_ERROR_ILLEGAL_INSTRUCTION)
-        return err_set(e, IMP_E_DEVICE, "cuda: %s failed in this process before; the driver gives it no new context: start it anew", b->name);
+        return err_set(e, IMP_E_DEVICE,
+                       "cuda: %s failed in this process before; the driver gives it no new context: start it anew",
+                       b->name);
     s = cu_check(cu, r, e, "creating a context on %s", b->name);
     if (s != IMP_OK)
         return s;
@@ -209,7 +218,8 @@ static imp_status cuda_open(const backend_options *opt, backend **out, imp_err *
         s = err_set(e, IMP_E_UNSUPPORTED,
                     "cuda: prefill fp8 and deterministic exclude each other: generated tokens are not computed in FP8");
     if (s == IMP_OK && b->prefill_fp8 && b->precise)
-        s = err_set(e, IMP_E_UNSUPPORTED, "cuda: prefill fp8 and precise exclude each other: one rounds what the other keeps");
+        s = err_set(e, IMP_E_UNSUPPORTED,
+                    "cuda: prefill fp8 and precise exclude each other: one rounds what the other keeps");
     if (s != IMP_OK) {
         cuda_close(b);
         return s;
@@ -220,8 +230,8 @@ static imp_status cuda_open(const backend_options *opt, backend **out, imp_err *
 
 static void cuda_describe(backend *b, char *out, size_t n)
 {
-    snprintf(out, n, "%s, compute capability %d.%d, driver CUDA %d.%d", b->name, b->cc / 10, b->cc % 10, b->cu.version / 1000,
-             b->cu.version % 1000 / 10);
+    snprintf(out, n, "%s, compute capability %d.%d, driver CUDA %d.%d", b->name, b->cc / 10, b->cc % 10,
+             b->cu.version / 1000, b->cu.version % 1000 / 10);
 }
 
 static imp_status cuda_memory(backend *b, backend_memory *out, imp_err *e)
@@ -230,7 +240,8 @@ static imp_status cuda_memory(backend *b, backend_memory *out, imp_err *e)
     imp_status s = cuda_enter(b, e);
     if (s == IMP_OK)
         s = cu_check(&b->cu, b->cu.MemGetInfo(&free, &total), e, "asking for free memory");
-    *out = (backend_memory){.total = b->total, .free = free, .weights = b->weights, .kv = b->kv, .workspace = b->workspace};
+    *out = (backend_memory){.total = b->total, .free = free,
+                            .weights = b->weights, .kv = b->kv, .workspace = b->workspace};
     return s;
 }
 
@@ -246,7 +257,8 @@ static imp_status cuda_read_ceiling(backend *b, uint64_t n_bytes, double *bytes_
         uint64_t n_word = n / 4;
         struct { uint64_t dst, n_word; uint32_t seed; } fill = {mem, n_word, 7};
         void *fp[3] = {&fill.dst, &fill.n_word, &fill.seed};
-        CUlaunchConfig c = {.gridDimX = (unsigned)b->n_sm * 8, .gridDimY = 1, .gridDimZ = 1, .blockDimX = 256, .blockDimY = 1, .blockDimZ = 1, .hStream = b->stream};
+        CUlaunchConfig c = {.gridDimX = (unsigned)b->n_sm * 8, .gridDimY = 1, .gridDimZ = 1,
+                            .blockDimX = 256, .blockDimY = 1, .blockDimZ = 1, .hStream = b->stream};
         s = cu_check(&b->cu, b->cu.LaunchKernelEx(&c, b->fn[K_fill_random], fp, NULL), e, "launching fill_random");
     }
     if (s == IMP_OK)
@@ -257,7 +269,8 @@ static imp_status cuda_read_ceiling(backend *b, uint64_t n_bytes, double *bytes_
     for (int i = 0; i < 7 && s == IMP_OK; i++) {
         uint64_t src = mem, n_vec = n / 16, out = mem + n;
         void *rp[3] = {&src, &n_vec, &out};
-        CUlaunchConfig c = {.gridDimX = (unsigned)b->n_sm * 4, .gridDimY = 1, .gridDimZ = 1, .blockDimX = 512, .blockDimY = 1, .blockDimZ = 1, .hStream = b->stream};
+        CUlaunchConfig c = {.gridDimX = (unsigned)b->n_sm * 4, .gridDimY = 1, .gridDimZ = 1,
+                            .blockDimX = 512, .blockDimY = 1, .blockDimZ = 1, .hStream = b->stream};
         b->cu.EventRecord(t0, b->stream);
         s = cu_check(&b->cu, b->cu.LaunchKernelEx(&c, b->fn[K_read], rp, NULL), e, "launching read");
         b->cu.EventRecord(t1, b->stream);

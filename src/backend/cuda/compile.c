@@ -1,5 +1,5 @@
-/* From a plan to nodes: fusion by pattern, storage types, liveness, one workspace. Every pattern keeps the arithmetic of
- * the operations it joins (the kernels share the functions), so fused and unfused paths give the same bytes. */
+/* From a plan to nodes: fusion by pattern, storage types, liveness, one workspace. Every pattern keeps the arithmetic
+ * of the operations it joins (the kernels share the functions), so fused and unfused paths give the same bytes. */
 #include <string.h>
 
 #include "backend/cuda/exec.h"
@@ -29,8 +29,8 @@ static int32_t op_index(const ctx *c, const plan_op *o) { return (int32_t)(o - c
 static node *new_node(ctx *c, node_kind kind, int32_t at)
 {
     node *n = &c->draft[c->n_draft];
-    *n = (node){.kind = kind, .op = at, .norm = -1, .glu = -1, .add = -1, .q_norm = -1, .k_norm = -1, .v_norm = -1, .q_rope = -1, .k_rope = -1,
-                .attend = -1, .qkv = -1, .q = PLAN_NONE, .k = PLAN_NONE, .v = PLAN_NONE};
+    *n = (node){.kind = kind, .op = at, .norm = -1, .glu = -1, .add = -1, .q_norm = -1, .k_norm = -1, .v_norm = -1,
+                .q_rope = -1, .k_rope = -1, .attend = -1, .qkv = -1, .q = PLAN_NONE, .k = PLAN_NONE, .v = PLAN_NONE};
     c->draft_at[at] = c->n_draft++;
     return n;
 }
@@ -63,15 +63,19 @@ static void fuse_qkv(ctx *c)
         const plan_op *st = &c->p->op[i], *at = NULL;
         if (st->kind != OP_KV_STORE)
             continue;
-        for (int32_t j = i + 1; j < c->p->n_op && !at && c->p->op[j].layer == st->layer; j++)
-            if (c->p->op[j].kind == OP_ATTEND && c->p->op[j].attr.attend.group == st->attr.kv.group && c->p->op[j].attr.attend.slot == st->attr.kv.slot)
-                at = &c->p->op[j];
+        for (int32_t j = i + 1; j < c->p->n_op && !at && c->p->op[j].layer == st->layer; j++) {
+            const plan_op *o = &c->p->op[j];
+            if (o->kind == OP_ATTEND && o->attr.attend.group == st->attr.kv.group &&
+                o->attr.attend.slot == st->attr.kv.slot)
+                at = o;
+        }
         if (!at || at->attr.attend.d_k > 512 || at->attr.attend.d_v > 512)
             continue;
         node n = {.q_norm = -1, .k_norm = -1, .v_norm = -1, .q_rope = -1, .k_rope = -1};
         n.q = chain(c, at->in[0], at->attr.attend.d_k, true, &n.q_rope, &n.q_norm);
         n.k = chain(c, st->in[0], at->attr.attend.d_k, true, &n.k_rope, &n.k_norm);
-        n.v = st->in[1] == PLAN_NONE ? PLAN_NONE : chain(c, st->in[1], at->attr.attend.d_v, false, &n.v_norm, &n.v_norm);
+        const plan_reg v = st->in[1];
+        n.v = v == PLAN_NONE ? PLAN_NONE : chain(c, v, at->attr.attend.d_v, false, &n.v_norm, &n.v_norm);
         /* q is rewritten where it lies: nobody else may read it, and it must be there when the node runs */
         if (c->use[n.q] != 1 || c->p->reg[n.q].def < 0 || c->p->reg[n.q].def >= i || n.q_rope > i || n.q_norm > i)
             continue;
@@ -93,7 +97,9 @@ static void fuse_pairs(ctx *c)
         for (int k = 0; k < 2; k++) {
             plan_op_kind kind = k ? OP_EXPERT_LINEAR : OP_LINEAR;
             const plan_op *a = def_op(c, g->in[0], kind), *b = def_op(c, g->in[1], kind);
-            if (!a || !b || a == b || a->in[0] != b->in[0] || (k && (a->in[1] != b->in[1] || a->attr.expert.x_per_choice || b->attr.expert.x_per_choice)))
+            if (!a || !b || a == b || a->in[0] != b->in[0])
+                continue;
+            if (k && (a->in[1] != b->in[1] || a->attr.expert.x_per_choice || b->attr.expert.x_per_choice))
                 continue;
             node *n = new_node(c, NODE_LINEAR, i);
             n->n_lin = 2;
@@ -252,7 +258,8 @@ static void live_ranges(bexec *x)
                 plan_reg in = p->op[n->norm].in[0];
                 int32_t def = p->reg[in].def;
                 touch(x, in, i);
-                if (def >= 0 && p->op[def].kind == OP_GATHER) /* one row may be read where it lies (run.c, ungathered) */
+                /* one row may be read where it lies (run.c, ungathered) */
+                if (def >= 0 && p->op[def].kind == OP_GATHER)
                     touch(x, p->op[def].in[0], i);
             }
             if (n->add >= 0)
@@ -272,8 +279,9 @@ static void live_ranges(bexec *x)
 
 bool exec_can_f16(plan_op_kind k)
 {
-    return k == OP_NORM || k == OP_L2NORM || k == OP_ADD || k == OP_MUL || k == OP_SCALE || k == OP_SOFTCAP || k == OP_ACT || k == OP_GLU ||
-           k == OP_GATE || k == OP_SLICE || k == OP_CONCAT || k == OP_ATTEND || k == OP_ROPE || k == OP_COMBINE;
+    return k == OP_NORM || k == OP_L2NORM || k == OP_ADD || k == OP_MUL || k == OP_SCALE || k == OP_SOFTCAP ||
+           k == OP_ACT || k == OP_GLU || k == OP_GATE || k == OP_SLICE || k == OP_CONCAT || k == OP_ATTEND ||
+           k == OP_ROPE || k == OP_COMBINE;
 }
 
 /* A register is f16 when nothing but matrix products reads it and its writer can write f16; with --precise none is. */
@@ -285,11 +293,13 @@ static void storage_types(ctx *c)
         reg *g = &x->reg[r];
         g->width = p->reg[r].width;
         g->dim = p->reg[r].dim;
-        bool f16 = !x->b->precise && p->reg[r].type != REG_IDX && p->reg[r].def >= 0 && exec_can_f16(p->op[p->reg[r].def].kind) && r != p->logits && r != p->hidden &&
-                   c->use[r] > 0;
+        bool f16 = !x->b->precise && p->reg[r].type != REG_IDX && p->reg[r].def >= 0 &&
+                   exec_can_f16(p->op[p->reg[r].def].kind) && r != p->logits && r != p->hidden && c->use[r] > 0;
         for (int32_t i = 0; i < p->n_op && f16; i++)
             for (int j = 0; j < 6; j++)
-                if (p->op[i].in[j] == r && (j != 0 || (p->op[i].kind != OP_LINEAR && (p->op[i].kind != OP_EXPERT_LINEAR || p->op[i].attr.expert.x_per_choice))))
+                if (p->op[i].in[j] == r &&
+                    (j != 0 || (p->op[i].kind != OP_LINEAR &&
+                                (p->op[i].kind != OP_EXPERT_LINEAR || p->op[i].attr.expert.x_per_choice))))
                     f16 = false;
         g->f16 = f16;
     }
@@ -362,7 +372,8 @@ static imp_status scratch(bexec *x, uint64_t n, CUdeviceptr *out, const char *wh
     return cu_check(&x->b->cu, x->b->cu.MemsetD8Async(*out, 0, n, x->b->stream), e, "clearing %s", what);
 }
 
-static imp_status make_tables(bexec *x, tables *t, int32_t n_tok, int32_t n_seq, int32_t n_row, uint64_t n_table, imp_err *e)
+static imp_status make_tables(bexec *x, tables *t, int32_t n_tok, int32_t n_seq, int32_t n_row, uint64_t n_table,
+                              imp_err *e)
 {
     uint64_t at = 0;
     t->max_tok = n_tok, t->max_seq = n_seq, t->max_row = n_row, t->max_save = n_tok;
@@ -378,8 +389,8 @@ static imp_status make_tables(bexec *x, tables *t, int32_t n_tok, int32_t n_seq,
 #undef PUT
     t->n_bytes = at;
     imp_status s = scratch(x, at, &t->dev, "step tables", e);
-    t->tok = t->dev + t->off_tok, t->seq = t->dev + t->off_seq, t->row = t->dev + t->off_row, t->save = t->dev + t->off_save;
-    t->table = t->dev + t->off_table;
+    t->tok = t->dev + t->off_tok, t->seq = t->dev + t->off_seq, t->row = t->dev + t->off_row;
+    t->save = t->dev + t->off_save, t->table = t->dev + t->off_table;
     return s;
 }
 
@@ -390,7 +401,8 @@ static imp_status make_scratch(bexec *x, imp_err *e)
     uint64_t part = 0, n_table = 0, rows = (uint64_t)(x->lim.n_tok > x->lim.n_row ? x->lim.n_tok : x->lim.n_row);
     for (int32_t i = 0; i < p->n_op; i++) {
         const plan_op *o = &p->op[i];
-        bool product = o->kind == OP_LINEAR && !x->b->precise; /* whose kernels want f16 rows and room for parts of sums */
+        /* whose kernels want f16 rows and room for parts of sums */
+        bool product = o->kind == OP_LINEAR && !x->b->precise;
         if (product && p->weight[o->weight[0]]->cols > kmax)
             kmax = (uint32_t)p->weight[o->weight[0]]->cols;
         if (product) {
@@ -438,12 +450,15 @@ static imp_status make_scratch(bexec *x, imp_err *e)
         x->part_splits = attend_splits((uint32_t)(pos > 1 << 20 ? 1 << 20 : pos)) + 1;
         uint64_t per = (uint64_t)heads * x->part_splits * PART_LD(up_to(dmax, 64) > 128 ? 256 : up_to(dmax, 64)) * 4;
         x->part_tokens = 256;
-        x->part_bytes = per > 96ull << 20 ? per : per * x->part_tokens < 96ull << 20 ? per * x->part_tokens : 96ull << 20;
+        const uint64_t most_bytes = 96ull << 20, wanted = per * x->part_tokens;
+        x->part_bytes = per > most_bytes ? per : wanted < most_bytes ? wanted : most_bytes;
         x->part_bytes = (x->part_bytes + 255) & ~255ull;
-        s = scratch(x, x->part_bytes + (uint64_t)x->part_tokens * kv_heads * ATTEND_SUBS * 4, &x->part, "attention splits", e);
+        const uint64_t counters = (uint64_t)x->part_tokens * kv_heads * ATTEND_SUBS * 4;
+        s = scratch(x, x->part_bytes + counters, &x->part, "attention splits", e);
         x->counter = x->part + x->part_bytes;
     }
-    int32_t sm_tok = x->lim.n_tok < SMALL_STEP ? x->lim.n_tok : SMALL_STEP, sm_seq = x->lim.n_seq < SMALL_STEP ? x->lim.n_seq : SMALL_STEP;
+    int32_t sm_tok = x->lim.n_tok < SMALL_STEP ? x->lim.n_tok : SMALL_STEP;
+    int32_t sm_seq = x->lim.n_seq < SMALL_STEP ? x->lim.n_seq : SMALL_STEP;
     int32_t sm_row = x->lim.n_row < SMALL_STEP ? x->lim.n_row : SMALL_STEP;
     if (s == IMP_OK)
         s = make_tables(x, &x->small[0], sm_tok, sm_seq, sm_row, one * (uint64_t)(sm_seq < 8 ? sm_seq : 8) + 64, e);
@@ -460,7 +475,8 @@ static imp_status make_scratch(bexec *x, imp_err *e)
     x->greedy_counter = x->out_id + (uint64_t)x->lim.n_row * 4;
     x->last = x->greedy_counter + (uint64_t)x->lim.n_row * 4;
     if (s == IMP_OK)
-        s = scratch(x, (uint64_t)(x->lim.n_row ? x->lim.n_row : 1) * sizeof(sample_result), &x->sampled, "sampled rows", e);
+        s = scratch(x, (uint64_t)(x->lim.n_row ? x->lim.n_row : 1) * sizeof(sample_result), &x->sampled,
+                    "sampled rows", e);
     ext = (uint64_t)x->lim.n_tok * p->n_hidden * 4;
     if (s == IMP_OK && p->n_hidden)
         s = scratch(x, ext, &x->large.ext, "external rows", e);
@@ -484,7 +500,8 @@ static imp_status send_constants(bexec *x, imp_err *e)
     imp_status s = scratch(x, n * 4, &at, "constants", e);
     for (int32_t i = 0; i < p->n_constant && s == IMP_OK; i++) {
         x->constant[i] = at;
-        s = cu_check(&x->b->cu, x->b->cu.MemcpyHtoDAsync(at, p->constant[i].v, p->constant[i].n * 4, x->b->stream), e, "uploading constants");
+        CUresult r = x->b->cu.MemcpyHtoDAsync(at, p->constant[i].v, p->constant[i].n * 4, x->b->stream);
+        s = cu_check(&x->b->cu, r, e, "uploading constants");
         at += up_to(p->constant[i].n, 64) * 4;
     }
     return s == IMP_OK ? cu_check(&x->b->cu, x->b->cu.StreamSynchronize(x->b->stream), e, "uploading constants") : s;
@@ -508,13 +525,15 @@ static imp_status check_supported(const bexec *x, imp_err *e)
             why = "heads are too wide";
         if (o->kind == OP_ROUTE && (o->attr.route.n_expert > 512 || o->attr.route.k > 32 || o->attr.route.n_group > 64))
             why = "too many experts";
-        bool mat = o->kind == OP_LINEAR || o->kind == OP_EXPERT_LINEAR || o->kind == OP_HEAD_LINEAR || o->kind == OP_EMBED;
+        bool mat = o->kind == OP_LINEAR || o->kind == OP_EXPERT_LINEAR || o->kind == OP_HEAD_LINEAR ||
+                   o->kind == OP_EMBED;
         for (int j = 0; j < 3; j++)
             if (o->weight[j] != PLAN_NONE && (mat && j == 0) == x->w[o->weight[j]]->is_vec)
                 why = mat ? "its matrix was uploaded as a vector" : "its vector was uploaded as a matrix";
         if (why)
-            return err_set(e, IMP_E_UNSUPPORTED, "cuda: layer %d %s (%s%s%s): %s", (int)o->layer, o->role, plan_op_name(o->kind),
-                           o->weight[0] != PLAN_NONE ? " " : "", o->weight[0] != PLAN_NONE ? p->weight[o->weight[0]]->name : "", why);
+            return err_set(e, IMP_E_UNSUPPORTED, "cuda: layer %d %s (%s%s%s): %s", (int)o->layer, o->role,
+                           plan_op_name(o->kind), o->weight[0] != PLAN_NONE ? " " : "",
+                           o->weight[0] != PLAN_NONE ? p->weight[o->weight[0]]->name : "", why);
     }
     return IMP_OK;
 }
@@ -598,9 +617,11 @@ static imp_status make_slots(bexec *x, imp_err *e)
         if (s == IMP_OK)
             s = cu_check(&b->cu, b->cu.MemAllocHost((void **)&t->out_id, rows * 4), e, "allocating pinned memory");
         if (s == IMP_OK)
-            s = cu_check(&b->cu, b->cu.MemAllocHost((void **)&t->sampled, rows * sizeof *t->sampled), e, "allocating pinned memory");
+            s = cu_check(&b->cu, b->cu.MemAllocHost((void **)&t->sampled, rows * sizeof *t->sampled), e,
+                         "allocating pinned memory");
         if (s == IMP_OK)
-            s = cu_check(&b->cu, b->cu.EventCreate(&t->done, b->timing ? 0 : CU_EVENT_DISABLE_TIMING), e, "creating an event");
+            s = cu_check(&b->cu, b->cu.EventCreate(&t->done, b->timing ? 0 : CU_EVENT_DISABLE_TIMING), e,
+                         "creating an event");
         if (s == IMP_OK)
             s = cu_check(&b->cu, b->cu.EventCreate(&t->sent, CU_EVENT_DISABLE_TIMING), e, "creating an event");
         if (s == IMP_OK && b->timing)
@@ -667,14 +688,15 @@ void cuda_exec_free(bexec *x)
     mem_free(x);
 }
 
-imp_status cuda_compile(backend *b, const plan *p, bweight *const *w, kvcache *kv, const plan_limits *lim, bexec **out, imp_err *e)
+imp_status cuda_compile(backend *b, const plan *p, bweight *const *w, kvcache *kv, const plan_limits *lim, bexec **out,
+                        imp_err *e)
 {
     imp_status s = cuda_enter(b, e);
     if (s != IMP_OK)
         return s;
     if (lim->n_tok <= 0 || lim->n_row < 0 || lim->n_seq <= 0 || lim->n_tok > 65535 || lim->n_row > 65535)
-        return err_set(e, IMP_E_USAGE, "cuda: step limits of %d tokens, %d rows, %d sequences (65535 at most)", (int)lim->n_tok, (int)lim->n_row,
-                       (int)lim->n_seq);
+        return err_set(e, IMP_E_USAGE, "cuda: step limits of %d tokens, %d rows, %d sequences (65535 at most)",
+                       (int)lim->n_tok, (int)lim->n_row, (int)lim->n_seq);
     bexec *x = mem_calloc(1, sizeof *x);
     if (!x)
         return err_oom(e, "compiled plan", sizeof *x);

@@ -118,7 +118,8 @@ imp_status cuda_launch(backend *b, CUstream s, kernel_id k, uint32_t gx, uint32_
                        uint32_t smem, bool pdl, const void *args, imp_err *e);
 /* The same in clusters of `cluster` blocks along x. */
 imp_status cuda_launch_cluster(backend *b, CUstream s, kernel_id k, uint32_t gx, uint32_t gy, uint32_t gz,
-                               uint32_t cluster, uint32_t threads, uint32_t smem, bool pdl, const void *args, imp_err *e);
+                               uint32_t cluster, uint32_t threads, uint32_t smem, bool pdl, const void *args,
+                               imp_err *e);
 
 imp_status cuda_upload(backend *b, const weight *w, plan_op_kind hint, uint64_t row_begin, uint64_t row_end,
                        uint64_t col_begin, uint64_t col_end, bweight **out, imp_err *e);

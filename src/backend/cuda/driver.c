@@ -30,7 +30,8 @@ imp_status cu_load(cu_api *cu, imp_err *e)
     if (get_version)
         get_version(&cu->version);
     if (!get) {
-        imp_status s = err_set(e, IMP_E_UNSUPPORTED, "cuda: the NVIDIA driver is too old: it speaks CUDA %d.%d, wanted 13.0 or newer",
+        imp_status s = err_set(e, IMP_E_UNSUPPORTED,
+                               "cuda: the NVIDIA driver is too old: it speaks CUDA %d.%d, wanted 13.0 or newer",
                                cu->version / 1000, cu->version % 1000 / 10);
         cu_unload(cu);
         return s;
@@ -54,7 +55,8 @@ imp_status cu_load(cu_api *cu, imp_err *e)
     if (r == CUDA_ERROR_STUB_LIBRARY)
         s = err_set(e, IMP_E_UNSUPPORTED, "cuda: no NVIDIA driver: libcuda.so.1 is the toolkit's stub");
     else if (r == CUDA_ERROR_NOT_FOUND || (cu->version && cu->version < CU_API_VERSION))
-        s = err_set(e, IMP_E_UNSUPPORTED, "cuda: the NVIDIA driver is too old: it speaks CUDA %d.%d, wanted 13.0 or newer (driver 580)",
+        s = err_set(e, IMP_E_UNSUPPORTED,
+                    "cuda: the NVIDIA driver is too old: it speaks CUDA %d.%d, wanted 13.0 or newer (driver 580)",
                     cu->version / 1000, cu->version % 1000 / 10);
     else if (r == CUDA_ERROR_NO_DEVICE)
         s = err_set(e, IMP_E_UNSUPPORTED, "cuda: the driver sees no GPU");
@@ -76,6 +78,6 @@ imp_status cu_check(const cu_api *cu, CUresult r, imp_err *e, const char *doing,
     const char *name = NULL, *text = NULL;
     cu->GetErrorName(r, &name);
     cu->GetErrorString(r, &text);
-    return err_set(e, r == CUDA_ERROR_OUT_OF_MEMORY ? IMP_E_NOMEM : IMP_E_DEVICE, "cuda: %s: %s (%s)", what, text ? text : "unknown error",
-                   name ? name : "?");
+    return err_set(e, r == CUDA_ERROR_OUT_OF_MEMORY ? IMP_E_NOMEM : IMP_E_DEVICE, "cuda: %s: %s (%s)", what,
+                   text ? text : "unknown error", name ? name : "?");
 }

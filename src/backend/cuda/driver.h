@@ -14,8 +14,9 @@
     X(MemAlloc) X(MemFree) X(MemAllocHost) X(MemFreeHost) X(MemcpyHtoDAsync) X(MemcpyDtoHAsync) X(MemcpyDtoDAsync)   \
     X(MemsetD8Async) X(StreamCreate) X(StreamDestroy) X(StreamSynchronize) X(StreamWaitEvent) X(EventCreate)         \
     X(EventRecord) X(EventSynchronize) X(EventElapsedTime) X(EventDestroy) X(LibraryLoadData) X(LibraryUnload)       \
-    X(LibraryGetKernelCount) X(LibraryEnumerateKernels) X(KernelGetName) X(KernelGetFunction) X(FuncSetAttribute) X(FuncGetAttribute) X(OccupancyMaxActiveBlocksPerMultiprocessor)        \
-    X(LaunchKernelEx) X(LaunchHostFunc) X(StreamBeginCapture) X(StreamEndCapture) X(GraphInstantiateWithFlags)              \
+    X(LibraryGetKernelCount) X(LibraryEnumerateKernels) X(KernelGetName) X(KernelGetFunction) X(FuncSetAttribute)    \
+    X(FuncGetAttribute) X(OccupancyMaxActiveBlocksPerMultiprocessor) X(LaunchKernelEx) X(LaunchHostFunc)             \
+    X(StreamBeginCapture) X(StreamEndCapture) X(GraphInstantiateWithFlags)                                           \
     X(GraphLaunch) X(GraphExecDestroy) X(GraphDestroy) X(TensorMapEncodeTiled) X(MemAddressReserve)                  \
     X(MemAddressFree) X(MemCreate) X(MemRelease) X(MemMap) X(MemUnmap) X(MemSetAccess)                               \
     X(MemGetAllocationGranularity) X(GetErrorName) X(GetErrorString)
@@ -30,7 +31,9 @@ typedef struct cu_api {
 
 imp_status cu_load(cu_api *cu, imp_err *e);
 void cu_unload(cu_api *cu);
-/* Status of a driver call: IMP_OK, IMP_E_NOMEM, or IMP_E_DEVICE; the message says what was being done and the driver's words. */
-imp_status cu_check(const cu_api *cu, CUresult r, imp_err *e, const char *doing, ...) __attribute__((format(printf, 4, 5)));
+/* Status of a driver call: IMP_OK, IMP_E_NOMEM, or IMP_E_DEVICE; the message says what was being done and the driver's
+ * words. */
+imp_status cu_check(const cu_api *cu, CUresult r, imp_err *e, const char *doing, ...)
+    __attribute__((format(printf, 4, 5)));
 
 #endif

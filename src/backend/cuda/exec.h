@@ -62,7 +62,8 @@ typedef struct ticket_slot {
     bool open, poisoned;
     bool follows;                     /* the ticket before it was open at submit */
     imp_status status;
-    CUevent begin, sent, done;        /* begin: NULL unless the backend takes times; sent: its tables are on the device */
+    CUevent begin, sent, done;        /* begin: NULL unless the backend takes times; sent: its tables are on the
+                                       * device */
     uint8_t *host;                    /* pinned: tables of the step */
     uint64_t host_bytes;
     int32_t *out_id;                  /* pinned [max_row] */
@@ -160,11 +161,27 @@ static inline uint64_t reg_row_bytes(const bexec *x, plan_reg r)
 {
     return (uint64_t)x->reg[r].ld * (x->reg[r].f16 ? 2 : 4);
 }
+static inline CUdeviceptr at_row(const bexec *x, plan_reg r, int32_t row)
+{
+    return reg_ptr(x, r) + (uint64_t)row * reg_row_bytes(x, r);
+}
 
 static inline uint32_t attend_splits(uint32_t n_pos) { return n_pos ? SPLIT_OF(n_pos - 1) + 1 : 1; }
 
 #define ATTEND_HEADS 8 /* query heads that a block of the decode kernels takes */
 #define ATTEND_SUBS 2  /* blocks that share a kv head at most */
+
+/* Which decode kernel takes these heads; 0 = none of them. */
+static inline uint32_t exec_attend_width(const bexec *x, const plan_attend *t)
+{
+    const kv_group *g = &x->kv->group[t->group];
+    uint32_t d = t->d_k > t->d_v ? t->d_k : t->d_v;
+    if (t->d_k % 8 || t->d_v % 8 || g->k_width % 8 || g->v_width % 8 || d > 256 ||
+        t->n_head / t->n_kv_head > ATTEND_HEADS * ATTEND_SUBS)
+        return 0;
+    uint32_t bs = (uint32_t)x->kv->block_size;
+    return bs < 8 || bs & (bs - 1) ? 0 : d <= 64 ? 64 : d <= 128 ? 128 : 256;
+}
 
 imp_status exec_nodes(bexec *x, imp_err *e); /* launches the whole step on the backend's stream */
 bool exec_can_f16(plan_op_kind k);           /* kinds whose kernel can write f16 in ACT_POS order */
@@ -183,7 +200,8 @@ imp_status exec_experts(bexec *x, const node *n, int32_t r0, int32_t n_row, bool
 #define EXPERTS_FROM 4 /* rows of class D from which on a grouped node goes expert by expert */
 void exec_group_experts(bexec *x);
 /* Lists of (token, choice) pairs in the order of their experts, n_tok of them a tile. */
-imp_status exec_sort_pairs(bexec *x, const plan_op *l, int32_t r0, uint32_t n_pair, uint32_t n_expert, uint32_t n_tok, imp_err *e);
+imp_status exec_sort_pairs(bexec *x, const plan_op *l, int32_t r0, uint32_t n_pair, uint32_t n_expert, uint32_t n_tok,
+                           imp_err *e);
 int32_t exec_readers(const plan *p, plan_reg r); /* operands that are r */
 bool exec_same_tiles(const dweight *a, const dweight *b);
 uint64_t exec_moe_bytes(const bexec *x, int32_t n_tok, uint64_t *tiles_at, uint64_t *rows_at);
@@ -229,7 +247,8 @@ imp_status exec_dense(bexec *x, const gemv_args *g, bool *done, imp_err *e);
 bool exec_batch_fits(const bexec *x, const gemv_args *g);
 imp_status exec_batch(bexec *x, const gemv_args *g, CUdeviceptr xh, uint32_t ldx, imp_err *e);
 
-/* The same for 2 to 8 rows where there is a kernel for just this (run_few.c); else *done = false and nothing happened. */
+/* The same for 2 to 8 rows where there is a kernel for just this (run_few.c); else *done = false and nothing
+ * happened. */
 imp_status exec_few(bexec *x, const gemv_args *g, CUdeviceptr xh, uint32_t ldx, bool *done, imp_err *e);
 
 /* profile.c */

@@ -1,6 +1,6 @@
-/* KV blocks and recurrent states on the device. Invariants: (1) a group's blocks lie in one range of addresses reserved at
- * open, so no pointer changes when memory is mapped behind it; (2) a block holds all slots of its group: for each slot
- * block_size rows of K, then of V, f16; (3) blocks [0, n_block) are mapped; (4) growing happens between steps. */
+/* KV blocks and recurrent states on the device. Invariants: (1) a group's blocks lie in one range of addresses reserved
+ * at open, so no pointer changes when memory is mapped behind it; (2) a block holds all slots of its group: for each
+ * slot block_size rows of K, then of V, f16; (3) blocks [0, n_block) are mapped; (4) growing happens between steps. */
 #include <string.h>
 
 #include "backend/cuda/cuda_impl.h"
@@ -69,9 +69,10 @@ static imp_status open_group(kvcache *kv, int32_t g, const plan_kv_group *pg, in
     if (n_block <= 0 || !at)
         return IMP_OK;
     if (!ck_mul(at, (uint64_t)n_block, &k->reserved) || !ck_align(k->reserved, kv->granularity, &k->reserved))
-        return err_set(e, IMP_E_USAGE, "cuda: KV group %d: %lld blocks of %llu bytes do not fit an address", (int)g, (long long)n_block,
-                       (unsigned long long)at);
-    return cu_check(&b->cu, b->cu.MemAddressReserve(&k->base, k->reserved, 0, 0, 0), e, "reserving addresses for KV group %d", (int)g);
+        return err_set(e, IMP_E_USAGE, "cuda: KV group %d: %lld blocks of %llu bytes do not fit an address", (int)g,
+                       (long long)n_block, (unsigned long long)at);
+    CUresult r = b->cu.MemAddressReserve(&k->base, k->reserved, 0, 0, 0);
+    return cu_check(&b->cu, r, e, "reserving addresses for KV group %d", (int)g);
 }
 
 imp_status cuda_kv_open(backend *b, const plan *p, const kv_options *opt, kvcache **out, imp_err *e)
@@ -92,7 +93,8 @@ imp_status cuda_kv_open(backend *b, const plan *p, const kv_options *opt, kvcach
     kv->n_plan_state = p->n_state;
     size_t gran = 0;
     CUmemAllocationProp prop = props(b);
-    s = cu_check(&b->cu, b->cu.MemGetAllocationGranularity(&gran, &prop, CU_MEM_ALLOC_GRANULARITY_RECOMMENDED), e, "asking for the page size");
+    CUresult r = b->cu.MemGetAllocationGranularity(&gran, &prop, CU_MEM_ALLOC_GRANULARITY_RECOMMENDED);
+    s = cu_check(&b->cu, r, e, "asking for the page size");
     kv->granularity = gran ? gran : 1;
     for (int32_t g = 0; g < p->n_group && s == IMP_OK; g++) {
         kv->n_group = g + 1;
@@ -127,7 +129,8 @@ imp_status cuda_kv_grow(kvcache *kv, int32_t group, int64_t n_block, imp_err *e)
     kv_group *k = &kv->group[group];
     uint64_t want = 0;
     if (n_block < 0 || !ck_mul((uint64_t)n_block, k->block_bytes, &want) || want > k->reserved)
-        return err_set(e, IMP_E_USAGE, "cuda: KV group %d: %lld blocks are more than were reserved", (int)group, (long long)n_block);
+        return err_set(e, IMP_E_USAGE, "cuda: KV group %d: %lld blocks are more than were reserved", (int)group,
+                       (long long)n_block);
     imp_status s = cuda_enter(b, e);
     if (s != IMP_OK)
         return s;
@@ -151,8 +154,9 @@ imp_status cuda_kv_grow(kvcache *kv, int32_t group, int64_t n_block, imp_err *e)
         if (r == CUDA_ERROR_OUT_OF_MEMORY) {
             size_t free = 0, total = 0;
             b->cu.MemGetInfo(&free, &total);
-            return err_set(e, IMP_E_NOMEM, "cuda: out of memory: KV group %d needs %.1f MiB more for %lld blocks, %.1f MiB are free", (int)group,
-                           (double)n / 1048576, (long long)n_block, (double)free / 1048576);
+            return err_set(e, IMP_E_NOMEM,
+                           "cuda: out of memory: KV group %d needs %.1f MiB more for %lld blocks, %.1f MiB are free",
+                           (int)group, (double)n / 1048576, (long long)n_block, (double)free / 1048576);
         }
         s = cu_check(&b->cu, r, e, "creating KV memory");
         if (s != IMP_OK)
@@ -186,7 +190,8 @@ void cuda_kv_copy_block(kvcache *kv, int32_t group, int32_t from, int32_t to)
 {
     kv_group *k = &kv->group[group];
     if (cuda_enter(kv->b, NULL) == IMP_OK)
-        kv->b->cu.MemcpyDtoDAsync(k->base + (uint64_t)to * k->block_bytes, k->base + (uint64_t)from * k->block_bytes, k->block_bytes, kv->b->stream);
+        kv->b->cu.MemcpyDtoDAsync(k->base + (uint64_t)to * k->block_bytes, k->base + (uint64_t)from * k->block_bytes,
+                                  k->block_bytes, kv->b->stream);
 }
 
 void cuda_kv_copy_state(kvcache *kv, int32_t from, int32_t to)

@@ -1,8 +1,41 @@
-/* Time by role, for `imp bench --profile` and the GPU test. */
+/* Time by role, for `imp bench --profile` and the GPU test; and what serves an operation, for inspect. */
 #include <stdio.h>
 #include <string.h>
 
 #include "backend/cuda/exec.h"
+
+const char *exec_op_kernel(const bexec *x, int32_t op)
+{
+    const node *n = &x->node[x->node_of_op[op]];
+    const plan_op *o = &x->p->op[n->op];
+    static const char *const kinds[OP_COUNT] = {
+        [OP_EMBED] = "embed", [OP_GATHER] = "gather", [OP_NORM] = "norm", [OP_L2NORM] = "norm_group",
+        [OP_ADD] = "add", [OP_MUL] = "mul", [OP_SCALE] = "unary", [OP_SOFTCAP] = "unary", [OP_ACT] = "unary",
+        [OP_GLU] = "glu", [OP_GATE] = "gate", [OP_ROPE] = "rope", [OP_SLICE] = "slice", [OP_CONCAT] = "concat",
+        [OP_KV_STORE] = "kv_store", [OP_ROUTE] = "route", [OP_COMBINE] = "combine",
+        [OP_CONV] = "conv", [OP_GDN] = "gdn", [OP_MAMBA2] = "mamba2", [OP_DECAY] = "decay"};
+    static const char *const products[LAY_COUNT] = {
+        "gemv/rows F16", "gemv/rows I8", "gemv/rows U4", "gemv/rows NV4",
+        "gemv/rows Q4K", "gemv/rows Q5K", "gemv/rows Q6K", "gemv/rows F8"};
+    static const char *const products8[LAY_COUNT] = {
+        "gemv/rows F16, prompts fp8", "gemv/rows I8, prompts fp8", "gemv/rows U4, prompts fp8",
+        "gemv/rows NV4, prompts fp8", "gemv/rows Q4K, prompts fp8", "gemv/rows Q5K, prompts fp8",
+        "gemv/rows Q6K, prompts fp8", "gemv/rows F8, prompts fp8"};
+    static const char *const mixed[LAY_COUNT] = {
+        "experts F16", "experts I8", "experts U4", "experts NV4",
+        "experts Q4K", "experts Q5K", "experts Q6K", "experts F8"};
+    if (n->mix && n->kind == NODE_OP)
+        return o->kind == OP_ROUTE ? "route/experts" : "combine/experts";
+    if (n->kind == NODE_LINEAR && x->b->precise)
+        return exec_precise_name(x->w[x->p->op[n->lin[0]].weight[0]]->d.layout);
+    if (n->kind == NODE_LINEAR)
+        return (n->mix ? mixed : n->fp8 ? products8 : products)[x->w[x->p->op[n->lin[0]].weight[0]]->d.layout];
+    if (n->kind == NODE_QKV)
+        return "qkv (norm, rope, kv_store)";
+    if (o->kind == OP_ATTEND)
+        return exec_attend_width(x, &o->attr.attend) ? "attend_d/attend_p" : "attend_any (generic)";
+    return kinds[o->kind] ? kinds[o->kind] : "?";
+}
 
 static const char *role_of(const bexec *x, int32_t i)
 {

@@ -9,21 +9,23 @@ typedef struct rows { /* the rows a launch is about */
     bool prompt;
 } rows;
 
-static CUdeviceptr at_row(const bexec *x, plan_reg r, int32_t row) { return reg_ptr(x, r) + (uint64_t)row * reg_row_bytes(x, r); }
 static int32_t dim_rows(const bexec *x, plan_reg r) { return x->reg[r].dim == DIM_R ? x->n_row : x->n_tok; }
 
-static imp_status go(bexec *x, kernel_id k, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t threads, uint32_t smem, const void *args, imp_err *e)
+static imp_status go(bexec *x, kernel_id k, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t threads, uint32_t smem,
+                     const void *args, imp_err *e)
 {
     return cuda_launch(x->b, x->b->stream, k, gx, gy, gz, threads, smem, true, args, e);
 }
 
 /* ---- one row of one token: nothing to gather ---- */
-/* The register that a norm inside a product reads: where there is one token and its row is wanted, what was to be gathered. */
+/* The register that a norm inside a product reads: where there is one token and its row is wanted, what was to be
+ * gathered. */
 static plan_reg ungathered(const bexec *x, plan_reg r)
 {
     const plan *p = x->p;
     int32_t def = p->reg[r].def;
-    if (x->n_tok != 1 || x->n_row != 1 || def < 0 || p->op[def].kind != OP_GATHER || r == p->hidden || exec_readers(p, r) != 1)
+    if (x->n_tok != 1 || x->n_row != 1 || def < 0 || p->op[def].kind != OP_GATHER || r == p->hidden ||
+        exec_readers(p, r) != 1)
         return r;
     return p->op[def].in[0];
 }
@@ -38,12 +40,16 @@ static bool gather_is_idle(const bexec *x, const plan_op *o)
 }
 
 /* ---- products --------------------------------------------------------------------------------------------------- */
-static op_args norm_args(const bexec *x, const plan_op *o, CUdeviceptr in, uint32_t ld_in, CUdeviceptr out, uint32_t ld_out, bool f16)
+static op_args norm_args(const bexec *x, const plan_op *o, CUdeviceptr in, uint32_t ld_in, CUdeviceptr out,
+                         uint32_t ld_out, bool f16)
 {
     const plan *p = x->p;
-    return (op_args){.a = in, .lda = ld_in, .out = out, .ldo = ld_out, .out_f16 = f16, .width = p->reg[o->in[0]].width, .w = vec(x, o->weight[0]),
-                     .bias = o->weight[0] == PLAN_NONE ? 0 : o->weight[1] != PLAN_NONE ? vec(x, o->weight[1]) : x->w[o->weight[0]]->d.bias,
-                     .eps = o->attr.norm.eps, .plus_one = o->attr.norm.plus_one ? 1.0f : 0.0f, .flag = o->attr.norm.layer};
+    return (op_args){.a = in, .lda = ld_in, .out = out, .ldo = ld_out, .out_f16 = f16,
+                     .width = p->reg[o->in[0]].width, .w = vec(x, o->weight[0]),
+                     .bias = o->weight[0] == PLAN_NONE ? 0 :
+                             o->weight[1] != PLAN_NONE ? vec(x, o->weight[1]) : x->w[o->weight[0]]->d.bias,
+                     .eps = o->attr.norm.eps, .plus_one = o->attr.norm.plus_one ? 1.0f : 0.0f,
+                     .flag = o->attr.norm.layer};
 }
 
 /* A gemv's kernel, by what its matrices' tiles are. */
@@ -61,15 +67,16 @@ typedef struct gemv_fit {
     uint32_t per_sm, smem;
 } gemv_fit;
 
-/* As many blocks a multiprocessor, up to three, as shared memory allows: what these kernels lack is warps that are ready
- * (docs/kernels.md). False when the rows do not fit. */
+/* As many blocks a multiprocessor, up to three, as shared memory allows: what these kernels lack is warps that are
+ * ready (docs/kernels.md). False when the rows do not fit. */
 static bool fit_gemv(const bexec *x, gemv_args *a, gemv_fit *out)
 {
     if (a->w[0].expert_stride >> 32)
         return false; /* the kernel counts a matrix in 32 bits */
     const uint32_t smem = 64 + 4096 + a->w[0].k_tiles * TILE_COLS * 2 + 8 * 2 * a->slot_bytes;
+    /* a block's most is a multiprocessor's, less 1 KiB a block */
     for (uint32_t n = 3; n; n--)
-        if (smem <= ((uint32_t)x->b->smem_max + 1024) / n - 1024) { /* a block's most is a multiprocessor's, less 1 KiB a block */
+        if (smem <= ((uint32_t)x->b->smem_max + 1024) / n - 1024) {
             *out = (gemv_fit){gemv_kernel(a), n, smem};
             return true;
         }
@@ -78,7 +85,8 @@ static bool fit_gemv(const bexec *x, gemv_args *a, gemv_fit *out)
 
 static imp_status run_gemv(bexec *x, gemv_args *a, uint32_t gy, const gemv_fit *f, imp_err *e)
 {
-    uint32_t groups = 8 / a->w[0].seg, blocks = div_up(a->n_item, groups), most = (uint32_t)x->b->n_sm * f->per_sm / gy; /* one round of blocks */
+    uint32_t groups = 8 / a->w[0].seg, blocks = div_up(a->n_item, groups);
+    uint32_t most = (uint32_t)x->b->n_sm * f->per_sm / gy; /* one round of blocks */
     most = most ? most : 1;
     return go(x, f->k, blocks < most ? blocks : most, gy, 1, 256, f->smem, a, e);
 }
@@ -92,7 +100,8 @@ static void gemv_weights(const bexec *x, const node *n, gemv_args *a)
         const plan_op *l = &p->op[n->lin[i]];
         a->w[i] = x->w[l->weight[0]]->d;
         a->item_begin[i] = a->n_item;
-        const uint32_t piece = a->w[i].layout == LAY_F16 ? a->w[i].tile_bytes / 2 : a->w[i].tile_bytes; /* gemv.cu: a place's */
+        /* gemv.cu: a place's */
+        const uint32_t piece = a->w[i].layout == LAY_F16 ? a->w[i].tile_bytes / 2 : a->w[i].tile_bytes;
         a->slot_bytes = piece > a->slot_bytes ? piece : a->slot_bytes;
         a->n_item += a->pair && i ? 0 : a->w[i].row_tiles;
     }
@@ -125,7 +134,8 @@ static imp_status run_norm(bexec *x, const node *n, rows r, imp_err *e)
     plan_reg in = x->p->op[n->lin[0]].in[0];
     const plan_op *o = &x->p->op[n->norm];
     plan_reg src = ungathered(x, o->in[0]);
-    op_args a = norm_args(x, o, at_row(x, src, r.r0), reg_ld(x, src), at_row(x, in, r.r0), reg_ld(x, in), x->reg[in].f16);
+    op_args a = norm_args(x, o, at_row(x, src, r.r0), reg_ld(x, src), at_row(x, in, r.r0), reg_ld(x, in),
+                          x->reg[in].f16);
     return go(x, K_norm, (uint32_t)r.n, 1, 1, 256, 0, &a, e);
 }
 
@@ -146,27 +156,33 @@ static imp_status f16_input(bexec *x, const node *n, rows r, CUdeviceptr *out, u
     }
     *out = x->xh;
     *ld = up_to(x->reg[in].width, TILE_COLS);
-    op_args a = {.a = at_row(x, in, r.r0), .lda = reg_ld(x, in), .out = x->xh, .ldo = *ld, .out_f16 = 1, .width = x->reg[in].width, .flag = 3};
+    op_args a = {.a = at_row(x, in, r.r0), .lda = reg_ld(x, in), .out = x->xh, .ldo = *ld, .out_f16 = 1,
+                 .width = x->reg[in].width, .flag = 3};
     return go(x, K_unary, div_up(a.width, 1024), (uint32_t)r.n, 1, 256, 0, &a, e);
 }
 
-static imp_status product_rows(bexec *x, const dweight *w, CUdeviceptr xh, uint32_t ldx, CUdeviceptr out, uint32_t ldo, CUdeviceptr res, uint32_t ldr,
-                               uint32_t n, imp_err *e)
+static imp_status product_rows(bexec *x, const dweight *w, CUdeviceptr xh, uint32_t ldx, CUdeviceptr out, uint32_t ldo,
+                               CUdeviceptr res, uint32_t ldr, uint32_t n, imp_err *e)
 {
     kernel_id k = n <= 16 ? K_rows2 : n <= 32 ? K_rows4 : K_rows8;
     uint32_t cols = n <= 16 ? 16 : n <= 32 ? 32 : 64, stage = cols * 528 + 8 * w->tile_bytes, most = n;
-    uint32_t n_stage = 128 + 2 * stage <= SMEM_PAIR ? (SMEM_PAIR - 128) / stage : ((uint32_t)x->b->smem_max - 128) / stage;
+    uint32_t n_stage = 128 + 2 * stage <= SMEM_PAIR ? (SMEM_PAIR - 128) / stage :
+                       ((uint32_t)x->b->smem_max - 128) / stage;
     n_stage = n_stage > 4 ? 4 : n_stage;
     if (w->z > 1 && (uint64_t)w->z * n * w->rows * 4 > x->partial_bytes)
         most = (uint32_t)(x->partial_bytes / ((uint64_t)w->z * w->rows * 4));
-    imp_status s = n_stage && most ? IMP_OK : err_set(e, IMP_E_INTERNAL, "cuda: no tile fits for a product of %u x %u", w->rows, w->cols);
+    imp_status s = IMP_OK;
+    if (!n_stage || !most)
+        s = err_set(e, IMP_E_INTERNAL, "cuda: no tile fits for a product of %u x %u", w->rows, w->cols);
     for (uint32_t m = 0; m < n && s == IMP_OK; m += most) {
         uint32_t c = n - m < most ? n - m : most;
-        rows_args a = {.w = *w, .x = xh + (uint64_t)m * ldx * 2, .out = out + (uint64_t)m * ldo * 4, .residual = res ? res + (uint64_t)m * ldr * 4 : 0,
-                       .partial = x->partial, .m = c, .ldx = ldx, .ldo = ldo, .ldr = ldr, .n_stage = n_stage, .slot_bytes = w->tile_bytes};
+        rows_args a = {.w = *w, .x = xh + (uint64_t)m * ldx * 2, .out = out + (uint64_t)m * ldo * 4,
+                       .residual = res ? res + (uint64_t)m * ldr * 4 : 0, .partial = x->partial, .m = c, .ldx = ldx,
+                       .ldo = ldo, .ldr = ldr, .n_stage = n_stage, .slot_bytes = w->tile_bytes};
         s = go(x, k, div_up(w->row_tiles, 8), w->z, div_up(c, cols), 256, 128 + n_stage * stage, &a, e);
         if (s == IMP_OK && w->z > 1) {
-            sum_args sa = {.w = *w, .partial = a.partial, .out = a.out, .residual = a.residual, .m = c, .ldo = ldo, .ldr = ldr};
+            sum_args sa = {.w = *w, .partial = a.partial, .out = a.out, .residual = a.residual, .m = c, .ldo = ldo,
+                           .ldr = ldr};
             s = go(x, K_rows_sum, div_up(w->rows, 256), c, 1, 256, 0, &sa, e);
         }
     }
@@ -203,9 +219,10 @@ static imp_status run_glu(bexec *x, const node *n, rows r, imp_err *e)
 {
     const plan_op *g = &x->p->op[n->glu];
     plan_reg out = g->out[0];
-    op_args o = {.a = at_row(x, g->in[0], r.r0), .lda = reg_ld(x, g->in[0]), .b = at_row(x, g->in[1], r.r0), .ldb = reg_ld(x, g->in[1]),
-                 .out = at_row(x, out, r.r0), .ldo = reg_ld(x, out), .out_f16 = x->reg[out].f16, .width = x->reg[out].width,
-                 .act = (uint32_t)g->attr.act.act, .limit = g->attr.act.limit, .alpha = g->attr.act.alpha};
+    op_args o = {.a = at_row(x, g->in[0], r.r0), .lda = reg_ld(x, g->in[0]), .b = at_row(x, g->in[1], r.r0),
+                 .ldb = reg_ld(x, g->in[1]), .out = at_row(x, out, r.r0), .ldo = reg_ld(x, out),
+                 .out_f16 = x->reg[out].f16, .width = x->reg[out].width, .act = (uint32_t)g->attr.act.act,
+                 .limit = g->attr.act.limit, .alpha = g->attr.act.alpha};
     return go(x, K_glu, div_up(o.width, 1024), (uint32_t)r.n, 1, 256, 0, &o, e);
 }
 
@@ -266,8 +283,9 @@ static imp_status run_linear(bexec *x, const node *n, rows r, imp_err *e)
         return s;
     for (int32_t i = 0; i < n->n_lin && s == IMP_OK && !fp8; i++) {
         plan_reg o = n->add >= 0 ? out : p->op[n->lin[i]].out[0];
-        s = (prompt ? exec_prompt_product : product_rows)(x, &a.w[i], xh, ldx, at_row(x, o, r.r0), reg_ld(x, o), res == PLAN_NONE ? 0 : at_row(x, res, r.r0),
-                                                     res == PLAN_NONE ? 0 : reg_ld(x, res), (uint32_t)r.n, e);
+        s = (prompt ? exec_prompt_product : product_rows)(x, &a.w[i], xh, ldx, at_row(x, o, r.r0), reg_ld(x, o),
+                                                          res == PLAN_NONE ? 0 : at_row(x, res, r.r0),
+                                                          res == PLAN_NONE ? 0 : reg_ld(x, res), (uint32_t)r.n, e);
     }
     return s == IMP_OK && n->glu >= 0 ? run_glu(x, n, r, e) : s;
 }
@@ -293,7 +311,8 @@ static imp_status run_expert(bexec *x, const node *n, rows r, imp_err *e)
     gemv_weights(x, n, &a);
     gemv_fit fit;
     if (!fit_gemv(x, &a, &fit))
-        return err_set(e, IMP_E_UNSUPPORTED, "cuda: layer %d %s: %u columns are too many for an expert's row", (int)l->layer, l->role, a.k);
+        return err_set(e, IMP_E_UNSUPPORTED, "cuda: layer %d %s: %u columns are too many for an expert's row",
+                       (int)l->layer, l->role, a.k);
     a.x_kind = x->reg[in].f16 ? X_F16 : X_F32;
     a.n_choice = per;
     a.x_groups = heads ? per : 0;
@@ -319,10 +338,12 @@ static qkv_args qkv_of(const bexec *x, const node *n)
     const plan *p = x->p;
     const plan_op *st = &p->op[n->op], *at = &p->op[n->attend];
     const kv_group *g = &x->kv->group[st->attr.kv.group];
-    qkv_args a = {.q = reg_ptr(x, n->q), .k = reg_ptr(x, n->k), .ldq = reg_ld(x, n->q), .ldk = reg_ld(x, n->k), .n_tok = (uint32_t)x->n_tok,
-                  .kv = g->base, .block_bytes = g->block_bytes, .k_off = g->k_off[st->attr.kv.slot], .v_off = g->v_off[st->attr.kv.slot],
-                  .tok = x->t->tok, .seq = x->t->seq, .table = x->t->table, .k_width = g->k_width, .v_width = g->v_width,
-                  .block_size = (uint32_t)x->kv->block_size, .group = (uint32_t)st->attr.kv.group, .k_head_dim = at->attr.attend.d_k,
+    qkv_args a = {.q = reg_ptr(x, n->q), .k = reg_ptr(x, n->k), .ldq = reg_ld(x, n->q), .ldk = reg_ld(x, n->k),
+                  .n_tok = (uint32_t)x->n_tok, .kv = g->base, .block_bytes = g->block_bytes,
+                  .k_off = g->k_off[st->attr.kv.slot], .v_off = g->v_off[st->attr.kv.slot],
+                  .tok = x->t->tok, .seq = x->t->seq, .table = x->t->table, .k_width = g->k_width,
+                  .v_width = g->v_width, .block_size = (uint32_t)x->kv->block_size,
+                  .group = (uint32_t)st->attr.kv.group, .k_head_dim = at->attr.attend.d_k,
                   .n_k_head = at->attr.attend.n_kv_head};
     if (n->v != PLAN_NONE) {
         a.v = reg_ptr(x, n->v);
@@ -342,12 +363,13 @@ static qkv_args qkv_of(const bexec *x, const node *n)
     NORM_OF(k)
     NORM_OF(v)
 #undef NORM_OF
-#define ROPE_OF(which)                                                                                                                  \
-    if (n->which##_rope >= 0) {                                                                                                         \
-        const plan_rope *o = &p->op[n->which##_rope].attr.rope;                                                                         \
-        a.has_rope_##which = 1;                                                                                                         \
-        a.rope_##which = (rope_args){.freq = x->constant[o->freq], .rot = o->rot, .rot_off = o->rot_off, .interleaved = o->interleaved, \
-                                     .section = {o->section[0], o->section[1], o->section[2]}, .mscale = o->mscale};                    \
+#define ROPE_OF(which)                                                                                               \
+    if (n->which##_rope >= 0) {                                                                                      \
+        const plan_rope *o = &p->op[n->which##_rope].attr.rope;                                                      \
+        a.has_rope_##which = 1;                                                                                      \
+        a.rope_##which = (rope_args){.freq = x->constant[o->freq], .rot = o->rot, .rot_off = o->rot_off,             \
+                                     .interleaved = o->interleaved,                                                  \
+                                     .section = {o->section[0], o->section[1], o->section[2]}, .mscale = o->mscale}; \
     }
     ROPE_OF(q)
     ROPE_OF(k)
@@ -382,18 +404,6 @@ static uint32_t attend_sums(uint32_t d, uint32_t heads)
 }
 static uint32_t attend_smem(uint32_t d, uint32_t heads) { return 512 * d + 128 + 12 * d + attend_sums(d, heads); }
 
-/* Which decode kernel takes these heads; 0 = none of them. */
-static uint32_t attend_width(const bexec *x, const plan_attend *t)
-{
-    const kv_group *g = &x->kv->group[t->group];
-    uint32_t d = t->d_k > t->d_v ? t->d_k : t->d_v;
-    if (t->d_k % 8 || t->d_v % 8 || g->k_width % 8 || g->v_width % 8 || d > 256 ||
-        t->n_head / t->n_kv_head > ATTEND_HEADS * ATTEND_SUBS)
-        return 0;
-    uint32_t bs = (uint32_t)x->kv->block_size;
-    return bs < 8 || bs & (bs - 1) ? 0 : d <= 64 ? 64 : d <= 128 ? 128 : 256;
-}
-
 /* Positions a block takes. Measured: short contexts of few tokens go split by split; of as many as fit two a
  * multiprocessor, whole; of more, a half or less, so that the last round is short. Long ones of few tokens are cut into
  * about four spans a multiprocessor. */
@@ -424,7 +434,7 @@ static bool attend_in_cluster(const bexec *x, attend_args *a, uint32_t d, uint32
 /* Attention does the work of its QKV node: one token a sequence, heads that its kernels take. */
 static bool attend_takes_qkv(const bexec *x, const node *attend)
 {
-    return x->one_each && attend->qkv >= 0 && attend_width(x, &x->p->op[attend->op].attr.attend);
+    return x->one_each && attend->qkv >= 0 && exec_attend_width(x, &x->p->op[attend->op].attr.attend);
 }
 
 /* A copy brings all columns of a head, else 64 of them. */
@@ -475,8 +485,8 @@ static bool attend_plain(const attend_args *a, const newest_args *x, uint32_t d)
 }
 
 /* How the heads of a kv head are shared out. Two blocks take them where one cannot, or where there are more than
- * attend_q*l takes but half of them are not: with few tokens and positions, reading K and V twice, the second time out of
- * L2, costs less than that kernel gains. */
+ * attend_q*l takes but half of them are not: with few tokens and positions, reading K and V twice, the second time out
+ * of L2, costs less than that kernel gains. */
 static void share_kv_head(const bexec *x, attend_args *a, const newest_args *newest, uint32_t d, uint32_t n_tok)
 {
     const uint32_t heads = a->group_heads = a->n_head / a->n_kv_head;
@@ -527,8 +537,11 @@ static imp_status attend_decode(bexec *x, const node *n, const attend_args *base
         a->cluster = attend_in_cluster(x, a, d, gx * gy * a->n_tok);
         if (a->cluster)
             smem += (gx << a->share) * 16 + gx * 64;
-        s = cuda_launch_cluster(x->b, x->b->stream, !with_qkv ? t->k : !attend_plain(a, &p.x, d) ? t->with_qkv : a->cluster ? t->cluster : t->plain, gx, gy, a->n_tok,
-                                a->cluster ? gx : 1, 128, smem, true, &p, e);
+        s = cuda_launch_cluster(x->b, x->b->stream,
+                                !with_qkv ? t->k :
+                                !attend_plain(a, &p.x, d) ? t->with_qkv :
+                                a->cluster ? t->cluster : t->plain,
+                                gx, gy, a->n_tok, a->cluster ? gx : 1, 128, smem, true, &p, e);
     }
     return s;
 }
@@ -538,13 +551,14 @@ static imp_status run_attend(bexec *x, int32_t node_at, const plan_op *o, imp_er
     const plan_attend *t = &o->attr.attend;
     const kv_group *g = &x->kv->group[t->group];
     plan_reg out = o->out[0];
-    attend_args a = {.q = reg_ptr(x, o->in[0]), .ldq = reg_ld(x, o->in[0]), .out = reg_ptr(x, out), .ldo = reg_ld(x, out), .out_f16 = x->reg[out].f16,
-                     .kv = g->base, .block_bytes = g->block_bytes, .k_off = g->k_off[t->slot], .v_off = g->v_off[t->slot], .tok = x->t->tok,
-                     .seq = x->t->seq, .table = x->t->table, .sinks = vec(x, o->weight[0]), .part = x->part, .counter = x->counter,
-                     .n_head = t->n_head, .n_kv_head = t->n_kv_head, .d_k = t->d_k, .d_v = t->d_v, .k_width = g->k_width, .v_width = g->v_width,
-                     .block_size = (uint32_t)x->kv->block_size, .group = (uint32_t)t->group, .window = t->window,
-                     .scale = t->scale, .softcap = t->softcap};
-    uint32_t d = attend_width(x, t);
+    attend_args a = {.q = reg_ptr(x, o->in[0]), .ldq = reg_ld(x, o->in[0]), .out = reg_ptr(x, out),
+                     .ldo = reg_ld(x, out), .out_f16 = x->reg[out].f16, .kv = g->base, .block_bytes = g->block_bytes,
+                     .k_off = g->k_off[t->slot], .v_off = g->v_off[t->slot], .tok = x->t->tok, .seq = x->t->seq,
+                     .table = x->t->table, .sinks = vec(x, o->weight[0]), .part = x->part, .counter = x->counter,
+                     .n_head = t->n_head, .n_kv_head = t->n_kv_head, .d_k = t->d_k, .d_v = t->d_v,
+                     .k_width = g->k_width, .v_width = g->v_width, .block_size = (uint32_t)x->kv->block_size,
+                     .group = (uint32_t)t->group, .window = t->window, .scale = t->scale, .softcap = t->softcap};
+    uint32_t d = exec_attend_width(x, t);
     imp_status s = IMP_OK;
     for (int32_t i = 0; i < x->n_tok_run && s == IMP_OK; i++) {
         const run_range *r = &x->tok_run[i];
@@ -561,8 +575,8 @@ static imp_status run_attend(bexec *x, int32_t node_at, const plan_op *o, imp_er
             a.tok0 = (uint32_t)r->begin;
             a.n_tok = (uint32_t)r->n;
             uint32_t per = 64 / (t->n_head / t->n_kv_head); /* tokens a block of 64 rows */
-            s = go(x, d == 64 ? K_attend_p64 : d == 128 ? K_attend_p128 : K_attend_p256, div_up((uint32_t)r->n, per), t->n_kv_head, 1, 128,
-                   128 + 4 * 64 * (d * 2 + 16), &a, e);
+            s = go(x, d == 64 ? K_attend_p64 : d == 128 ? K_attend_p128 : K_attend_p256, div_up((uint32_t)r->n, per),
+                   t->n_kv_head, 1, 128, 128 + 4 * 64 * (d * 2 + 16), &a, e);
         } else {
             s = attend_decode(x, &x->node[node_at], &a, r, d, e);
         }
@@ -570,11 +584,12 @@ static imp_status run_attend(bexec *x, int32_t node_at, const plan_op *o, imp_er
     return s;
 }
 
-/* ---- the rest ---------------------------------------------------------------------------------------------------- */
+/* ---- the rest --------------------------------------------------------------------------------------------------- */
 static imp_status run_scan(bexec *x, const plan_op *o, imp_err *e)
 {
-    scan_args a = {.tok = x->t->tok, .seq = x->t->seq, .save = x->t->save, .n_seq = (uint32_t)x->n_seq, .x = reg_ptr(x, o->in[0]), .ldx = reg_ld(x, o->in[0]),
-                   .out = reg_ptr(x, o->out[0]), .ldo = reg_ld(x, o->out[0]), .width = x->reg[o->out[0]].width, .state_stride = x->kv->state_bytes};
+    scan_args a = {.tok = x->t->tok, .seq = x->t->seq, .save = x->t->save, .n_seq = (uint32_t)x->n_seq,
+                   .x = reg_ptr(x, o->in[0]), .ldx = reg_ld(x, o->in[0]), .out = reg_ptr(x, o->out[0]),
+                   .ldo = reg_ld(x, o->out[0]), .width = x->reg[o->out[0]].width, .state_stride = x->kv->state_bytes};
     uint32_t n = (uint32_t)x->n_seq;
     if (o->kind == OP_CONV) {
         a.state = x->kv->state + x->kv->state_off[o->attr.conv.state];
@@ -588,15 +603,17 @@ static imp_status run_scan(bexec *x, const plan_op *o, imp_err *e)
     if (o->kind == OP_GDN) {
         IN(q, ldq, 0), IN(k, ldk, 1), IN(v, ldv, 2), IN(g, ldg, 3), IN(beta, ldb, 4);
         a.state = x->kv->state + x->kv->state_off[o->attr.gdn.state];
-        a.n_k_head = o->attr.gdn.n_k_head, a.n_head = o->attr.gdn.n_v_head, a.d_k = o->attr.gdn.d_k, a.d_v = o->attr.gdn.d_v;
-        a.tiled = o->attr.gdn.tiled;
+        a.n_k_head = o->attr.gdn.n_k_head, a.n_head = o->attr.gdn.n_v_head;
+        a.d_k = o->attr.gdn.d_k, a.d_v = o->attr.gdn.d_v, a.tiled = o->attr.gdn.tiled;
         return go(x, K_gdn, div_up(a.d_v, 8), a.n_head, n, 256, 2 * a.d_k * 4, &a, e);
     }
     IN(bmat, ldbm, 1), IN(cmat, ldcm, 2), IN(dt, lddt, 3);
 #undef IN
     a.state = x->kv->state + x->kv->state_off[o->attr.mamba2.state];
-    a.n_head = o->attr.mamba2.n_head, a.head_dim = o->attr.mamba2.head_dim, a.n_group = o->attr.mamba2.n_group, a.d_state = o->attr.mamba2.d_state;
-    a.a_log = vec(x, o->weight[0]), a.d = vec(x, o->weight[1]), a.dt_bias = vec(x, o->weight[2]), a.negexp = o->attr.mamba2.a_is_negexp;
+    a.n_head = o->attr.mamba2.n_head, a.head_dim = o->attr.mamba2.head_dim, a.n_group = o->attr.mamba2.n_group;
+    a.d_state = o->attr.mamba2.d_state;
+    a.a_log = vec(x, o->weight[0]), a.d = vec(x, o->weight[1]), a.dt_bias = vec(x, o->weight[2]);
+    a.negexp = o->attr.mamba2.a_is_negexp;
     return go(x, K_mamba2, div_up(a.head_dim, 8), a.n_head, n, 256, 0, &a, e);
 }
 
@@ -621,8 +638,8 @@ static imp_status run_op(bexec *x, int32_t node_at, imp_err *e)
     case OP_EMBED: {
         embed_args m = {.w = x->w[o->weight[0]]->d, .tok = x->t->tok, .ext = x->t->ext, .last = x->last, .out = a.out,
                         .n_tok = n, .width = a.width, .ldo = a.ldo, .scale = o->attr.scale};
-        precise_embed_args pm = {.w = m.w, .tok = m.tok, .ext = m.ext, .last = m.last, .out = m.out, .width = m.width, .ldo = m.ldo,
-                                 .scale = m.scale};
+        precise_embed_args pm = {.w = m.w, .tok = m.tok, .ext = m.ext, .last = m.last, .out = m.out, .width = m.width,
+                                 .ldo = m.ldo, .scale = m.scale};
         if (x->b->precise)
             return go(x, K_precise_embed, div_up(m.width, 4096), n, 1, 256, 0, &pm, e);
         return go(x, K_embed, div_up(m.w.k_tiles, 8), n, 1, 256, 8 * (m.w.tile_bytes + 1024), &m, e);
@@ -636,7 +653,8 @@ static imp_status run_op(bexec *x, int32_t node_at, imp_err *e)
         a.flag = o->attr.norm.w_full;
         return go(x, K_norm_group, div_up(a.width / a.group * n, 8), 1, 1, 256, 0, &a, e);
     case OP_L2NORM:
-        a.group = o->attr.l2norm.group, a.eps = o->attr.l2norm.eps, a.scale = o->attr.l2norm.scale, a.flag2 = 1, a.plus_one = 0;
+        a.group = o->attr.l2norm.group, a.eps = o->attr.l2norm.eps, a.scale = o->attr.l2norm.scale;
+        a.flag2 = 1, a.plus_one = 0;
         return go(x, K_norm_group, div_up(a.width / a.group * n, 8), 1, 1, 256, 0, &a, e);
     case OP_ADD: k = K_add, a.scale = o->attr.scale; break;
     case OP_MUL:
@@ -652,7 +670,9 @@ static imp_status run_op(bexec *x, int32_t node_at, imp_err *e)
         a.flag = o->in[1] == PLAN_NONE, a.flag2 = o->attr.act.interleaved;
         break;
     case OP_GATE: k = K_gate, a.group = a.width / a.b_width; break;
-    case OP_SLICE: k = K_slice, a.group = o->attr.slice.width, a.off = o->attr.slice.off, a.stride = o->attr.slice.stride; break;
+    case OP_SLICE:
+        k = K_slice, a.group = o->attr.slice.width, a.off = o->attr.slice.off, a.stride = o->attr.slice.stride;
+        break;
     case OP_CONCAT:
         k = K_concat, a.a_w = x->reg[o->in[0]].width / o->attr.concat.groups, a.flag = o->attr.concat.b_shared;
         a.b_w = a.flag ? a.b_width : a.b_width / o->attr.concat.groups;
@@ -671,19 +691,26 @@ static imp_status run_op(bexec *x, int32_t node_at, imp_err *e)
             a.out = reg_ptr(x, sum->out[0]), a.ldo = reg_ld(x, sum->out[0]), a.out_f16 = x->reg[sum->out[0]].f16;
         }
         return go(x, K_combine, div_up(a.width, 256), n, 1, 256, 0, &a, e);
-    case OP_DECAY: k = K_decay, a.w = vec(x, o->weight[0]), a.bias = vec(x, o->weight[1]), a.flag = o->attr.decay.a_is_negexp; break;
+    case OP_DECAY:
+        k = K_decay, a.w = vec(x, o->weight[0]), a.bias = vec(x, o->weight[1]), a.flag = o->attr.decay.a_is_negexp;
+        break;
     case OP_ROPE: {
         const plan_rope *r = &o->attr.rope;
-        struct { op_args o; rope_args r; } m = {a, {.freq = x->constant[r->freq], .n_head = r->n_head, .head_dim = r->head_dim, .rot = r->rot,
-                                                    .rot_off = r->rot_off, .interleaved = r->interleaved,
-                                                    .section = {r->section[0], r->section[1], r->section[2]}, .mscale = r->mscale}};
+        struct {
+            op_args o;
+            rope_args r;
+        } m = {a, {.freq = x->constant[r->freq], .n_head = r->n_head, .head_dim = r->head_dim, .rot = r->rot,
+                   .rot_off = r->rot_off, .interleaved = r->interleaved,
+                   .section = {r->section[0], r->section[1], r->section[2]}, .mscale = r->mscale}};
         return go(x, K_rope, div_up(r->n_head, 4), n, 1, 128, 0, &m, e);
     }
     case OP_KV_STORE: {
         const kv_group *g = &x->kv->group[o->attr.kv.group];
-        kvstore_args m = {.k = a.a, .ldk = a.lda, .v = a.b, .ldv = a.ldb, .kv = g->base, .block_bytes = g->block_bytes, .k_off = g->k_off[o->attr.kv.slot],
-                          .v_off = g->v_off[o->attr.kv.slot], .tok = x->t->tok, .seq = x->t->seq, .table = x->t->table, .k_width = g->k_width,
-                          .v_width = g->v_width, .block_size = (uint32_t)x->kv->block_size, .group = (uint32_t)o->attr.kv.group, .n_tok = (uint32_t)x->n_tok};
+        kvstore_args m = {.k = a.a, .ldk = a.lda, .v = a.b, .ldv = a.ldb, .kv = g->base, .block_bytes = g->block_bytes,
+                          .k_off = g->k_off[o->attr.kv.slot], .v_off = g->v_off[o->attr.kv.slot],
+                          .tok = x->t->tok, .seq = x->t->seq, .table = x->t->table,
+                          .k_width = g->k_width, .v_width = g->v_width, .block_size = (uint32_t)x->kv->block_size,
+                          .group = (uint32_t)o->attr.kv.group, .n_tok = (uint32_t)x->n_tok};
         uint32_t w = g->k_width > g->v_width ? g->k_width : g->v_width;
         return go(x, K_kv_store, div_up(w, 256), (uint32_t)x->n_tok, 1, 256, 0, &m, e);
     }
@@ -693,7 +720,9 @@ static imp_status run_op(bexec *x, int32_t node_at, imp_err *e)
         return go(x, K_route, n, 1, 1, 32, 0, &m, e);
     }
     case OP_CONV: case OP_GDN: case OP_MAMBA2: return run_scan(x, o, e);
-    default: return err_set(e, IMP_E_UNSUPPORTED, "cuda: layer %d %s: %s has no kernel", (int)o->layer, o->role, plan_op_name(o->kind));
+    default:
+        return err_set(e, IMP_E_UNSUPPORTED, "cuda: layer %d %s: %s has no kernel", (int)o->layer, o->role,
+                       plan_op_name(o->kind));
     }
     (void)p;
     return go(x, k, div_up(a.width, 1024), n, 1, 256, 0, &a, e);
@@ -747,40 +776,11 @@ imp_status exec_nodes(bexec *x, imp_err *e)
         s = exec_node(x, i, e);
     }
     if (s == IMP_OK && x->n_row && p->logits != PLAN_NONE) {
-        greedy_args a = {.logits = reg_ptr(x, p->logits), .ldl = reg_ld(x, p->logits), .row = x->t->row, .out_id = x->out_id, .last = x->last,
-                         .part = x->greedy_part, .n_part = 64, .n_vocab = p->n_vocab, .n_row = (uint32_t)x->n_row, .counter = x->greedy_counter};
+        greedy_args a = {.logits = reg_ptr(x, p->logits), .ldl = reg_ld(x, p->logits), .row = x->t->row,
+                         .out_id = x->out_id, .last = x->last, .part = x->greedy_part, .n_part = 64,
+                         .n_vocab = p->n_vocab, .n_row = (uint32_t)x->n_row, .counter = x->greedy_counter};
         uint32_t parts = div_up(p->n_vocab, 2048);
         s = go(x, K_greedy, parts > 64 ? 64 : parts, (uint32_t)x->n_row, 1, 256, 0, &a, e);
     }
     return s;
-}
-
-/* ---- what serves an operation, for inspect ------------------------------------------------------------------------ */
-const char *exec_op_kernel(const bexec *x, int32_t op)
-{
-    const node *n = &x->node[x->node_of_op[op]];
-    const plan_op *o = &x->p->op[n->op];
-    static const char *const kinds[OP_COUNT] = {
-        [OP_EMBED] = "embed", [OP_GATHER] = "gather", [OP_NORM] = "norm", [OP_L2NORM] = "norm_group", [OP_ADD] = "add", [OP_MUL] = "mul",
-        [OP_SCALE] = "unary", [OP_SOFTCAP] = "unary", [OP_ACT] = "unary", [OP_GLU] = "glu", [OP_GATE] = "gate", [OP_ROPE] = "rope",
-        [OP_SLICE] = "slice", [OP_CONCAT] = "concat", [OP_KV_STORE] = "kv_store", [OP_ROUTE] = "route", [OP_COMBINE] = "combine",
-        [OP_CONV] = "conv", [OP_GDN] = "gdn", [OP_MAMBA2] = "mamba2", [OP_DECAY] = "decay"};
-    static const char *const products[LAY_COUNT] = {"gemv/rows F16", "gemv/rows I8", "gemv/rows U4", "gemv/rows NV4", "gemv/rows Q4K", "gemv/rows Q5K",
-                                                    "gemv/rows Q6K", "gemv/rows F8"};
-    static const char *const products8[LAY_COUNT] = {"gemv/rows F16, prompts fp8", "gemv/rows I8, prompts fp8", "gemv/rows U4, prompts fp8",
-                                                     "gemv/rows NV4, prompts fp8", "gemv/rows Q4K, prompts fp8", "gemv/rows Q5K, prompts fp8",
-                                                     "gemv/rows Q6K, prompts fp8", "gemv/rows F8, prompts fp8"};
-    static const char *const mixed[LAY_COUNT] = {"experts F16", "experts I8", "experts U4", "experts NV4", "experts Q4K", "experts Q5K",
-                                                 "experts Q6K", "experts F8"};
-    if (n->mix && n->kind == NODE_OP)
-        return o->kind == OP_ROUTE ? "route/experts" : "combine/experts";
-    if (n->kind == NODE_LINEAR && x->b->precise)
-        return exec_precise_name(x->w[x->p->op[n->lin[0]].weight[0]]->d.layout);
-    if (n->kind == NODE_LINEAR)
-        return (n->mix ? mixed : n->fp8 ? products8 : products)[x->w[x->p->op[n->lin[0]].weight[0]]->d.layout];
-    if (n->kind == NODE_QKV)
-        return "qkv (norm, rope, kv_store)";
-    if (o->kind == OP_ATTEND)
-        return attend_width(x, &o->attr.attend) ? "attend_d/attend_p" : "attend_any (generic)";
-    return kinds[o->kind] ? kinds[o->kind] : "?";
 }

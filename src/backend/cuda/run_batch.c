@@ -1,5 +1,5 @@
-/* run_batch: products for 2 and more rows of class D on the batch kernels (kernels/batch.cu): which one, how many stages,
- * one launch for all matrices that share an input. Called by run.c on the backend's thread. */
+/* run_batch: products for 2 and more rows of class D on the batch kernels (kernels/batch.cu): which one, how many
+ * stages, one launch for all matrices that share an input. Called by run.c on the backend's thread. */
 #include "backend/cuda/exec.h"
 
 #define SMEM_HALF (113u << 10) /* two blocks share a multiprocessor */
@@ -9,7 +9,9 @@ typedef struct batch_tile {
     uint32_t n_col, chunks; /* of 64 columns in a place for rows */
     bool two; /* two blocks share a multiprocessor, if shared memory allows it too */
 } batch_tile;
-static const batch_tile tiles[] = {{K_batch128, 128, 1, false}, {K_batch64, 64, 1, true}, {K_batch32, 32, 4, true}, {K_batch16, 16, 4, true}, {K_batch8, 8, 4, true}};
+static const batch_tile tiles[] = {
+    {K_batch128, 128, 1, false}, {K_batch64, 64, 1, true}, {K_batch32, 32, 4, true},
+    {K_batch16, 16, 4, true}, {K_batch8, 8, 4, true}};
 
 typedef struct batch_rings {
     uint32_t n_x, n_w, smem;
@@ -44,13 +46,14 @@ bool exec_batch_fits(const bexec *x, const gemv_args *g)
 }
 
 /* One launch: matrices [first, first + n_w) of g, which are cut alike. */
-static imp_status launch(bexec *x, const gemv_args *g, uint32_t first, uint32_t n_w, CUdeviceptr xh, uint32_t ldx, imp_err *e)
+static imp_status launch(bexec *x, const gemv_args *g, uint32_t first, uint32_t n_w, CUdeviceptr xh, uint32_t ldx,
+                         imp_err *e)
 {
     struct {
         CUtensorMap map;
         batch_args a;
-    } p = {.a = {.n_mat = n_w, .m = g->m, .pair = g->pair, .act = g->act, .limit = g->limit, .alpha = g->alpha, .residual = g->residual, .ldr = g->ldr,
-                 .out_f16 = g->out_f16}};
+    } p = {.a = {.n_mat = n_w, .m = g->m, .pair = g->pair, .act = g->act, .limit = g->limit, .alpha = g->alpha,
+                 .residual = g->residual, .ldr = g->ldr, .out_f16 = g->out_f16}};
     uint32_t items = 0;
     batch_rings r = {0};
     for (uint32_t i = 0; i < n_w; i++) {
@@ -63,7 +66,8 @@ static imp_status launch(bexec *x, const gemv_args *g, uint32_t first, uint32_t 
         p.a.slot_bytes = w->tile_bytes > p.a.slot_bytes ? w->tile_bytes : p.a.slot_bytes;
     }
     const batch_tile *t = tiles, *last = tiles + sizeof tiles / sizeof *tiles - 1;
-    /* 128 columns at once where every block has a multiprocessor of its own or there are many rounds; else two blocks share one */
+    /* 128 columns at once where every block has a multiprocessor of its own or there are many rounds; else two blocks
+     * share one */
     uint32_t blocks = items * p.a.w[0].z, n_sm = (uint32_t)x->b->n_sm;
     if (blocks > n_sm && blocks < 4 * n_sm)
         t++;
@@ -75,18 +79,21 @@ static imp_status launch(bexec *x, const gemv_args *g, uint32_t first, uint32_t 
     cuuint64_t dim[3] = {64, g->m, ldx / 64}, stride[2] = {(cuuint64_t)ldx * 2, 128};
     uint32_t z = p.a.w[0].z;
     uint32_t meets = items * div_up(g->m, t->n_col);
-    if (z > 1 && !t->two && meets <= BATCH_MEETS && meets * z <= (uint32_t)x->b->n_sm && (uint64_t)meets * z * t->n_col * 128 * 4 <= x->partial_bytes) {
+    if (z > 1 && !t->two && meets <= BATCH_MEETS && meets * z <= (uint32_t)x->b->n_sm &&
+        (uint64_t)meets * z * t->n_col * 128 * 4 <= x->partial_bytes) {
         p.a.part = x->partial;
         p.a.came = x->came;
     }
     uint32_t cluster = p.a.part ? 1 : z;
     cuuint32_t box[3] = {64, t->n_col, t->chunks}, step[3] = {1, 1, 1};
-    imp_status s = cu_check(&x->b->cu,
-                            x->b->cu.TensorMapEncodeTiled(&p.map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 3, (void *)(uintptr_t)xh, dim, stride, box, step,
-                                                          CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                                          CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
-                            e, "describing activations");
-    return s == IMP_OK ? cuda_launch_cluster(x->b, x->b->stream, t->k, z, div_up(g->m, t->n_col), items, cluster, 256, r.smem, true, &p, e) : s;
+    void *at = (void *)(uintptr_t)xh;
+    CUresult mapped =
+        x->b->cu.TensorMapEncodeTiled(&p.map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 3, at, dim, stride, box, step,
+                                      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    imp_status s = cu_check(&x->b->cu, mapped, e, "describing activations");
+    return s != IMP_OK ? s : cuda_launch_cluster(x->b, x->b->stream, t->k, z, div_up(g->m, t->n_col), items, cluster,
+                                                 256, r.smem, true, &p, e);
 }
 
 imp_status exec_batch(bexec *x, const gemv_args *g, CUdeviceptr xh, uint32_t ldx, imp_err *e)
@@ -94,7 +101,8 @@ imp_status exec_batch(bexec *x, const gemv_args *g, CUdeviceptr xh, uint32_t ldx
     imp_status s = IMP_OK;
     for (uint32_t i = 0, n; i < g->n_w && s == IMP_OK; i += n) {
         n = 1;
-        while (i + n < g->n_w && g->w[i + n].z == g->w[i].z && g->w[i + n].seg == g->w[i].seg && g->w[i + n].k_tiles == g->w[i].k_tiles)
+        while (i + n < g->n_w && g->w[i + n].z == g->w[i].z && g->w[i + n].seg == g->w[i].seg &&
+               g->w[i + n].k_tiles == g->w[i].k_tiles)
             n++;
         if (g->pair && n != 2)
             return err_set(e, IMP_E_INTERNAL, "cuda: gate and up are cut differently");

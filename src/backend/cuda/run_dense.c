@@ -106,9 +106,9 @@ imp_status exec_dense(bexec *x, const gemv_args *a, bool *done, imp_err *e)
     blocks = blocks < n_sm * per_sm ? blocks : n_sm * per_sm;
     smem = spread(x, a, what, blocks, smem);
     dense_args d = {.k_tiles = a->w[0].k_tiles, .n_item = a->n_item, .step = blocks * groups, .groups = groups,
-                    .ring = ring, .k = a->k, .x = a->x, .norm_w = a->norm_w, .eps = a->eps, .one = a->norm_w ? a->plus_one : 1.0f,
-                    .residual = a->residual, .norm_out = a->norm_out, .norm_f16 = a->norm_f16, .act = a->act,
-                    .limit = a->limit, .alpha = a->alpha};
+                    .ring = ring, .k = a->k, .x = a->x, .norm_w = a->norm_w, .eps = a->eps,
+                    .one = a->norm_w ? a->plus_one : 1.0f, .residual = a->residual, .norm_out = a->norm_out,
+                    .norm_f16 = a->norm_f16, .act = a->act, .limit = a->limit, .alpha = a->alpha};
     describe_weights(a, &d);
     *done = true;
     return cuda_launch(x->b, x->b->stream, k, blocks, 1, 1, WARPS * 32, smem, true, &d, e);

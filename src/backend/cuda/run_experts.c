@@ -106,7 +106,8 @@ route_args exec_route_args(const bexec *x, const plan_op *o)
 /* What the kernels without rare choices take (route.cuh, experts.cu): softmax over up to 128 experts, four by four. */
 static bool plain_route(const route_args *r)
 {
-    return r->n_expert <= 128 && r->n_expert % 4 == 0 && r->lds % 4 == 0 && r->n_group <= 1 && r->score != 1 && !r->bias && !r->factor;
+    return r->n_expert <= 128 && r->n_expert % 4 == 0 && r->lds % 4 == 0 && r->n_group <= 1 && r->score != 1 &&
+           !r->bias && !r->factor;
 }
 
 static imp_status run_up(bexec *x, const mixture *m, imp_err *e)
@@ -131,7 +132,8 @@ static imp_status run_up(bexec *x, const mixture *m, imp_err *e)
     uint32_t blocks = div_up(w->row_tiles, 8 / w->seg), most = (uint32_t)x->b->n_sm * (per_sm > 4 ? 4 : per_sm) / gy;
     blocks = div_up(blocks, div_up(blocks, most ? most : 1)); /* all there at once, with rounds of one length */
     bool plain = plain_route(&a.route) && !a.x_f32 && a.act == 0;
-    return cuda_launch(x->b, x->b->stream, kernel[w->layout][plain], blocks, a.route.k, (uint32_t)x->n_tok, 256, smem, true, &a, e);
+    return cuda_launch(x->b, x->b->stream, kernel[w->layout][plain], blocks, a.route.k, (uint32_t)x->n_tok, 256, smem,
+                       true, &a, e);
 }
 
 static imp_status run_down(bexec *x, const mixture *m, imp_err *e)
@@ -156,7 +158,8 @@ static imp_status run_down(bexec *x, const mixture *m, imp_err *e)
         a.ldr = reg_ld(x, other);
     }
     uint32_t smem = down_smem(w, a.route.k), tiles = w->row_tiles, n = (uint32_t)x->n_tok;
-    return cuda_launch(x->b, x->b->stream, kernel[w->layout][plain_route(&a.route)], tiles, n, 1, 256, smem, true, &a, e);
+    return cuda_launch(x->b, x->b->stream, kernel[w->layout][plain_route(&a.route)], tiles, n, 1, 256, smem, true, &a,
+                       e);
 }
 
 imp_status exec_mixture_node(bexec *x, int32_t i, imp_err *e)

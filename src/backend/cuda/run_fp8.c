@@ -150,8 +150,8 @@ void exec_fp8_free(bexec *x)
 }
 
 /* ---- products ----------------------------------------------------------------------------------------------- */
-/* Tiles: tokens x rows of the copy, and what one takes compared with the first, measured at 512 and 2,048 tokens of an 8B
- * model. A fixed table, so that a shape takes the same time on every start. */
+/* Tiles: tokens x rows of the copy, and what one takes compared with the first, measured at 512 and 2,048 tokens of an
+ * 8B model. A fixed table, so that a shape takes the same time on every start. */
 typedef struct fp8_tile {
     kernel_id k;
     uint32_t tokens, rows;
@@ -159,8 +159,9 @@ typedef struct fp8_tile {
     bool e4m3; /* can hand over e4m3 rows: its block holds 128 of a pair's columns */
 } fp8_tile;
 static const fp8_tile tiles[] = {
-    {K_fp8_128x256, 128, 256, 1.0f, true},  {K_fp8_64x256, 64, 256, 0.65f, true}, {K_fp8_128x128, 128, 128, 0.7f, false},
-    {K_fp8_64x128, 64, 128, 0.41f, false}, {K_fp8_64x64, 64, 64, 0.33f, false},
+    {K_fp8_128x256, 128, 256, 1.0f, true},  {K_fp8_64x256, 64, 256, 0.65f, true},
+    {K_fp8_128x128, 128, 128, 0.7f, false}, {K_fp8_64x128, 64, 128, 0.41f, false},
+    {K_fp8_64x64, 64, 64, 0.33f, false},
 };
 
 const char *exec_fp8_tile_name(const bexec *x, int i)

@@ -9,11 +9,6 @@
 #define FEW_PAIRS 8u /* of an expert, on average */
 #define MOST_Y 32768u
 
-static CUdeviceptr row_at(const bexec *x, plan_reg r, int32_t row)
-{
-    return reg_ptr(x, r) + (uint64_t)row * reg_row_bytes(x, r);
-}
-
 /* Experts' rows are sorted into lists where there are many of them. */
 static bool can_sort(const bexec *x, const plan_op *l)
 {
@@ -69,7 +64,7 @@ static imp_status experts(bexec *x, const plan_op *l, precise_args *a, uint32_t 
                           imp_err *e)
 {
     uint32_t k = l->attr.expert.k, n_expert = x->w[l->weight[0]]->n_expert;
-    CUdeviceptr in = a->x, ids = row_at(x, l->in[1], r0), out[GEMV_MAX_W];
+    CUdeviceptr in = a->x, ids = at_row(x, l->in[1], r0), out[GEMV_MAX_W];
     if (can_sort(x, l) && ((uint64_t)n_tok * k >= (uint64_t)FEW_PAIRS * n_expert || !by_four(a))) {
         imp_status s = exec_sort_pairs(x, l, r0, n_tok * k, n_expert, PRECISE_ROWS, e);
         a->m = n_tok * k;
@@ -102,19 +97,19 @@ imp_status exec_precise(bexec *x, const node *n, int32_t r0, int32_t n_row, imp_
     const plan_op *l = &p->op[n->lin[0]];
     bool of_experts = l->kind == OP_EXPERT_LINEAR, heads = l->kind == OP_HEAD_LINEAR;
     plan_reg in = l->in[0];
-    precise_args a = {.x = row_at(x, in, r0), .ldx = reg_ld(x, in), .m = (uint32_t)n_row, .n_choice = 1};
+    precise_args a = {.x = at_row(x, in, r0), .ldx = reg_ld(x, in), .m = (uint32_t)n_row, .n_choice = 1};
     for (int32_t i = 0; i < n->n_lin; i++) {
         const plan_op *o = &p->op[n->lin[i]];
         plan_reg out = n->add >= 0 ? p->op[n->add].out[0] : o->out[0];
         a.w[i] = x->w[o->weight[0]]->d;
-        a.out[i] = row_at(x, out, r0);
+        a.out[i] = at_row(x, out, r0);
         a.ldo[i] = of_experts ? a.w[i].rows : reg_ld(x, out);
     }
     a.k = a.w[0].cols;
     if (n->add >= 0) {
         const plan_op *add = &p->op[n->add];
         plan_reg res = add->in[add->in[0] == l->out[0]];
-        a.residual = row_at(x, res, r0);
+        a.residual = at_row(x, res, r0);
         a.ldr = reg_ld(x, res);
     }
     if (!of_experts)

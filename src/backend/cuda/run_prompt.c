@@ -1,11 +1,12 @@
 /* Prompts: rows of class P on Hopper. Products (one matrix, gate and up together, experts) through kernels/prefill.cu,
- * attention through kernels/attend_w.cu. What is chosen here changes the time of a row, never its bytes: every tile adds
- * the same products in the same order. */
+ * attention through kernels/attend_w.cu. What is chosen here changes the time of a row, never its bytes: every tile
+ * adds the same products in the same order. */
 #include <string.h>
 
 #include "backend/cuda/exec.h"
 
-static imp_status go(bexec *x, kernel_id k, uint32_t gx, uint32_t gy, uint32_t threads, uint32_t smem, const void *args, imp_err *e)
+static imp_status go(bexec *x, kernel_id k, uint32_t gx, uint32_t gy, uint32_t threads, uint32_t smem, const void *args,
+                     imp_err *e)
 {
     return cuda_launch(x->b, x->b->stream, k, gx, gy, 1, threads, smem, true, args, e);
 }
@@ -16,7 +17,8 @@ typedef struct prefill_tile {
     kernel_id k;
     uint32_t mb, n_tok;
 } prefill_tile;
-static const prefill_tile dense_tiles[] = {{K_prefill_2x128, 2, 128}, {K_prefill_1x256, 1, 256}, {K_prefill_1x128, 1, 128}, {K_prefill_1x64, 1, 64}};
+static const prefill_tile dense_tiles[] = {
+    {K_prefill_2x128, 2, 128}, {K_prefill_1x256, 1, 256}, {K_prefill_1x128, 1, 128}, {K_prefill_1x64, 1, 64}};
 static const prefill_tile paired_tiles[] = {{K_prefill_2x128, 2, 128}, {K_prefill_2x64, 2, 64}};
 static const prefill_tile decode_tile = {K_experts_d16, 2, 16}; /* rows of class D: gemv's sums */
 
@@ -39,7 +41,8 @@ static uint32_t prefill_smem(const bexec *x, const prefill_tile *t, uint32_t til
 }
 
 /* x: f16 [rows][ldx]; n_tb: blocks of tokens, at most. Everything else of `a` is the caller's. */
-static imp_status launch(bexec *x, const prefill_tile *t, const prefill_args *base, CUdeviceptr xh, uint32_t ldx, uint32_t rows, uint32_t n_tb, imp_err *e)
+static imp_status launch(bexec *x, const prefill_tile *t, const prefill_args *base, CUdeviceptr xh, uint32_t ldx,
+                         uint32_t rows, uint32_t n_tb, imp_err *e)
 {
     struct {
         CUtensorMap map;
@@ -52,19 +55,20 @@ static imp_status launch(bexec *x, const prefill_tile *t, const prefill_args *ba
     p.a.ldx = ldx;
     cuuint64_t dim[2] = {ldx, rows}, stride[1] = {(cuuint64_t)ldx * 2};
     cuuint32_t box[2] = {64, t->n_tok}, step[2] = {1, 1};
-    imp_status s = cu_check(&x->b->cu,
-                            x->b->cu.TensorMapEncodeTiled(&p.map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, (void *)(uintptr_t)xh, dim, stride, box, step,
-                                                          CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                                          CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
-                            e, "describing activations");
-    uint64_t all = (uint64_t)p.a.n_rb * n_tb;
-    return s == IMP_OK ? go(x, t->k, all < (uint64_t)x->b->n_sm ? (uint32_t)all : (uint32_t)x->b->n_sm, 1, 384, smem, &p, e) : s;
+    void *at = (void *)(uintptr_t)xh;
+    CUresult mapped =
+        x->b->cu.TensorMapEncodeTiled(&p.map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, at, dim, stride, box, step,
+                                      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    imp_status s = cu_check(&x->b->cu, mapped, e, "describing activations");
+    uint64_t all = (uint64_t)p.a.n_rb * n_tb, n_sm = (uint64_t)x->b->n_sm;
+    return s == IMP_OK ? go(x, t->k, (uint32_t)(all < n_sm ? all : n_sm), 1, 384, smem, &p, e) : s;
 }
 
 bool exec_same_tiles(const dweight *a, const dweight *b)
 {
-    return a->layout == b->layout && a->tile_bytes == b->tile_bytes && a->row_tiles == b->row_tiles && a->k_tiles == b->k_tiles && a->seg == b->seg && a->z == b->z &&
-           memcmp(a->lut, b->lut, sizeof a->lut) == 0;
+    return a->layout == b->layout && a->tile_bytes == b->tile_bytes && a->row_tiles == b->row_tiles &&
+           a->k_tiles == b->k_tiles && a->seg == b->seg && a->z == b->z && memcmp(a->lut, b->lut, sizeof a->lut) == 0;
 }
 
 /* Activations that the epilogue of a pair knows. */
@@ -76,16 +80,17 @@ imp_status exec_prompt_pair(bexec *x, const gemv_args *g, CUdeviceptr xh, uint32
 {
     uint32_t n_x, n_w;
     const prefill_tile *t = &paired_tiles[g->m <= 64];
-    *done = g->pair && g->out_f16 && pair_act((plan_act)g->act) && exec_same_tiles(&g->w[0], &g->w[1]) && prefill_smem(x, t, g->w[0].tile_bytes, &n_x, &n_w);
+    *done = g->pair && g->out_f16 && pair_act((plan_act)g->act) && exec_same_tiles(&g->w[0], &g->w[1]) &&
+            prefill_smem(x, t, g->w[0].tile_bytes, &n_x, &n_w);
     if (!*done)
         return IMP_OK;
-    prefill_args a = {.w = {g->w[0], g->w[1]}, .out = g->out[0], .ldo = g->ldo[0], .out_f16 = 1, .m = g->m, .pair = 1, .act = g->act, .limit = g->limit,
-                      .alpha = g->alpha};
+    prefill_args a = {.w = {g->w[0], g->w[1]}, .out = g->out[0], .ldo = g->ldo[0], .out_f16 = 1, .m = g->m,
+                      .pair = 1, .act = g->act, .limit = g->limit, .alpha = g->alpha};
     return launch(x, t, &a, xh, ldx, g->m, div_up(g->m, t->n_tok), e);
 }
 
-imp_status exec_prompt_product(bexec *x, const dweight *w, CUdeviceptr xh, uint32_t ldx, CUdeviceptr out, uint32_t ldo, CUdeviceptr res, uint32_t ldr,
-                               uint32_t n, imp_err *e)
+imp_status exec_prompt_product(bexec *x, const dweight *w, CUdeviceptr xh, uint32_t ldx, CUdeviceptr out, uint32_t ldo,
+                               CUdeviceptr res, uint32_t ldr, uint32_t n, imp_err *e)
 {
     const prefill_tile *best = NULL;
     uint32_t n_x, n_w;
@@ -95,7 +100,8 @@ imp_status exec_prompt_product(bexec *x, const dweight *w, CUdeviceptr xh, uint3
         if (!prefill_smem(x, t, w->tile_bytes, &n_x, &n_w))
             continue;
         /* rounds of tiles, each as long as its tile is large, small tiles less efficient */
-        uint32_t tiles = div_up(w->row_tiles, 8 * t->mb) * div_up(n, t->n_tok), rounds = div_up(tiles, (uint32_t)x->b->n_sm);
+        uint32_t tiles = div_up(w->row_tiles, 8 * t->mb) * div_up(n, t->n_tok);
+        uint32_t rounds = div_up(tiles, (uint32_t)x->b->n_sm);
         double cost = (double)rounds * t->mb * (t->n_tok + (t->n_tok < 128 ? 40 : 24));
         if (!best || cost < least) {
             best = t;
@@ -108,7 +114,7 @@ imp_status exec_prompt_product(bexec *x, const dweight *w, CUdeviceptr xh, uint3
     return launch(x, best, &a, xh, ldx, n, div_up(n, best->n_tok), e);
 }
 
-/* ---- mixtures of experts ------------------------------------------------------------------------------------------ */
+/* ---- mixtures of experts ---------------------------------------------------------------------------------------- */
 static bool experts_fit(const bexec *x, const dweight *w, bool gather)
 {
     const prefill_tile *const tiles[] = {&paired_tiles[0], &paired_tiles[1], &decode_tile};
@@ -138,13 +144,15 @@ static bool group_pair(bexec *x, node *g)
     node *d = NULL;
     for (node *c = g + 1; c < x->node + x->n_node && !d; c++) {
         const plan_op *o = &p->op[c->kind == NODE_LINEAR ? c->lin[0] : c->op];
-        if (c->kind == NODE_LINEAR && c->n_lin == 1 && o->kind == OP_EXPERT_LINEAR && o->in[0] == act && o->in[1] == up->in[1] && o->attr.expert.x_per_choice)
+        if (c->kind == NODE_LINEAR && c->n_lin == 1 && o->kind == OP_EXPERT_LINEAR && o->in[0] == act &&
+            o->in[1] == up->in[1] && o->attr.expert.x_per_choice)
             d = c;
     }
     if (!d || exec_readers(p, act) != 1)
         return false;
     const dweight *w = matrix(x, g->lin[0]);
-    if (!pair_act(p->op[g->glu].attr.act.act) || !exec_same_tiles(w, matrix(x, g->lin[1])) || up_to(w->rows, TILE_COLS) > 2 * w->rows || up->attr.expert.k * w->rows % 4 || x->reg[act].f16 ||
+    if (!pair_act(p->op[g->glu].attr.act.act) || !exec_same_tiles(w, matrix(x, g->lin[1])) ||
+        up_to(w->rows, TILE_COLS) > 2 * w->rows || up->attr.expert.k * w->rows % 4 || x->reg[act].f16 ||
         !experts_fit(x, w, true) || !experts_fit(x, matrix(x, d->lin[0]), false))
         return false;
     g->grouped = d->grouped = GROUP_PAIR;
@@ -164,7 +172,8 @@ void exec_group_experts(bexec *x)
             if (!group_pair(x, n))
                 continue;
         } else if (!n->grouped) {
-            if (n->n_lin != 1 || n->glu >= 0 || n->add >= 0 || !experts_fit(x, w, true) || (l->attr.expert.x_per_choice && x->reg[l->in[0]].f16))
+            if (n->n_lin != 1 || n->glu >= 0 || n->add >= 0 || !experts_fit(x, w, true) ||
+                (l->attr.expert.x_per_choice && x->reg[l->in[0]].f16))
                 continue;
             n->grouped = GROUP_ONE;
             if (l->attr.expert.x_per_choice && w->k_tiles * TILE_COLS > x->moe_cols)
@@ -184,20 +193,23 @@ uint64_t exec_moe_bytes(const bexec *x, int32_t n_tok, uint64_t *tiles_at, uint6
     return x->moe_k ? *rows_at + pairs * x->moe_cols * 2 : 0;
 }
 
-imp_status exec_sort_pairs(bexec *x, const plan_op *l, int32_t r0, uint32_t n_pair, uint32_t n_expert, uint32_t n_tok, imp_err *e)
+imp_status exec_sort_pairs(bexec *x, const plan_op *l, int32_t r0, uint32_t n_pair, uint32_t n_expert, uint32_t n_tok,
+                           imp_err *e)
 {
-    sort_args a = {.ids = reg_ptr(x, l->in[1]) + (uint64_t)r0 * reg_row_bytes(x, l->in[1]), .pair_of = x->moe_pair, .tile = x->moe_tile, .n_pair = n_pair,
+    sort_args a = {.ids = at_row(x, l->in[1], r0), .pair_of = x->moe_pair, .tile = x->moe_tile, .n_pair = n_pair,
                    .n_expert = n_expert, .n_tok = n_tok};
     return go(x, K_moe_sort, 1, 1, 1024, 32 * n_expert * 4, &a, e);
 }
 
 /* One product of experts by itself: f32 rows out, at their pairs' places. */
-static imp_status one_of_experts(bexec *x, const plan_op *l, const prefill_tile *t, int32_t r0, int32_t n_row, CUdeviceptr xh, uint32_t ldx, imp_err *e)
+static imp_status one_of_experts(bexec *x, const plan_op *l, const prefill_tile *t, int32_t r0, int32_t n_row,
+                                 CUdeviceptr xh, uint32_t ldx, imp_err *e)
 {
     const dweight *w = &x->w[l->weight[0]]->d;
-    uint32_t k = l->attr.expert.k, n_pair = (uint32_t)n_row * k, n_expert = x->w[l->weight[0]]->n_expert, pad = w->k_tiles * TILE_COLS;
-    prefill_args a = {.w = {*w}, .tile = x->moe_tile, .pair_of = x->moe_pair, .m = n_pair, .n_choice = k, .gather = 1, .scatter = 1, .ldo = w->rows,
-                      .out = reg_ptr(x, l->out[0]) + (uint64_t)r0 * reg_row_bytes(x, l->out[0])};
+    uint32_t k = l->attr.expert.k, n_pair = (uint32_t)n_row * k, n_expert = x->w[l->weight[0]]->n_expert;
+    uint32_t pad = w->k_tiles * TILE_COLS;
+    prefill_args a = {.w = {*w}, .tile = x->moe_tile, .pair_of = x->moe_pair, .m = n_pair, .n_choice = k,
+                      .gather = 1, .scatter = 1, .ldo = w->rows, .out = at_row(x, l->out[0], r0)};
     imp_status s = exec_sort_pairs(x, l, r0, n_pair, n_expert, t->n_tok, e);
     if (l->attr.expert.x_per_choice) {
         a.n_choice = 1;
@@ -205,15 +217,18 @@ static imp_status one_of_experts(bexec *x, const plan_op *l, const prefill_tile 
         ldx = pad;
         for (uint32_t i = 0; i < n_pair && s == IMP_OK; i += 32768) {
             uint32_t n = n_pair - i < 32768 ? n_pair - i : 32768;
-            op_args o = {.a = reg_ptr(x, l->in[0]) + (uint64_t)r0 * reg_row_bytes(x, l->in[0]) + (uint64_t)i * w->cols * 4, .lda = w->cols,
-                         .out = x->moe_x + (uint64_t)i * pad * 2, .ldo = pad, .out_f16 = 1, .width = w->cols, .flag = 3};
+            op_args o = {.a = reg_ptr(x, l->in[0]) + (uint64_t)r0 * reg_row_bytes(x, l->in[0]) +
+                              (uint64_t)i * w->cols * 4,
+                         .lda = w->cols, .out = x->moe_x + (uint64_t)i * pad * 2, .ldo = pad, .out_f16 = 1,
+                         .width = w->cols, .flag = 3};
             s = go(x, K_unary, div_up(w->cols, 1024), n, 256, 0, &o, e);
         }
     }
     return s == IMP_OK ? launch(x, t, &a, xh, ldx, n_pair, n_expert + n_pair / t->n_tok, e) : s;
 }
 
-imp_status exec_experts(bexec *x, const node *n, int32_t r0, int32_t n_row, bool prompt, CUdeviceptr xh, uint32_t ldx, imp_err *e)
+imp_status exec_experts(bexec *x, const node *n, int32_t r0, int32_t n_row, bool prompt, CUdeviceptr xh, uint32_t ldx,
+                        imp_err *e)
 {
     const plan *p = x->p;
     const plan_op *l = &p->op[n->lin[0]];
@@ -224,18 +239,19 @@ imp_status exec_experts(bexec *x, const node *n, int32_t r0, int32_t n_row, bool
     if (n->grouped == GROUP_ONE)
         return one_of_experts(x, l, t, r0, n_row, xh, ldx, e);
     imp_status s = IMP_OK;
-    if (!down || x->n_tok_run > 1) /* the list that gate and up made still holds, unless another range made its own since; the sort is stable */
+    /* the list that gate and up made still holds, unless another range made its own since; the sort is stable */
+    if (!down || x->n_tok_run > 1)
         s = exec_sort_pairs(x, l, r0, n_pair, n_expert, t->n_tok, e);
     if (s != IMP_OK)
         return s;
     plan_reg act = down ? l->in[0] : p->op[n->glu].out[0], out = down ? l->out[0] : act;
     prefill_args a = {.w = {*w}, .tile = x->moe_tile, .pair_of = x->moe_pair, .m = n_pair, .n_choice = k,
-                      .out = reg_ptr(x, out) + (uint64_t)r0 * reg_row_bytes(x, out)};
+                      .out = at_row(x, out, r0)};
     uint32_t most = n_expert + n_pair / t->n_tok;
     if (down) {
         a.scatter = 1;
         a.ldo = w->rows;
-        return launch(x, t, &a, reg_ptr(x, act) + (uint64_t)r0 * reg_row_bytes(x, act), w->k_tiles * TILE_COLS, n_pair, most, e);
+        return launch(x, t, &a, at_row(x, act, r0), w->k_tiles * TILE_COLS, n_pair, most, e);
     }
     const plan_op *g = &p->op[n->glu];
     a.w[1] = *matrix(x, n->lin[1]);
@@ -248,7 +264,8 @@ imp_status exec_experts(bexec *x, const node *n, int32_t r0, int32_t n_row, bool
 }
 
 /* ---- attention -------------------------------------------------------------------------------------------------- */
-/* Blocks of 128 rows, 128 positions at a time (64 for wide heads): Q, two stages of K and of V, barriers (attend_w.cu). */
+/* Blocks of 128 rows, 128 positions at a time (64 for wide heads): Q, two stages of K and of V, barriers
+ * (attend_w.cu). */
 static uint32_t attend_smem_w(uint32_t d) { return 1024 + 128 * d * 2 + 4 * (d > 128 ? 64u : 128u) * d * 2 + 256; }
 
 /* A launch for each sequence that has tokens in the range; *done = false: these heads or blocks have no such kernel. */
@@ -268,12 +285,15 @@ imp_status exec_prompt_attend(bexec *x, const attend_args *base, const run_range
     imp_status s = IMP_OK;
     for (int v = 0; v < 2 && s == IMP_OK; v++) {
         uint32_t width = v ? g->v_width : g->k_width;
-        cuuint64_t dim[3] = {width, (cuuint64_t)x->kv->block_size, blocks}, stride[2] = {(cuuint64_t)width * 2, g->block_bytes};
-        s = cu_check(&x->b->cu,
-                     x->b->cu.TensorMapEncodeTiled(v ? &p.v : &p.k, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 3, (void *)(uintptr_t)(base->kv + (v ? base->v_off : base->k_off)),
-                                                   dim, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
-                     e, "describing the KV cache");
+        cuuint64_t dim[3] = {width, (cuuint64_t)x->kv->block_size, blocks};
+        cuuint64_t stride[2] = {(cuuint64_t)width * 2, g->block_bytes};
+        CUresult mapped =
+            x->b->cu.TensorMapEncodeTiled(v ? &p.v : &p.k, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 3,
+                                          (void *)(uintptr_t)(base->kv + (v ? base->v_off : base->k_off)),
+                                          dim, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                                          CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                                          CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+        s = cu_check(&x->b->cu, mapped, e, "describing the KV cache");
     }
     uint32_t per = 128 / (base->n_head / base->n_kv_head); /* tokens a block */
     for (int32_t q = 0; q < x->n_seq && s == IMP_OK; q++) {

@@ -1,5 +1,6 @@
-/* Weights to the device: raw rows go through pinned staging to the device as they are, a kernel turns them into tiles there
- * (kernels/params.h), while the host copies the next piece. What no layout can hold is decoded here and becomes F16. */
+/* Weights to the device: raw rows go through pinned staging to the device as they are, a kernel turns them into tiles
+ * there (kernels/params.h), while the host copies the next piece. What no layout can hold is decoded here and becomes
+ * F16. */
 #include <math.h>
 #include <string.h>
 
@@ -8,7 +9,8 @@
 #include "base/mem.h"
 #include "quant/blocks.h"
 
-/* Formats with a layout of their own. table: values + 128 of the 16 codes (U4, NV4); factor: what the codes are too large by. */
+/* Formats with a layout of their own. table: values + 128 of the 16 codes (U4, NV4); factor: what the codes are too
+ * large by. */
 typedef struct layout_row {
     quant_id format;
     uint32_t layout;
@@ -40,8 +42,9 @@ static const layout_row exact_layouts[] = {
     {QUANT_F32, LAY_F32, "F32", {0}, 1},
     {QUANT_BF16, LAY_BF16, "BF16", {0}, 1},
 };
-static const uint32_t tile_bytes[LAY_COUNT] = {TILE_BYTES_F16, TILE_BYTES_I8,  TILE_BYTES_U4, TILE_BYTES_NV4,  TILE_BYTES_Q4K,
-                                               TILE_BYTES_Q5K, TILE_BYTES_Q6K, TILE_BYTES_F8, TILE_BYTES_BF16, TILE_BYTES_F32};
+static const uint32_t tile_bytes[LAY_COUNT] = {
+    TILE_BYTES_F16, TILE_BYTES_I8,  TILE_BYTES_U4, TILE_BYTES_NV4,  TILE_BYTES_Q4K,
+    TILE_BYTES_Q5K, TILE_BYTES_Q6K, TILE_BYTES_F8, TILE_BYTES_BF16, TILE_BYTES_F32};
 
 static const layout_row *find_layout(const backend *b, quant_id f)
 {
@@ -56,7 +59,10 @@ static const layout_row *find_layout(const backend *b, quant_id f)
     return NULL;
 }
 
-static bool is_matrix(plan_op_kind k) { return k == OP_LINEAR || k == OP_EMBED || k == OP_EXPERT_LINEAR || k == OP_HEAD_LINEAR; }
+static bool is_matrix(plan_op_kind k)
+{
+    return k == OP_LINEAR || k == OP_EMBED || k == OP_EXPERT_LINEAR || k == OP_HEAD_LINEAR;
+}
 
 /* Can the parts besides the data be expressed as one factor a row? */
 static bool row_scales_only(const weight *w)
@@ -66,7 +72,8 @@ static bool row_scales_only(const weight *w)
         if (p->role == PART_DATA ? p->transposed : p->role == PART_ZERO)
             return false;
         if ((p->role == PART_SCALE || p->role == PART_SCALE2) &&
-            (p->gran_cols != 0 || p->transposed || p->packed_rows || (p->type != QUANT_F32 && p->type != QUANT_BF16 && p->type != QUANT_F16)))
+            (p->gran_cols != 0 || p->transposed || p->packed_rows ||
+             (p->type != QUANT_F32 && p->type != QUANT_BF16 && p->type != QUANT_F16)))
             return false;
     }
     return true;
@@ -188,7 +195,8 @@ void cuda_upload_done(backend *b)
 }
 
 /* Rows [first, first + n) of the expert into pinned memory, packed. */
-static imp_status gather_rows(job *j, uint64_t expert, uint64_t first, uint64_t n, uint64_t row_bytes, uint8_t *dst, imp_err *e)
+static imp_status gather_rows(job *j, uint64_t expert, uint64_t first, uint64_t n, uint64_t row_bytes, uint8_t *dst,
+                              imp_err *e)
 {
     const weight *w = j->w;
     uint64_t abs = expert * w->rows + j->row0 + first;
@@ -213,7 +221,8 @@ static imp_status gather_rows(job *j, uint64_t expert, uint64_t first, uint64_t 
         at -= p->slices[i++].rows;
     for (uint64_t done = 0; done < n; i++, at = 0) {
         if (i >= p->n_slices)
-            return err_set(e, IMP_E_INTERNAL, "cuda: %s: row %llu is not in any slice", w->name, (unsigned long long)(abs + done));
+            return err_set(e, IMP_E_INTERNAL, "cuda: %s: row %llu is not in any slice", w->name,
+                           (unsigned long long)(abs + done));
         const weight_slice *sl = &p->slices[i];
         uint64_t k = sl->rows - at < n - done ? sl->rows - at : n - done;
         if (sl->stride == row_bytes)
@@ -231,7 +240,8 @@ static imp_status send_tiles(job *j, imp_err *e)
     backend *b = j->b;
     bweight *o = j->o;
     uint64_t row_bytes = 0;
-    if (!quant_bytes(j->native ? j->w->format : QUANT_F32, o->d.cols, &row_bytes) || !row_bytes || row_bytes > STAGE_BYTES)
+    if (!quant_bytes(j->native ? j->w->format : QUANT_F32, o->d.cols, &row_bytes) || !row_bytes ||
+        row_bytes > STAGE_BYTES)
         return err_set(e, IMP_E_UNSUPPORTED, "cuda: %s: a row of %u columns cannot be uploaded", j->w->name, o->d.cols);
     uint64_t per = STAGE_BYTES / row_bytes;
     per = per > 32768 ? 32768 : per;
@@ -245,11 +255,13 @@ static imp_status send_tiles(job *j, imp_err *e)
                 s = gather_rows(j, x, r, n, row_bytes, b->stage_host[i], e);
             if (s == IMP_OK)
                 s = stage_send(b, i, n * row_bytes, e);
-            repack_args a = {.src = b->stage_dev[i], .src_stride = row_bytes, .w = o->d, .dst = o->d.tiles + x * o->d.expert_stride,
-                             .format = j->native ? j->w->format : QUANT_F32, .row0 = (uint32_t)r, .n_rows = (uint32_t)n, .cols = o->d.cols,
-                             .peak = o->peak};
+            repack_args a = {.src = b->stage_dev[i], .src_stride = row_bytes, .w = o->d,
+                             .dst = o->d.tiles + x * o->d.expert_stride,
+                             .format = j->native ? j->w->format : QUANT_F32, .row0 = (uint32_t)r,
+                             .n_rows = (uint32_t)n, .cols = o->d.cols, .peak = o->peak};
             if (s == IMP_OK)
-                s = cuda_launch(b, b->up, K_repack, div_up(div_up(o->d.cols, 16), 128), (uint32_t)n, 1, 128, 0, false, &a, e);
+                s = cuda_launch(b, b->up, K_repack, div_up(div_up(o->d.cols, 16), 128), (uint32_t)n, 1, 128, 0, false,
+                                &a, e);
             if (s == IMP_OK)
                 s = stage_end(b, i, e);
         }
@@ -257,13 +269,18 @@ static imp_status send_tiles(job *j, imp_err *e)
 }
 
 /* Layouts whose tiles have a unit (params.h): it follows from the largest factor, which the device finds on the way. */
-static bool has_unit(uint32_t layout) { return layout == LAY_I8 || layout == LAY_Q4K || layout == LAY_Q5K || layout == LAY_Q6K; }
+static bool has_unit(uint32_t layout)
+{
+    return layout == LAY_I8 || layout == LAY_Q4K || layout == LAY_Q5K || layout == LAY_Q6K;
+}
 
 static imp_status peak_begin(job *j, imp_err *e)
 {
     backend *b = j->b;
     imp_status s = cuda_alloc(b, sizeof(uint32_t), NULL, &j->o->peak, j->w->name, e);
-    return s == IMP_OK ? cu_check(&b->cu, b->cu.MemsetD8Async(j->o->peak, 0, sizeof(uint32_t), b->up), e, "clearing %s", j->w->name) : s;
+    if (s != IMP_OK)
+        return s;
+    return cu_check(&b->cu, b->cu.MemsetD8Async(j->o->peak, 0, sizeof(uint32_t), b->up), e, "clearing %s", j->w->name);
 }
 static imp_status peak_end(job *j, uint64_t n_tile, imp_err *e)
 {
@@ -279,7 +296,8 @@ imp_status cuda_weight_unit(backend *b, bweight *w, imp_err *e)
     if (!w->peak)
         return IMP_OK;
     uint32_t peak = 0;
-    imp_status s = cu_check(&b->cu, b->cu.MemcpyDtoHAsync(&peak, w->peak, sizeof peak, b->up), e, "fetching a matrix' unit");
+    CUresult r = b->cu.MemcpyDtoHAsync(&peak, w->peak, sizeof peak, b->up);
+    imp_status s = cu_check(&b->cu, r, e, "fetching a matrix' unit");
     if (s == IMP_OK)
         s = cu_check(&b->cu, b->cu.StreamSynchronize(b->up), e, "fetching a matrix' unit");
     if (s != IMP_OK)
@@ -290,9 +308,9 @@ imp_status cuda_weight_unit(backend *b, bweight *w, imp_err *e)
     return IMP_OK;
 }
 
-/* How K is cut: a function of the shape alone, because it decides the order of sums (see gemv.cu). Eight warps a row tile
- * where K is long enough: fewer were slower on every shape tried. Four groups, each a block's work in batch.cu, where there
- * are too few rows to give every multiprocessor some. */
+/* How K is cut: a function of the shape alone, because it decides the order of sums (see gemv.cu). Eight warps a row
+ * tile where K is long enough: fewer were slower on every shape tried. Four groups, each a block's work in batch.cu,
+ * where there are too few rows to give every multiprocessor some. */
 static void choose_cut(const backend *b, dweight *d)
 {
     d->seg = d->k_tiles >= 8 ? 8 : d->k_tiles >= 4 ? 4 : d->k_tiles >= 2 ? 2 : 1;
@@ -317,7 +335,8 @@ static imp_status upload_matrix(job *j, const layout_row *lay, imp_err *e)
         for (int k = 0; k < 4; k++)
             d->lut[i] |= (uint32_t)(uint8_t)(lay->table[4 * i + k] + 128) << 8 * k;
     uint64_t total = 0;
-    if (!ck_mul((uint64_t)d->row_tiles * d->k_tiles, d->tile_bytes, &d->expert_stride) || !ck_mul(d->expert_stride, w->n_expert, &total))
+    if (!ck_mul((uint64_t)d->row_tiles * d->k_tiles, d->tile_bytes, &d->expert_stride) ||
+        !ck_mul(d->expert_stride, w->n_expert, &total))
         return err_set(e, IMP_E_UNSUPPORTED, "cuda: %s is too large", w->name);
     o->n_bytes = total;
     imp_status s = cuda_alloc(b, total, &b->weights, &o->mem[0], w->name, e);
@@ -367,7 +386,8 @@ static imp_status upload_vector(backend *b, const weight *w, bweight *o, imp_err
     o->layout = "F32";
     o->n_vec = w->n_expert * w->rows * w->cols;
     if (o->n_vec > 1u << 26)
-        return err_set(e, IMP_E_UNSUPPORTED, "cuda: %s: %llu values for an operation that takes a vector", w->name, (unsigned long long)o->n_vec);
+        return err_set(e, IMP_E_UNSUPPORTED, "cuda: %s: %llu values for an operation that takes a vector", w->name,
+                       (unsigned long long)o->n_vec);
     float *v = mem_alloc(o->n_vec * sizeof *v);
     if (!v)
         return err_oom(e, w->name, o->n_vec * sizeof *v);
@@ -412,8 +432,8 @@ void cuda_weight_free(backend *b, bweight *w)
     mem_free(w);
 }
 
-imp_status cuda_upload(backend *b, const weight *w, plan_op_kind hint, uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
-                       uint64_t col_end, bweight **out, imp_err *e)
+imp_status cuda_upload(backend *b, const weight *w, plan_op_kind hint, uint64_t row_begin, uint64_t row_end,
+                       uint64_t col_begin, uint64_t col_end, bweight **out, imp_err *e)
 {
     imp_status s = cuda_enter(b, e);
     if (s != IMP_OK)
@@ -422,9 +442,10 @@ imp_status cuda_upload(backend *b, const weight *w, plan_op_kind hint, uint64_t 
         row_end = w->rows;
     if (col_begin == 0 && col_end == 0)
         col_end = w->cols;
-    if (row_end > w->rows || row_begin >= row_end || col_end > w->cols || col_begin >= col_end || w->cols > 1u << 30 || w->rows > 1u << 30)
-        return err_set(e, IMP_E_USAGE, "cuda: %s: rows or columns outside of %llu x %llu", w->name, (unsigned long long)w->rows,
-                       (unsigned long long)w->cols);
+    if (row_end > w->rows || row_begin >= row_end || col_end > w->cols || col_begin >= col_end ||
+        w->cols > 1u << 30 || w->rows > 1u << 30)
+        return err_set(e, IMP_E_USAGE, "cuda: %s: rows or columns outside of %llu x %llu", w->name,
+                       (unsigned long long)w->rows, (unsigned long long)w->cols);
     bweight *o = mem_calloc(1, sizeof *o);
     if (!o)
         return err_oom(e, "device weight", sizeof *o);
