@@ -1,5 +1,6 @@
-/* Timing: whole models of published shapes with random weights, through submit and wait with the sampled token fed back on
- * the device; every figure next to its floor (weights multiplied at the file's bits, plus KV read, over the read ceiling). */
+/* Timing: whole models of published shapes with random weights, through submit and wait with the sampled token fed back
+ * on the device; every figure next to its floor (weights multiplied at the file's bits, plus KV read, over the read
+ * ceiling). */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,7 +29,8 @@ static void profile(rig *r, jw *o)
     jw_key(o, "profile");
     jw_array(o);
     for (int32_t i = 0; i < p.n; i++) {
-        printf("    %-28s x%-4d %9.2f us each %9.1f us\n", p.row[i].name, p.row[i].count, p.row[i].us / p.row[i].count, p.row[i].us);
+        printf("    %-28s x%-4d %9.2f us each %9.1f us\n", p.row[i].name, p.row[i].count,
+               p.row[i].us / p.row[i].count, p.row[i].us);
         jw_object(o);
         jw_kstr(o, "kernel", p.row[i].name);
         jw_kint(o, "count", p.row[i].count);
@@ -51,7 +53,8 @@ static imp_status time_decode(rig *r, int32_t n_seq, int32_t n_past, int32_t n, 
         double t0 = 0;
         for (int32_t i = 0; i < n + 8 && s == IMP_OK; i++) {
             for (int32_t q = 0; q < n_seq; q++)
-                st[q] = (seq_step){.n_past = n_past + i, .n = 1, .first_block = q * per, .slot = q, .ids = i ? NULL : &one, .cls = 1};
+                st[q] = (seq_step){.n_past = n_past + i, .n = 1, .first_block = q * per, .slot = q,
+                                   .ids = i ? NULL : &one, .cls = 1};
             if (i == 8) { /* warm: let the queue run dry, then count */
                 step_result res;
                 s = r->api->wait(r->x, t[(i - 1) & 1], &res, e);
@@ -79,9 +82,11 @@ static imp_status time_decode(rig *r, int32_t n_seq, int32_t n_past, int32_t n, 
     return s;
 }
 
-static void row(jw *o, const char *name, const char *test, double value, const char *unit, double floor_s, double s_step)
+static void row(jw *o, const char *name, const char *test, double value, const char *unit, double floor_s,
+                double s_step)
 {
-    printf("  %-26s %-22s %10.1f %s  (%.3f ms, floor %.3f ms = %.1f%%)\n", name, test, value, unit, s_step * 1e3, floor_s * 1e3, 100 * floor_s / s_step);
+    printf("  %-26s %-22s %10.1f %s  (%.3f ms, floor %.3f ms = %.1f%%)\n", name, test, value, unit,
+           s_step * 1e3, floor_s * 1e3, 100 * floor_s / s_step);
     jw_object(o);
     jw_kstr(o, "model", name);
     jw_kstr(o, "test", test);
@@ -110,13 +115,15 @@ static void bench_model(jw *o, const shape *s, const int32_t *depths, const int3
     imp_status st = build_model(s, &m, &e);
     double t0 = clock_s();
     if (st == IMP_OK)
-        st = rig_open(&r, &backend_cuda, NULL, false, &m.p, 64, blocks, (plan_limits){maxp > 256 ? maxp : 256, 256, maxb > 8 ? maxb : 8}, 1, &e);
+        st = rig_open(&r, &backend_cuda, NULL, false, &m.p, 64, blocks,
+                      (plan_limits){maxp > 256 ? maxp : 256, 256, maxb > 8 ? maxb : 8}, 1, &e);
     double kv_tok = 2.0 * s->n_layer * 2 * s->n_kv_head * s->d;
     if (st == IMP_OK) {
         backend_memory mem;
         r.api->memory(r.b, &mem, &e);
-        printf("%s: %.2f GB multiplied a token, upload %.2f s (%.1f GB/s), device weights %.2f GB, workspace %.0f MB\n", s->name, m.linear_bytes * 1e-9,
-               clock_s() - t0, m.linear_bytes * 1e-9 / (clock_s() - t0), (double)mem.weights * 1e-9, (double)mem.workspace * 1e-6);
+        printf("%s: %.2f GB multiplied a token, upload %.2f s (%.1f GB/s), device weights %.2f GB, workspace %.0f MB\n",
+               s->name, m.linear_bytes * 1e-9, clock_s() - t0, m.linear_bytes * 1e-9 / (clock_s() - t0),
+               (double)mem.weights * 1e-9, (double)mem.workspace * 1e-6);
     }
     for (int i = 0; depths[i] >= 0 && st == IMP_OK; i++) {
         double s_step, floor_s = (m.linear_bytes + kv_tok * (depths[i] + 64)) / ceiling;
@@ -192,16 +199,27 @@ int run_bench(jw *o, const char *only)
     }
     jw_end_object(o);
     static const shape models[] = {
-#define QWEN3_8B .n_layer = 36, .hidden = 4096, .n_head = 32, .n_kv_head = 8, .d = 128, .ff = 12288, .vocab = 151936, .qk_norm = true, .pool = 64 << 20
+#define QWEN3_8B \
+    .n_layer = 36, .hidden = 4096, .n_head = 32, .n_kv_head = 8, .d = 128, .ff = 12288, .vocab = 151936, \
+    .qk_norm = true, .pool = 64 << 20
         {.name = "qwen3-8b Q8_0", QWEN3_8B, .fmt = QUANT_Q8_0},
-        {.name = "qwen3-8b Q4_K_M", QWEN3_8B, .fmt = QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K},
+        {.name = "qwen3-8b Q4_K_M", QWEN3_8B,
+         .fmt = QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K},
         {.name = "qwen3-8b Q6_K", QWEN3_8B, .fmt = QUANT_Q6_K},
-        {.name = "llama-3.2-1b BF16", .n_layer = 16, .hidden = 2048, .n_head = 32, .n_kv_head = 8, .d = 64, .ff = 8192, .vocab = 128256, .tied = true, .fmt = QUANT_BF16, .pool = 64 << 20},
-        {.name = "qwen3-0.6b Q8_0", .n_layer = 28, .hidden = 1024, .n_head = 16, .n_kv_head = 8, .d = 128, .ff = 3072, .vocab = 151936, .qk_norm = true, .tied = true, .fmt = QUANT_Q8_0, .pool = 64 << 20},
-        {.name = "qwen3-30b-a3b Q4_K_M", .n_layer = 48, .hidden = 2048, .n_head = 32, .n_kv_head = 4, .d = 128, .ff = 768, .vocab = 151936, .qk_norm = true, .n_expert = 128, .n_used = 8, .fmt = QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K, .pool = 64 << 20},
+        {.name = "llama-3.2-1b BF16", .n_layer = 16, .hidden = 2048, .n_head = 32, .n_kv_head = 8, .d = 64, .ff = 8192,
+         .vocab = 128256, .tied = true, .fmt = QUANT_BF16, .pool = 64 << 20},
+        {.name = "qwen3-0.6b Q8_0", .n_layer = 28, .hidden = 1024, .n_head = 16, .n_kv_head = 8, .d = 128, .ff = 3072,
+         .vocab = 151936, .qk_norm = true, .tied = true, .fmt = QUANT_Q8_0, .pool = 64 << 20},
+        {.name = "qwen3-30b-a3b Q4_K_M", .n_layer = 48, .hidden = 2048, .n_head = 32, .n_kv_head = 4, .d = 128,
+         .ff = 768, .vocab = 151936, .qk_norm = true, .n_expert = 128, .n_used = 8,
+         .fmt = QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K, .pool = 64 << 20},
         /* only when asked for by name */
-        {.name = "qwen3-14b Q4_K_M", .n_layer = 40, .hidden = 5120, .n_head = 40, .n_kv_head = 8, .d = 128, .ff = 17408, .vocab = 151936, .qk_norm = true, .fmt = QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K, .pool = 64 << 20},
-        {.name = "llama-3.3-70b Q4_K_M", .n_layer = 80, .hidden = 8192, .n_head = 64, .n_kv_head = 8, .d = 128, .ff = 28672, .vocab = 128256, .fmt = QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K, .pool = 64 << 20},
+        {.name = "qwen3-14b Q4_K_M", .n_layer = 40, .hidden = 5120, .n_head = 40, .n_kv_head = 8, .d = 128,
+         .ff = 17408, .vocab = 151936, .qk_norm = true,
+         .fmt = QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K, .pool = 64 << 20},
+        {.name = "llama-3.3-70b Q4_K_M", .n_layer = 80, .hidden = 8192, .n_head = 64, .n_kv_head = 8, .d = 128,
+         .ff = 28672, .vocab = 128256,
+         .fmt = QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K, .pool = 64 << 20},
     };
     static const int32_t depths[] = {512, 16384, -1}, shallow[] = {512, -1}, no_depth[] = {-1};
     static const int32_t batches[] = {8, 32, 64, 128, 0}, none[] = {0}, one_batch[] = {8, 64, 0};

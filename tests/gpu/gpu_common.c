@@ -44,9 +44,10 @@ void fill_blocks(quant_id f, void *dst, uint64_t n)
     }
     /* where f16 scales lie: offset, value */
     static const struct { quant_id f; uint8_t at[2]; int n; float v; } scale[] = {
-        {QUANT_Q4_0, {0}, 1, .004f}, {QUANT_Q4_1, {0, 2}, 2, .004f}, {QUANT_Q5_0, {0}, 1, .002f}, {QUANT_Q5_1, {0, 2}, 2, .002f},
-        {QUANT_Q8_0, {0}, 1, .0003f}, {QUANT_Q2_K, {80, 82}, 2, .002f}, {QUANT_Q3_K, {108}, 1, .0005f}, {QUANT_Q4_K, {0, 2}, 2, .0001f},
-        {QUANT_Q5_K, {0, 2}, 2, .00006f}, {QUANT_Q6_K, {208}, 1, .00001f}, {QUANT_IQ4_NL, {0}, 1, .0003f}, {QUANT_IQ4_XS, {0}, 1, .00002f}};
+        {QUANT_Q4_0, {0}, 1, .004f}, {QUANT_Q4_1, {0, 2}, 2, .004f}, {QUANT_Q5_0, {0}, 1, .002f},
+        {QUANT_Q5_1, {0, 2}, 2, .002f}, {QUANT_Q8_0, {0}, 1, .0003f}, {QUANT_Q2_K, {80, 82}, 2, .002f},
+        {QUANT_Q3_K, {108}, 1, .0005f}, {QUANT_Q4_K, {0, 2}, 2, .0001f}, {QUANT_Q5_K, {0, 2}, 2, .00006f},
+        {QUANT_Q6_K, {208}, 1, .00001f}, {QUANT_IQ4_NL, {0}, 1, .0003f}, {QUANT_IQ4_XS, {0}, 1, .00002f}};
     uint64_t bytes = n * q->bytes, i = 0;
     for (; i + 8 <= bytes; i += 8) {
         uint64_t v = rnd();
@@ -58,7 +59,8 @@ void fill_blocks(quant_id f, void *dst, uint64_t n)
         for (size_t k = 0; k < sizeof scale / sizeof *scale; k++)
             if (scale[k].f == f)
                 for (int j = 0; j < scale[k].n; j++)
-                    put16(p + scale[k].at[j], quant_f32_to_f16(scale[k].v * (0.75f + (float)(rnd() & 255) / 512.0f) * (j ? 8.0f : 1.0f)));
+                    put16(p + scale[k].at[j],
+                          quant_f32_to_f16(scale[k].v * (0.75f + (float)(rnd() & 255) / 512.0f) * (j ? 8.0f : 1.0f)));
         if (f == QUANT_MXFP4)
             p[0] = (uint8_t)(119 + rnd() % 3);
         if (f == QUANT_NVFP4)
@@ -98,8 +100,10 @@ weight *make_weight(const char *name, quant_id f, uint32_t n_expert, uint64_t ro
     weight_slice *sl = calloc(ns, sizeof *sl);
     for (uint64_t i = 0; i < ns; i++)
         sl[i] = (weight_slice){.data = data, .rows = n - i * per < per ? n - i * per : per, .stride = rb};
-    *w = (weight){.name = name, .format = f, .n_expert = n_expert, .rows = rows, .cols = cols, .n_parts = 1, .n_bytes = n * rb};
-    w->part[0] = (weight_part){.role = PART_DATA, .type = f, .gran_rows = 1, .gran_cols = 1, .n_slices = (uint32_t)ns, .slices = sl};
+    *w = (weight){.name = name, .format = f, .n_expert = n_expert, .rows = rows, .cols = cols,
+                  .n_parts = 1, .n_bytes = n * rb};
+    w->part[0] = (weight_part){.role = PART_DATA, .type = f, .gran_rows = 1, .gran_cols = 1,
+                               .n_slices = (uint32_t)ns, .slices = sl};
     return w;
 }
 
@@ -120,7 +124,8 @@ void add_bias(weight *w)
         v[i] = rnd_f() * 0.1f;
     weight_slice *sl = calloc(1, sizeof *sl);
     *sl = (weight_slice){.data = (uint8_t *)v, .rows = n, .stride = 4};
-    w->part[w->n_parts++] = (weight_part){.role = PART_BIAS, .type = QUANT_F32, .gran_rows = 1, .gran_cols = 1, .n_slices = 1, .slices = sl};
+    w->part[w->n_parts++] = (weight_part){.role = PART_BIAS, .type = QUANT_F32, .gran_rows = 1, .gran_cols = 1,
+                                          .n_slices = 1, .slices = sl};
 }
 
 /* ---- plans ------------------------------------------------------------------------------------------------------ */
@@ -166,7 +171,8 @@ static plan_reg p_rope(plan *p, int32_t l, const char *role, plan_reg x, uint32_
 {
     plan_op o = plan_op_init(OP_ROPE, l, role);
     o.in[0] = x;
-    o.attr.rope = (plan_rope){.n_head = heads, .head_dim = d, .rot = d, .freq = freq, .mscale = 1, .interleaved = l & 1};
+    o.attr.rope = (plan_rope){.n_head = heads, .head_dim = d, .rot = d, .freq = freq, .mscale = 1,
+                              .interleaved = l & 1};
     return out1(p, &o, REG_ACT, DIM_T, heads * d);
 }
 
@@ -194,7 +200,8 @@ static plan_reg moe(const shape *s, model *m, int32_t i, plan_reg x)
         if (s->fused_experts && k == 0)
             continue;
         uint32_t rows = k == 2 ? s->hidden : s->fused_experts ? 2 * s->ff : s->ff, cols = k == 2 ? s->ff : s->hidden;
-        weight *w = make_weight(role[k], k == 2 && s->fmt_down && (i & 1) ? s->fmt_down : s->fmt, s->n_expert, rows, cols, s->pool);
+        weight *w = make_weight(role[k], k == 2 && s->fmt_down && (i & 1) ? s->fmt_down : s->fmt, s->n_expert,
+                                rows, cols, s->pool);
         m->linear_bytes += (double)w->n_bytes * s->n_used / s->n_expert;
         m->linear_params += (double)rows * cols * s->n_used;
         plan_op o = plan_op_init(OP_EXPERT_LINEAR, i, role[k]);
@@ -229,7 +236,8 @@ static plan_reg attention(const shape *s, model *m, int32_t i, plan_reg x, int32
     plan *p = &m->p;
     uint32_t qw = s->n_head * s->d, kw = s->n_kv_head * s->d;
     plan_reg h = p_norm(p, i, "attn_norm", x, s->hidden, 0, REG_ACT);
-    weight *wq = make_weight("attn_q", s->fmt, 1, qw, s->hidden, s->pool), *wk = make_weight("attn_k", s->fmt, 1, kw, s->hidden, s->pool);
+    weight *wq = make_weight("attn_q", s->fmt, 1, qw, s->hidden, s->pool),
+           *wk = make_weight("attn_k", s->fmt, 1, kw, s->hidden, s->pool);
     weight *wv = make_weight("attn_v", s->fmt_v && (i & 1) ? s->fmt_v : s->fmt, 1, kw, s->hidden, s->pool);
     if (s->bias)
         add_bias(wq), add_bias(wk), add_bias(wv);
@@ -241,7 +249,8 @@ static plan_reg attention(const shape *s, model *m, int32_t i, plan_reg x, int32
     q = p_rope(p, i, "q_rope", q, s->n_head, s->d, fc);
     k = p_rope(p, i, "k_rope", k, s->n_kv_head, s->d, fc);
     bool win = s->window && (i & 1) == 0;
-    int32_t g = plan_add_group(p, (plan_kv_group){.kind = win ? KVG_WINDOW : KVG_FULL, .window = win ? s->window : 0, .k_width = kw, .v_width = kw});
+    int32_t g = plan_add_group(p, (plan_kv_group){.kind = win ? KVG_WINDOW : KVG_FULL, .window = win ? s->window : 0,
+                                                  .k_width = kw, .v_width = kw});
     int32_t slot = plan_add_slot(p, g);
     plan_op st = plan_op_init(OP_KV_STORE, i, "store");
     st.in[0] = k;
@@ -253,8 +262,9 @@ static plan_reg attention(const shape *s, model *m, int32_t i, plan_reg x, int32
     at.in[0] = q;
     if (s->sinks)
         at.weight[0] = plan_add_weight(p, make_vector("sinks", s->n_head, 0, 1));
-    at.attr.attend = (plan_attend){.n_head = s->n_head, .n_kv_head = s->n_kv_head, .d_k = s->d, .d_v = s->d, .scale = 1.0f / sqrtf((float)s->d),
-                                   .softcap = s->softcap, .window = win ? s->window : 0, .group = g, .slot = slot};
+    at.attr.attend = (plan_attend){.n_head = s->n_head, .n_kv_head = s->n_kv_head, .d_k = s->d, .d_v = s->d,
+                                   .scale = 1.0f / sqrtf((float)s->d), .softcap = s->softcap,
+                                   .window = win ? s->window : 0, .group = g, .slot = slot};
     plan_reg a = out1(p, &at, REG_ACT, DIM_T, qw);
     a = p_lin(p, i, "o", a, make_weight("attn_output", s->fmt, 1, s->hidden, qw, s->pool), m);
     if (s->post_norm)
@@ -297,7 +307,9 @@ imp_status build_model(const shape *s, model *m, imp_err *e)
             gl.in[1] = up;
             gl.attr.act.act = s->act;
             a = out1(p, &gl, REG_ACT, DIM_T, s->ff);
-            a = p_lin(p, i, "down", a, make_weight("ffn_down", s->fmt_down && (i & 1) ? s->fmt_down : s->fmt, 1, s->hidden, s->ff, s->pool), m);
+            a = p_lin(p, i, "down", a,
+                      make_weight("ffn_down", s->fmt_down && (i & 1) ? s->fmt_down : s->fmt, 1, s->hidden, s->ff,
+                                  s->pool), m);
         }
         if (s->post_norm)
             a = p_norm(p, i, "ffn_post", a, s->hidden, 0, REG_ACT);
@@ -307,7 +319,10 @@ imp_status build_model(const shape *s, model *m, imp_err *e)
     ga.in[0] = x;
     x = out1(p, &ga, REG_WIDE, DIM_R, s->hidden);
     p->hidden = x = p_norm(p, -1, "norm", x, s->hidden, 0, REG_WIDE);
-    p->logits = p_lin(p, -1, "head", x, s->tied ? embd : make_weight("output", s->fmt_head ? s->fmt_head : s->fmt, 1, s->vocab, s->hidden, s->pool), m);
+    p->logits = p_lin(p, -1, "head", x,
+                      s->tied ? embd
+                              : make_weight("output", s->fmt_head ? s->fmt_head : s->fmt, 1, s->vocab, s->hidden,
+                                            s->pool), m);
     p->reg[p->logits].type = REG_WIDE;
     if (s->final_softcap > 0) {
         plan_op c = plan_op_init(OP_SOFTCAP, -1, "cap");
@@ -329,11 +344,12 @@ static plan_op_kind hint_of(const plan *p, int32_t w)
     return k;
 }
 
-imp_status rig_open(rig *r, const backend_api *api, const char *cpu, bool det, plan *p, int32_t block, int64_t n_block, plan_limits lim, int threads,
-                    imp_err *e)
+imp_status rig_open(rig *r, const backend_api *api, const char *cpu, bool det, plan *p, int32_t block, int64_t n_block,
+                    plan_limits lim, int threads, imp_err *e)
 {
     *r = (rig){.api = api, .p = p, .block = block};
-    backend_options bo = {.cpu = cpu, .n_threads = threads, .deterministic = det, .prefill_fp8 = rig_fp8 && api == &backend_cuda,
+    backend_options bo = {.cpu = cpu, .n_threads = threads, .deterministic = det,
+                          .prefill_fp8 = rig_fp8 && api == &backend_cuda,
                           .precise = rig_precise && api == &backend_cuda};
     imp_status s = api->open(&bo, &r->b, e);
     if (s != IMP_OK)
@@ -401,7 +417,8 @@ typedef struct bank {
 } bank;
 static bank banks[4];
 
-imp_status submit_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, int32_t which, backend_ticket *t, imp_err *e)
+imp_status submit_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, int32_t which, backend_ticket *t,
+                       imp_err *e)
 {
     bank *k = &banks[which];
     int32_t n = 0, n_tab = 0, n_row = 0;
@@ -410,17 +427,19 @@ imp_status submit_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, 
         n_tab += (s[i].n_past + s[i].n + r->block - 1) / r->block;
         n_row += s[i].all_rows ? s[i].n : 1;
     }
-    free(k->id), free(k->seq), free(k->kv), free(k->vb), free(k->ve), free(k->pos), free(k->table), free(k->cls), free(k->seqs), free(k->rows);
+    free(k->id), free(k->seq), free(k->kv), free(k->vb), free(k->ve), free(k->pos);
+    free(k->table), free(k->cls), free(k->seqs), free(k->rows);
     size_t N = (size_t)n + 1;
-    k->id = malloc(N * 4), k->seq = malloc(N * 4), k->kv = malloc(N * 4), k->vb = malloc(N * 4), k->ve = malloc(N * 4), k->pos = malloc(N * 12);
+    k->id = malloc(N * 4), k->seq = malloc(N * 4), k->kv = malloc(N * 4);
+    k->vb = malloc(N * 4), k->ve = malloc(N * 4), k->pos = malloc(N * 12);
     k->table = malloc((size_t)n_tab * 4 + 4), k->cls = malloc(N), k->seqs = calloc((size_t)n_seq, sizeof *k->seqs);
     k->rows = calloc((size_t)n_row + 1, sizeof *k->rows);
     int32_t at = 0, tab = 0, row = 0;
     for (int32_t i = 0; i < n_seq; i++) {
         int32_t nb = (s[i].n_past + s[i].n + r->block - 1) / r->block;
         batch_seq *q = &k->seqs[i];
-        *q = (batch_seq){.n_kv = s[i].n_past + s[i].n, .slot = s[i].slot, .state_in = s[i].n_past ? s[i].slot : -1, .state_out = s[i].slot,
-                         .tok_begin = at, .tok_end = at + s[i].n};
+        *q = (batch_seq){.n_kv = s[i].n_past + s[i].n, .slot = s[i].slot, .state_in = s[i].n_past ? s[i].slot : -1,
+                         .state_out = s[i].slot, .tok_begin = at, .tok_end = at + s[i].n};
         for (int32_t g = 0; g < r->p->n_group; g++)
             q->table[g] = k->table + tab, q->table_len[g] = nb;
         for (int32_t j = 0; j < nb; j++)
@@ -442,8 +461,9 @@ imp_status submit_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, 
             }
         }
     }
-    k->b = (batch){.n_tok = n, .n_seq = n_seq, .n_row = n_row, .id = k->id, .seq = k->seq, .kv_index = k->kv, .pos = (const int32_t (*)[3])k->pos,
-                   .vis_begin = k->vb, .vis_end = k->ve, .cls = k->cls, .seqs = k->seqs, .rows = k->rows};
+    k->b = (batch){.n_tok = n, .n_seq = n_seq, .n_row = n_row, .id = k->id, .seq = k->seq, .kv_index = k->kv,
+                   .pos = (const int32_t (*)[3])k->pos, .vis_begin = k->vb, .vis_end = k->ve, .cls = k->cls,
+                   .seqs = k->seqs, .rows = k->rows};
     return r->api->submit(r->x, &k->b, t, e);
 }
 

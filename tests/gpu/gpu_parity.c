@@ -58,7 +58,8 @@ static void test_linear(jw *o, quant_id f, uint32_t rows, uint32_t cols, bool bi
         tv[i] = rig_precise ? tv[i] * 50 : quant_f16_to_f32(quant_f32_to_f16(tv[i] * 50));
     if (bias)
         add_bias(w);
-    plan_op em = plan_op_init(OP_EMBED, -1, "embd"), li = plan_op_init(OP_LINEAR, 0, "w"), ga = plan_op_init(OP_GATHER, -1, "g");
+    plan_op em = plan_op_init(OP_EMBED, -1, "embd"), li = plan_op_init(OP_LINEAR, 0, "w"),
+            ga = plan_op_init(OP_GATHER, -1, "g");
     em.weight[0] = plan_add_weight(&p, te);
     em.attr.scale = 1;
     em.out[0] = plan_add_reg(&p, REG_WIDE, DIM_T, cols);
@@ -75,7 +76,8 @@ static void test_linear(jw *o, quant_id f, uint32_t rows, uint32_t cols, bool bi
     imp_status s = plan_finish(&p, &e);
     if (s == IMP_OK)
         s = rig_open(&r, &backend_cuda, NULL, false, &p, 64, 16, (plan_limits){VOC, VOC, 2}, 1, &e);
-    float *wf = malloc((size_t)rows * cols * 4), *b = calloc(rows, 4), *y = malloc((size_t)VOC * rows * 4), *y1 = malloc((size_t)VOC * rows * 4);
+    float *wf = malloc((size_t)rows * cols * 4), *b = calloc(rows, 4),
+          *y = malloc((size_t)VOC * rows * 4), *y1 = malloc((size_t)VOC * rows * 4);
     float *prompt = malloc((size_t)VOC * rows * 4);
     double *ref = malloc((size_t)VOC * rows * sizeof *ref);
     if (s == IMP_OK)
@@ -101,11 +103,13 @@ static void test_linear(jw *o, quant_id f, uint32_t rows, uint32_t cols, bool bi
             if (s != IMP_OK)
                 break;
             double err = rig_precise ? rel_most(y, ref, (uint64_t)n * rows) : rel_l2(y, ref, (uint64_t)n * rows);
-            snprintf(what, sizeof what, "%slinear %s %ux%u%s class %c, %d rows", how, q->name, rows, cols, bias ? " bias" : "", cls ? 'D' : 'P', n);
+            snprintf(what, sizeof what, "%slinear %s %ux%u%s class %c, %d rows", how, q->name, rows, cols,
+                     bias ? " bias" : "", cls ? 'D' : 'P', n);
             verdict(o, err < bound, what, err, bound);
             if (have) {
                 bool same = memcmp(y, y1, (size_t)rows * 4) == 0;
-                snprintf(what, sizeof what, "%ssame bytes: %s %ux%u class %c, row 0 of %d", how, q->name, rows, cols, cls ? 'D' : 'P', n);
+                snprintf(what, sizeof what, "%ssame bytes: %s %ux%u class %c, row 0 of %d", how, q->name, rows, cols,
+                         cls ? 'D' : 'P', n);
                 verdict(o, same, what, same ? 0 : 1, 0);
             }
             if (!have)
@@ -125,7 +129,8 @@ static void test_linear(jw *o, quant_id f, uint32_t rows, uint32_t cols, bool bi
             memset(y1, 0xFF, (size_t)rows * 4);
             s = run_step(&r, &st, 1, y1, NULL, &e);
             bool same = s == IMP_OK && memcmp(y1, y + (size_t)alone[k] * rows, (size_t)rows * 4) == 0;
-            snprintf(what, sizeof what, "%ssame bytes: %s %ux%u row %d alone and among 140", how, q->name, rows, cols, alone[k]);
+            snprintf(what, sizeof what, "%ssame bytes: %s %ux%u row %d alone and among 140", how, q->name, rows, cols,
+                     alone[k]);
             verdict(o, same, what, same ? 0 : 1, 0);
         }
         for (int32_t n = 2; n <= 8 && s == IMP_OK && cls; n += n == 3 ? 2 : 1) { /* rows from n on, all of them */
@@ -146,12 +151,12 @@ static void test_linear(jw *o, quant_id f, uint32_t rows, uint32_t cols, bool bi
     free(wf), free(b), free(y), free(y1), free(ref), free(prompt);
 }
 
-/* ---- models: prompt in chunks, then decoding, against the CPU ------------------------------------------------------- */
+/* ---- models: prompt in chunks, then decoding, against the CPU ---------------------------------------------------- */
 /* The greatest error of a row but for the `but` worst: with f16 a row of a mixture now and then goes to another expert.
- * How often is the model's own: on the CPU's reference, norms moved by 3e-4 of themselves turn over 1 row of 150 of "MoE
- * 128 of 8" (error 2.9e-2) and 1 of "30 of 5" (6.9e-2); "160 of 6 groups" had 3 (0.44) until its choice biases lay
- * further apart, since when it has none. Hence two of 150 rows of a prompt, and one of six generated ones where experts
- * are many. */
+ * How often is the model's own: on the CPU's reference, norms moved by 3e-4 of themselves turn over 1 row of 150 of
+ * "MoE 128 of 8" (error 2.9e-2) and 1 of "30 of 5" (6.9e-2); "160 of 6 groups" had 3 (0.44) until its choice biases
+ * lay further apart, since when it has none. Hence two of 150 rows of a prompt, and one of six generated ones where
+ * experts are many. */
 static double worst_row(const float *a, const float *b, uint64_t rows, uint64_t n, uint64_t but)
 {
     double worst[16] = {0};
@@ -178,30 +183,37 @@ static double worst_row(const float *a, const float *b, uint64_t rows, uint64_t 
 enum { PROMPT = 150, GEN = 6 };
 
 /* prompt in `chunk`s then GEN forced tokens one at a time; logits of every position */
-static imp_status play(rig *r, const int32_t *ids, int32_t prompt, int32_t chunk, int32_t first_block, int32_t slot, float *logits, imp_err *e)
+static imp_status play(rig *r, const int32_t *ids, int32_t prompt, int32_t chunk, int32_t first_block, int32_t slot,
+                       float *logits, imp_err *e)
 {
     imp_status s = IMP_OK;
     for (int32_t at = 0; at < prompt && s == IMP_OK; at += chunk) {
-        seq_step st = {.n_past = at, .n = prompt - at < chunk ? prompt - at : chunk, .first_block = first_block, .slot = slot, .ids = ids + at, .all_rows = true};
+        seq_step st = {.n_past = at, .n = prompt - at < chunk ? prompt - at : chunk, .first_block = first_block,
+                       .slot = slot, .ids = ids + at, .all_rows = true};
         s = run_step(r, &st, 1, logits + (uint64_t)at * r->p->n_vocab, NULL, e);
     }
     for (int32_t i = 0; i < GEN && s == IMP_OK; i++) {
-        seq_step st = {.n_past = prompt + i, .n = 1, .first_block = first_block, .slot = slot, .ids = ids + prompt + i, .cls = 1};
+        seq_step st = {.n_past = prompt + i, .n = 1, .first_block = first_block,
+                       .slot = slot, .ids = ids + prompt + i, .cls = 1};
         s = run_step(r, &st, 1, logits + (uint64_t)(prompt + i) * r->p->n_vocab, NULL, e);
     }
     return s;
 }
 
 /* Rows of two prompts with decoding rows before and between them: each as if it were alone. */
-static imp_status among_others(rig *g, const int32_t *ids, int32_t own, int32_t per, const float *alone, bool *same, imp_err *e)
+static imp_status among_others(rig *g, const int32_t *ids, int32_t own, int32_t per, const float *alone, bool *same,
+                               imp_err *e)
 {
     int32_t n1 = own < 40 ? own / 2 : 40, n2 = own - 1 < 131 ? own - 1 : 131;
     uint64_t v = g->p->n_vocab;
-    seq_step st[4] = {{.n_past = 9, .n = 1, .first_block = per, .slot = 0, .ids = ids + 9, .cls = 1}, {.n = n1, .first_block = 2 * per, .slot = 1, .ids = ids, .all_rows = true},
-                      {.n_past = 12, .n = 1, .first_block = per, .slot = 2, .ids = ids + 12, .cls = 1}, {.n = n2, .first_block = 3 * per, .slot = 4, .ids = ids, .all_rows = true}};
+    seq_step st[4] = {{.n_past = 9, .n = 1, .first_block = per, .slot = 0, .ids = ids + 9, .cls = 1},
+                      {.n = n1, .first_block = 2 * per, .slot = 1, .ids = ids, .all_rows = true},
+                      {.n_past = 12, .n = 1, .first_block = per, .slot = 2, .ids = ids + 12, .cls = 1},
+                      {.n = n2, .first_block = 3 * per, .slot = 4, .ids = ids, .all_rows = true}};
     float *l = malloc((uint64_t)(n1 + n2 + 2) * v * 4);
     imp_status s = run_step(g, st, 4, l, NULL, e);
-    *same = s == IMP_OK && memcmp(l + v, alone, (uint64_t)n1 * v * 4) == 0 && memcmp(l + (uint64_t)(n1 + 2) * v, alone, (uint64_t)n2 * v * 4) == 0;
+    *same = s == IMP_OK && memcmp(l + v, alone, (uint64_t)n1 * v * 4) == 0 &&
+            memcmp(l + (uint64_t)(n1 + 2) * v, alone, (uint64_t)n2 * v * 4) == 0;
     free(l);
     return s;
 }
@@ -216,7 +228,8 @@ static void test_model(jw *o, const shape *sh, int32_t block, int32_t prompt)
         ids[i] = (int32_t)(rnd() % sh->vocab);
     rig c = {0}, g = {0};
     uint64_t v = sh->vocab;
-    float *lc = malloc((uint64_t)n * v * 4), *lg = malloc((uint64_t)n * v * 4), *l2 = malloc((uint64_t)n * v * 4), *l8 = malloc(128 * v * 4);
+    float *lc = malloc((uint64_t)n * v * 4), *lg = malloc((uint64_t)n * v * 4),
+          *l2 = malloc((uint64_t)n * v * 4), *l8 = malloc(128 * v * 4);
     plan_limits lim = {prompt > 256 ? prompt : 256, prompt > 256 ? prompt : 256, 128};
     int64_t blocks = 16 * (room / block + 2);
     imp_status s = build_model(sh, &m, &e);
@@ -230,9 +243,11 @@ static void test_model(jw *o, const shape *sh, int32_t block, int32_t prompt)
     if (s == IMP_OK)
         s = play(&g, ids, prompt, prompt, 0, 0, lg, &e);
     if (s == IMP_OK) {
-        /* precise: attention alone rounds to f16. K and V alone are worth 2.5e-4 to 8e-4 in the four shapes that run here
-         * with it (on the host, f32 queries and weights); the sharp bound is that of models without attention: 1e-6. */
-        double bound = rig_precise ? (sh->n_head ? 5e-3 : 1e-5) : rig_fp8 ? 3e-1 : quant_get(sh->fmt)->is_float ? 2e-2 : 3e-2;
+        /* precise: attention alone rounds to f16. K and V alone are worth 2.5e-4 to 8e-4 in the four shapes that run
+         * here with it (on the host, f32 queries and weights); the sharp bound is that of models without attention:
+         * 1e-6. */
+        double bound = rig_precise ? (sh->n_head ? 5e-3 : 1e-5)
+                       : rig_fp8 ? 3e-1 : quant_get(sh->fmt)->is_float ? 2e-2 : 3e-2;
         double ep = worst_row(lg, lc, (uint64_t)prompt, v, sh->n_expert ? (uint64_t)prompt / 70 : 0),
                ed = worst_row(lg + (uint64_t)prompt * v, lc + (uint64_t)prompt * v, GEN, v, sh->n_expert > 64);
         snprintf(what, sizeof what, "model %s block %d: prompt against CPU", sh->name, block);
@@ -248,7 +263,9 @@ static void test_model(jw *o, const shape *sh, int32_t block, int32_t prompt)
         bool same = memcmp(lg, l2, (uint64_t)n * v * 4) == 0;
         uint64_t bad = 0;
         for (; !same && bad < (uint64_t)n * v && lg[bad] == l2[bad]; bad++) {}
-        snprintf(what, sizeof what, "same bytes: model %s block %d, in chunks, other blocks and slot (first difference at row %d)", sh->name, block, same ? -1 : (int)(bad / v));
+        snprintf(what, sizeof what,
+                 "same bytes: model %s block %d, in chunks, other blocks and slot (first difference at row %d)",
+                 sh->name, block, same ? -1 : (int)(bad / v));
         verdict(o, same, what, same ? 0 : 1, 0);
     }
     if (s == IMP_OK) {
@@ -265,7 +282,8 @@ static void test_model(jw *o, const shape *sh, int32_t block, int32_t prompt)
         for (int32_t i = 0; i <= others; i++) {
             int32_t k = i == others ? 0 : 1; /* neighbours replay the second copy at various places */
             int32_t at = 4 + 3 * i % (n - 5);
-            st[i] = (seq_step){.n_past = k ? at : n - 1, .n = 1, .first_block = k ? per : 0, .slot = i, .ids = k ? ids + at : ids + n - 1, .cls = 1};
+            st[i] = (seq_step){.n_past = k ? at : n - 1, .n = 1, .first_block = k ? per : 0, .slot = i,
+                               .ids = k ? ids + at : ids + n - 1, .cls = 1};
         }
         s = run_step(&g, st, others + 1, l8, NULL, &e);
         bool same = s == IMP_OK && memcmp(l8 + (uint64_t)others * v, lg + (uint64_t)(n - 1) * v, v * 4) == 0;
@@ -287,9 +305,11 @@ static void test_model(jw *o, const shape *sh, int32_t block, int32_t prompt)
 static void test_few(jw *o)
 {
 #define FEW(n, f, ...) \
-    {.name = n, .n_layer = 2, .hidden = 2304, .n_head = 4, .n_kv_head = 2, .d = 64, .ff = 6400, .vocab = 6403, .fmt = f, ##__VA_ARGS__}
+    {.name = n, .n_layer = 2, .hidden = 2304, .n_head = 4, .n_kv_head = 2, .d = 64, .ff = 6400, .vocab = 6403, \
+     .fmt = f, ##__VA_ARGS__}
     static const shape models[] = {
-        FEW("few Q4_K_M", QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K, .qk_norm = true),
+        FEW("few Q4_K_M", QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K,
+            .qk_norm = true),
         FEW("few Q8_0", QUANT_Q8_0, .bias = true, .act = ACT_GELU_TANH), FEW("few F16", QUANT_F16, .post_norm = true),
     };
 #undef FEW
@@ -297,28 +317,29 @@ static void test_few(jw *o)
         test_model(o, &models[i], 64, 20);
 }
 
-/* Rows too long for the kernels that keep them in four registers of four: QKV (with V in another format), gate and up and
- * the head read them normalised. All layouts; widths at and about the limits of gemv_dense's norm8 and pair8, and past
- * them. tiny: a small one that takes what those kernels have of their own. */
+/* Rows too long for the kernels that keep them in four registers of four: QKV (with V in another format), gate and up
+ * and the head read them normalised. All layouts; widths at and about the limits of gemv_dense's norm8 and pair8, and
+ * past them. tiny: a small one that takes what those kernels have of their own. */
 static void test_wide(jw *o, bool tiny)
 {
 #define WIDE(n, k, f, ...) \
-    {.name = n, .n_layer = 2, .hidden = k, .n_head = 4, .n_kv_head = 2, .d = 64, .ff = 256, .vocab = 300, .qk_norm = true, \
-     .fmt = f, ##__VA_ARGS__}
+    {.name = n, .n_layer = 2, .hidden = k, .n_head = 4, .n_kv_head = 2, .d = 64, .ff = 256, .vocab = 300, \
+     .qk_norm = true, .fmt = f, ##__VA_ARGS__}
 #define K_M .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K
     static const shape models[] = {
         WIDE("wide 8192 Q4_K_M", 8192, QUANT_Q4_K, K_M), WIDE("wide 5120 Q4_K_M", 5120, QUANT_Q4_K, K_M),
         WIDE("wide 8192 Q5_K_M", 8192, QUANT_Q5_K, K_M), WIDE("wide 7168 Q6_K", 7168, QUANT_Q6_K),
         WIDE("wide 5120 Q8_0", 5120, QUANT_Q8_0, .bias = true), WIDE("wide 8192 Q8_0", 8192, QUANT_Q8_0),
         WIDE("wide 6176 Q4_0", 6176, QUANT_Q4_0), WIDE("wide 5120 NVFP4", 5120, QUANT_NVFP4),
-        WIDE("wide 7680 F8", 7680, QUANT_F8_E4M3, .norm = 1.0f / 64), WIDE("wide 6000 BF16", 6000, QUANT_BF16, .post_norm = true),
+        WIDE("wide 7680 F8", 7680, QUANT_F8_E4M3, .norm = 1.0f / 64),
+        WIDE("wide 6000 BF16", 6000, QUANT_BF16, .post_norm = true),
         WIDE("wide 4100 F16", 4100, QUANT_F16, .bias = true), WIDE("wide 5124 F16", 5124, QUANT_F16),
         WIDE("wide 7172 F16", 7172, QUANT_F16), WIDE("wide 8196 F16", 8196, QUANT_F16),
     };
 #undef K_M
 #undef WIDE
-    static const shape small = {.name = "wide 5376 Q4_K", .n_layer = 1, .hidden = 5376, .n_head = 2, .n_kv_head = 1, .d = 128,
-                                .ff = 256, .vocab = 64, .fmt = QUANT_Q4_K, .qk_norm = true};
+    static const shape small = {.name = "wide 5376 Q4_K", .n_layer = 1, .hidden = 5376, .n_head = 2, .n_kv_head = 1,
+                                .d = 128, .ff = 256, .vocab = 64, .fmt = QUANT_Q4_K, .qk_norm = true};
     if (tiny)
         test_model(o, &small, 64, 20);
     for (size_t i = 0; i < sizeof models / sizeof *models && !tiny; i++)
@@ -327,9 +348,12 @@ static void test_wide(jw *o, bool tiny)
 
 int run_parity(jw *o, const char *only)
 {
-    static const quant_id formats[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q2_K, QUANT_Q3_K,
-                                       QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ4_NL, QUANT_IQ4_XS, QUANT_MXFP4, QUANT_NVFP4, QUANT_F8_E4M3};
-    static const uint32_t sizes[][2] = {{16, 256}, {48, 80}, {40, 96}, {130, 512}, {257, 1280}, {1000, 1024}, {333, 2560}, {64, 4352}};
+    static const quant_id formats[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_1,
+                                       QUANT_Q5_0, QUANT_Q5_1, QUANT_Q2_K, QUANT_Q3_K, QUANT_Q4_K, QUANT_Q5_K,
+                                       QUANT_Q6_K, QUANT_IQ4_NL, QUANT_IQ4_XS, QUANT_MXFP4, QUANT_NVFP4,
+                                       QUANT_F8_E4M3};
+    static const uint32_t sizes[][2] = {{16, 256}, {48, 80}, {40, 96}, {130, 512},
+                                        {257, 1280}, {1000, 1024}, {333, 2560}, {64, 4352}};
     rnd_seed(1);
     jw_key(o, "parity");
     jw_array(o);
@@ -341,26 +365,53 @@ int run_parity(jw *o, const char *only)
     for (size_t f = 0; f < 4 && (!only || strstr("linear", only)); f++)
         test_linear(o, (const quant_id[]){QUANT_F16, QUANT_Q8_0, QUANT_Q4_K, QUANT_Q6_K}[f], 6407, 2304, f == 1);
     static const shape models[] = {
-        {.name = "d64", .n_layer = 2, .hidden = 256, .n_head = 8, .n_kv_head = 2, .d = 64, .ff = 512, .vocab = 500, .fmt = QUANT_F16, .tied = true},
-        {.name = "d128 qk_norm Q8_0", .n_layer = 2, .hidden = 512, .n_head = 8, .n_kv_head = 2, .d = 128, .ff = 1024, .vocab = 777, .fmt = QUANT_Q8_0, .qk_norm = true},
-        {.name = "d128 Q4_K_M", .n_layer = 2, .hidden = 512, .n_head = 4, .n_kv_head = 1, .d = 128, .ff = 768, .vocab = 512, .fmt = QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K, .qk_norm = true},
-        {.name = "d80 bias BF16", .n_layer = 2, .hidden = 320, .n_head = 4, .n_kv_head = 4, .d = 80, .ff = 640, .vocab = 300, .fmt = QUANT_BF16, .bias = true},
-        {.name = "d96 window F16", .n_layer = 3, .hidden = 384, .n_head = 4, .n_kv_head = 2, .d = 96, .ff = 512, .vocab = 300, .fmt = QUANT_F16, .window = 24},
-        {.name = "d256 gemma-like", .n_layer = 2, .hidden = 640, .n_head = 4, .n_kv_head = 1, .d = 256, .ff = 2048, .vocab = 1000, .fmt = QUANT_Q8_0, .qk_norm = true, .post_norm = true, .softcap = 50, .final_softcap = 30, .act = ACT_GELU_TANH, .tied = true},
-        {.name = "d64 sinks G8", .n_layer = 2, .hidden = 512, .n_head = 16, .n_kv_head = 2, .d = 64, .ff = 512, .vocab = 400, .fmt = QUANT_F16, .sinks = true, .window = 40},
-        {.name = "MoE 8 of 2", .n_layer = 2, .hidden = 256, .n_head = 4, .n_kv_head = 2, .d = 64, .ff = 256, .vocab = 300, .fmt = QUANT_Q4_K, .fmt_down = QUANT_Q6_K, .n_expert = 8, .n_used = 2},
-        {.name = "NVFP4", .n_layer = 2, .hidden = 512, .n_head = 8, .n_kv_head = 2, .d = 64, .ff = 768, .vocab = 512, .fmt = QUANT_NVFP4},
-        {.name = "MoE 3 of 2 Q8_0", .n_layer = 2, .hidden = 320, .n_head = 5, .n_kv_head = 1, .d = 128, .ff = 160, .vocab = 300, .fmt = QUANT_Q8_0, .n_expert = 3, .n_used = 2},
-        {.name = "MoE 32 of 4 Q4_K_M", .n_layer = 2, .hidden = 512, .n_head = 4, .n_kv_head = 4, .d = 128, .ff = 768, .vocab = 300, .fmt = QUANT_Q4_K, .fmt_down = QUANT_Q6_K, .n_expert = 32, .n_used = 4},
-        {.name = "MoE 4 of 2 fused bias MXFP4", .n_layer = 2, .hidden = 320, .n_head = 5, .n_kv_head = 5, .d = 64, .ff = 96, .vocab = 300, .fmt = QUANT_MXFP4, .fmt_embd = QUANT_Q8_0, .fmt_head = QUANT_Q8_0, .n_expert = 4, .n_used = 2, .fused_experts = true},
-        {.name = "d64 G12", .n_layer = 2, .hidden = 256, .n_head = 12, .n_kv_head = 1, .d = 64, .ff = 512, .vocab = 300, .fmt = QUANT_F16, .qk_norm = true},
-        {.name = "MoE 128 of 8 Q4_K_M", .n_layer = 2, .hidden = 256, .n_head = 4, .n_kv_head = 2, .d = 64, .ff = 768, .vocab = 300, .fmt = QUANT_Q4_K, .fmt_down = QUANT_Q6_K, .n_expert = 128, .n_used = 8},
-        {.name = "MoE 16 of 3 bias MXFP4", .n_layer = 2, .hidden = 320, .n_head = 5, .n_kv_head = 5, .d = 64, .ff = 96, .vocab = 300, .fmt = QUANT_MXFP4, .fmt_embd = QUANT_Q8_0, .fmt_head = QUANT_Q8_0, .n_expert = 16, .n_used = 3, .expert_bias = true, .act = ACT_SWIGLU_OAI, .route = {.score = ROUTE_TOPK_SOFTMAX, .scale = 1}},
-        {.name = "MoE 160 of 6 groups Q8_0", .n_layer = 2, .hidden = 2304, .n_head = 4, .n_kv_head = 2, .d = 64, .ff = 160, .vocab = 300, .fmt = QUANT_Q8_0, .n_expert = 160, .n_used = 6, .choice_bias = 2, .post_norm = true, .pool = 4 << 20, .route = {.score = ROUTE_SIGMOID, .n_group = 8, .topk_group = 4, .group_top = 2, .renormalise = true, .renorm_eps = 1e-20f, .scale = 2.5f}},
-        {.name = "MoE 30 of 5 factors F16", .n_layer = 2, .hidden = 1280, .n_head = 4, .n_kv_head = 2, .d = 64, .ff = 704, .vocab = 300, .fmt = QUANT_F16, .n_expert = 30, .n_used = 5, .expert_factor = true, .choice_bias = 0.1f, .act = ACT_GELU_TANH, .route = {.score = ROUTE_SOFTMAX, .scale = 1.5f}},
-        {.name = "d128 G8 Q8_0", .n_layer = 2, .hidden = 512, .n_head = 16, .n_kv_head = 2, .d = 128, .ff = 512, .vocab = 300, .fmt = QUANT_Q8_0, .qk_norm = true},
+        {.name = "d64", .n_layer = 2, .hidden = 256, .n_head = 8, .n_kv_head = 2, .d = 64, .ff = 512, .vocab = 500,
+         .fmt = QUANT_F16, .tied = true},
+        {.name = "d128 qk_norm Q8_0", .n_layer = 2, .hidden = 512, .n_head = 8, .n_kv_head = 2, .d = 128, .ff = 1024,
+         .vocab = 777, .fmt = QUANT_Q8_0, .qk_norm = true},
+        {.name = "d128 Q4_K_M", .n_layer = 2, .hidden = 512, .n_head = 4, .n_kv_head = 1, .d = 128, .ff = 768,
+         .vocab = 512, .fmt = QUANT_Q4_K, .fmt_v = QUANT_Q6_K, .fmt_down = QUANT_Q6_K, .fmt_head = QUANT_Q6_K,
+         .qk_norm = true},
+        {.name = "d80 bias BF16", .n_layer = 2, .hidden = 320, .n_head = 4, .n_kv_head = 4, .d = 80, .ff = 640,
+         .vocab = 300, .fmt = QUANT_BF16, .bias = true},
+        {.name = "d96 window F16", .n_layer = 3, .hidden = 384, .n_head = 4, .n_kv_head = 2, .d = 96, .ff = 512,
+         .vocab = 300, .fmt = QUANT_F16, .window = 24},
+        {.name = "d256 gemma-like", .n_layer = 2, .hidden = 640, .n_head = 4, .n_kv_head = 1, .d = 256, .ff = 2048,
+         .vocab = 1000, .fmt = QUANT_Q8_0, .qk_norm = true, .post_norm = true, .softcap = 50, .final_softcap = 30,
+         .act = ACT_GELU_TANH, .tied = true},
+        {.name = "d64 sinks G8", .n_layer = 2, .hidden = 512, .n_head = 16, .n_kv_head = 2, .d = 64, .ff = 512,
+         .vocab = 400, .fmt = QUANT_F16, .sinks = true, .window = 40},
+        {.name = "MoE 8 of 2", .n_layer = 2, .hidden = 256, .n_head = 4, .n_kv_head = 2, .d = 64, .ff = 256,
+         .vocab = 300, .fmt = QUANT_Q4_K, .fmt_down = QUANT_Q6_K, .n_expert = 8, .n_used = 2},
+        {.name = "NVFP4", .n_layer = 2, .hidden = 512, .n_head = 8, .n_kv_head = 2, .d = 64, .ff = 768, .vocab = 512,
+         .fmt = QUANT_NVFP4},
+        {.name = "MoE 3 of 2 Q8_0", .n_layer = 2, .hidden = 320, .n_head = 5, .n_kv_head = 1, .d = 128, .ff = 160,
+         .vocab = 300, .fmt = QUANT_Q8_0, .n_expert = 3, .n_used = 2},
+        {.name = "MoE 32 of 4 Q4_K_M", .n_layer = 2, .hidden = 512, .n_head = 4, .n_kv_head = 4, .d = 128, .ff = 768,
+         .vocab = 300, .fmt = QUANT_Q4_K, .fmt_down = QUANT_Q6_K, .n_expert = 32, .n_used = 4},
+        {.name = "MoE 4 of 2 fused bias MXFP4", .n_layer = 2, .hidden = 320, .n_head = 5, .n_kv_head = 5, .d = 64,
+         .ff = 96, .vocab = 300, .fmt = QUANT_MXFP4, .fmt_embd = QUANT_Q8_0, .fmt_head = QUANT_Q8_0,
+         .n_expert = 4, .n_used = 2, .fused_experts = true},
+        {.name = "d64 G12", .n_layer = 2, .hidden = 256, .n_head = 12, .n_kv_head = 1, .d = 64, .ff = 512,
+         .vocab = 300, .fmt = QUANT_F16, .qk_norm = true},
+        {.name = "MoE 128 of 8 Q4_K_M", .n_layer = 2, .hidden = 256, .n_head = 4, .n_kv_head = 2, .d = 64, .ff = 768,
+         .vocab = 300, .fmt = QUANT_Q4_K, .fmt_down = QUANT_Q6_K, .n_expert = 128, .n_used = 8},
+        {.name = "MoE 16 of 3 bias MXFP4", .n_layer = 2, .hidden = 320, .n_head = 5, .n_kv_head = 5, .d = 64, .ff = 96,
+         .vocab = 300, .fmt = QUANT_MXFP4, .fmt_embd = QUANT_Q8_0, .fmt_head = QUANT_Q8_0, .n_expert = 16, .n_used = 3,
+         .expert_bias = true, .act = ACT_SWIGLU_OAI, .route = {.score = ROUTE_TOPK_SOFTMAX, .scale = 1}},
+        {.name = "MoE 160 of 6 groups Q8_0", .n_layer = 2, .hidden = 2304, .n_head = 4, .n_kv_head = 2, .d = 64,
+         .ff = 160, .vocab = 300, .fmt = QUANT_Q8_0, .n_expert = 160, .n_used = 6, .choice_bias = 2, .post_norm = true,
+         .pool = 4 << 20,
+         .route = {.score = ROUTE_SIGMOID, .n_group = 8, .topk_group = 4, .group_top = 2, .renormalise = true,
+                   .renorm_eps = 1e-20f, .scale = 2.5f}},
+        {.name = "MoE 30 of 5 factors F16", .n_layer = 2, .hidden = 1280, .n_head = 4, .n_kv_head = 2, .d = 64,
+         .ff = 704, .vocab = 300, .fmt = QUANT_F16, .n_expert = 30, .n_used = 5, .expert_factor = true,
+         .choice_bias = 0.1f, .act = ACT_GELU_TANH, .route = {.score = ROUTE_SOFTMAX, .scale = 1.5f}},
+        {.name = "d128 G8 Q8_0", .n_layer = 2, .hidden = 512, .n_head = 16, .n_kv_head = 2, .d = 128, .ff = 512,
+         .vocab = 300, .fmt = QUANT_Q8_0, .qk_norm = true},
     };
-    for (size_t i = tiny ? 2 : 0; i < (tiny ? 3 : sizeof models / sizeof *models) && (!only || tiny || strstr("model", only)); i++) {
+    for (size_t i = tiny ? 2 : 0;
+         i < (tiny ? 3 : sizeof models / sizeof *models) && (!only || tiny || strstr("model", only)); i++) {
         test_model(o, &models[i], 64, PROMPT);
         if (i < 2 || i == 4)
             test_model(o, &models[i], 2, 61);
@@ -386,7 +437,8 @@ int run_parity(jw *o, const char *only)
     for (size_t f = 0; f < sizeof formats / sizeof *formats && (!only || tiny || strstr("precise", only)); f++)
         for (size_t k = tiny ? 3 : 1; k < (tiny ? f % 5 == 0 ? 4 : 0 : sizeof sizes / sizeof *sizes); k += 2)
             test_linear(o, formats[f], sizes[k][0], sizes[k][1], k == 3);
-    for (size_t i = tiny ? 13 : 0; i < (tiny ? 14 : sizeof models / sizeof *models) && (!only || tiny || strstr("precise", only)); i++) {
+    for (size_t i = tiny ? 13 : 0;
+         i < (tiny ? 14 : sizeof models / sizeof *models) && (!only || tiny || strstr("precise", only)); i++) {
         char name[128];
         shape s = models[i];
         snprintf(name, sizeof name, "precise %s", s.name);

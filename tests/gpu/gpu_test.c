@@ -1,5 +1,6 @@
 /* gpu_test: parity and timing of the CUDA backend in one program that needs libc and the driver alone.
- * usage: gpu_test [parity|bench|fp8bench|all] [-o report.json] [--no-pdl] [--no-graph] [--decode] [--prompt] [--batches] [filter] */
+ * usage: gpu_test [parity|bench|fp8bench|all] [-o report.json] [--no-pdl] [--no-graph] [--decode] [--prompt]
+ *                 [--batches] [filter] */
 #include <execinfo.h>
 #include <signal.h>
 #include <stdio.h>

@@ -20,20 +20,24 @@ void add_bias(weight *w);
 typedef struct shape {
     const char *name;
     uint32_t n_layer, hidden, n_head /* 0: no attention */, n_kv_head, d, ff, vocab, n_expert, n_used, window;
-    bool qk_norm, tied, bias, post_norm, sinks, fused_experts; /* fused_experts: gate and up in one matrix, with biases */
+    bool qk_norm, tied, bias, post_norm, sinks;
+    bool fused_experts; /* gate and up in one matrix, with biases */
     bool expert_bias, expert_factor; /* experts of three matrices with biases; a factor for each expert's weight */
     float choice_bias; /* how far apart the values are that are added before experts are compared; 0 = there are none */
-    plan_route route; /* how experts are chosen; all zero = softmax, weights sum to 1. n_expert and k are set by the shape */
+    plan_route route; /* how experts are chosen; all zero = softmax, weights sum to 1. n_expert and k are set by the
+                       * shape */
     float softcap, final_softcap;
     float norm; /* what the weights of its rows' norms are about; 0 = 1 */
     plan_act act;
-    quant_id fmt, fmt_v, fmt_down, fmt_head, fmt_embd; /* attn_v and ffn_down of every other layer may differ (Q4_K_M) */
+    quant_id fmt, fmt_v, fmt_down, fmt_head, fmt_embd; /* attn_v and ffn_down of every other layer may differ
+                                                        * (Q4_K_M) */
     uint64_t pool;
 } shape;
 
 typedef struct model {
     plan p;
-    double linear_bytes, linear_params; /* multiplied a token, without the embedding: bytes in the file; parameters without the head */
+    double linear_bytes, linear_params; /* multiplied a token, without the embedding: bytes in the file; parameters
+                                         * without the head */
 } model;
 imp_status build_model(const shape *s, model *m, imp_err *e);
 
@@ -48,8 +52,8 @@ typedef struct rig {
     int32_t block;
     double upload_s;
 } rig;
-imp_status rig_open(rig *r, const backend_api *api, const char *cpu, bool deterministic, plan *p, int32_t block, int64_t n_block, plan_limits lim,
-                    int threads, imp_err *e);
+imp_status rig_open(rig *r, const backend_api *api, const char *cpu, bool deterministic, plan *p, int32_t block,
+                    int64_t n_block, plan_limits lim, int threads, imp_err *e);
 imp_status rig_reopen(rig *r, plan_limits lim, imp_err *e);
 void rig_close(rig *r);
 bool cuda_refuses(backend_options bo); /* with IMP_E_UNSUPPORTED, and leaves nothing open */
@@ -69,7 +73,8 @@ typedef struct seq_step {
 } seq_step;
 /* Runs one step; logits (may be NULL) get all rows' logits, sampled (may be NULL) the greedy tokens. */
 imp_status run_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, int32_t *sampled, imp_err *e);
-imp_status submit_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, int32_t bank, backend_ticket *t, imp_err *e);
+imp_status submit_step(rig *r, const seq_step *s, int32_t n_seq, float *logits, int32_t bank, backend_ticket *t,
+                       imp_err *e);
 
 int run_sample(jw *out, bool tiny, int *n_tests); /* returns failures */
 int run_errors(int *n_tests);

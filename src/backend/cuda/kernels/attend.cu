@@ -1,6 +1,6 @@
-/* attend: imp_attend_any, attention over paged f16 K and V of any shape: a warp a (token, head), scalar. The reference, and
- * what serves shapes and sizes of blocks without a kernel of their own (attend_d.cu: rows of class D; attend_p.cu, attend_w.cu:
- * prompts). */
+/* attend: imp_attend_any, attention over paged f16 K and V of any shape: a warp a (token, head), scalar. The reference,
+ * and what serves shapes and sizes of blocks without a kernel of their own (attend_d.cu: rows of class D; attend_p.cu,
+ * attend_w.cu: prompts). */
 #include "attend.cuh"
 
 KERNEL(128, 4) imp_attend_any(const __grid_constant__ attend_args p)

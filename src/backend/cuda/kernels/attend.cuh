@@ -1,5 +1,5 @@
-/* attend.cuh: what the attention kernels share. A token sees positions [lo, hi); their K and V lie in blocks found through
- * the sequence's table. Softmax runs in base 2 with the scale folded in. */
+/* attend.cuh: what the attention kernels share. A token sees positions [lo, hi); their K and V lie in blocks found
+ * through the sequence's table. Softmax runs in base 2 with the scale folded in. */
 #ifndef IMP_CUDA_ATTEND_CUH
 #define IMP_CUDA_ATTEND_CUH
 

@@ -60,13 +60,15 @@ template <int D, bool QKV, bool PLAIN, bool ONE> struct attention {
     __device__ __forceinline__ bool begin(const tensor_map *map_k, const tensor_map *map_v, const newest_args *x)
     {
         /* The step's tables were there before its first kernel began, and K and V of earlier steps too. In steps of one
-         * token a sequence, the i-th token is the i-th sequence's. First of all: two trips to memory until the copies. */
+         * token a sequence, the i-th token is the i-th sequence's. First of all: two trips to memory until the
+         * copies. */
         const tok_desc td = ((const tok_desc *)p.tok)[tok + late_zero()];
         const seq_desc &sq = ((const seq_desc *)p.seq)[QKV ? tok + late_zero() : (u32)td.seq];
         const i32 table = sq.table[p.group], base = sq.base[p.group], tok_begin = QKV ? 0 : sq.tok_begin;
         if (lane == 0 && warp < 2)
             tma_prefetch_map(warp ? map_v : map_k);
-        if (ONE || p.cluster) { /* the others may send their sums once they know that this block runs, its barrier ready */
+        if (ONE || p.cluster) {
+            /* the others may send their sums once they know that this block runs, its barrier ready */
             if (tid == 0) {
                 mbar_init(mail(), 1);
                 mbar_init_fence();
@@ -138,8 +140,8 @@ template <int D, bool QKV, bool PLAIN, bool ONE> struct attention {
             }
             __syncthreads();
             if (sp0 < sp1)
-                new_token<D, PLAIN>(*x, tok, kh, h0, G, has_new(), k_row, v_row, two, (const float2 *)(sm + at::ANGLES), scratch, q,
-                             fresh(), warp, lane);
+                new_token<D, PLAIN>(*x, tok, kh, h0, G, has_new(), k_row, v_row, two,
+                                    (const float2 *)(sm + at::ANGLES), scratch, q, fresh(), warp, lane);
         } else {
             if (sp0 < sp1)
                 old_queries<D>(p, tok, h0, G, q);
@@ -308,18 +310,19 @@ DEV void attend_d(const tensor_map *map_k, const tensor_map *map_v, const attend
 #define ATTEND(d, blocks)                                                                                              \
     KERNEL(WARPS * 32, blocks) imp_attend_d##d(const __grid_constant__ attend_params p)                                \
     {                                                                                                                  \
-        attend_d<d, false, false, false>(&p.k, &p.v, p.a, 0);                                                                        \
+        attend_d<d, false, false, false>(&p.k, &p.v, p.a, 0);                                                          \
     }                                                                                                                  \
     KERNEL(WARPS * 32, blocks) imp_attend_q##d(const __grid_constant__ attend_q_params p)                              \
     {                                                                                                                  \
-        attend_d<d, true, false, false>(&p.k, &p.v, p.a, &p.x);                                                                      \
+        attend_d<d, true, false, false>(&p.k, &p.v, p.a, &p.x);                                                        \
     }
 ATTEND(64, 4)
 ATTEND(128, 3)
 ATTEND(256, 1)
 
-/* What most models ask for while they generate, without the choices that others need: heads of d columns turned whole and
- * by one position, at most six queries a block, each block as many, no softcap, no sinks. p: and a split a block, up to eight as a cluster. */
+/* What most models ask for while they generate, without the choices that others need: heads of d columns turned whole
+ * and by one position, at most six queries a block, each block as many, no softcap, no sinks. p: and a split a block,
+ * up to eight as a cluster. */
 #define ATTEND_PLAIN(d, blocks)                                                                                        \
     KERNEL(WARPS * 32, blocks) imp_attend_q##d##l(const __grid_constant__ attend_q_params p)                           \
     {                                                                                                                  \

@@ -23,7 +23,8 @@ template <int D> struct layout {
 };
 
 /* ---- the newest token: norms, rotation, K and V, as imp_qkv does them ---- */
-/* Angles for q, then k, [2][D / 2], a thread each; they depend on no kernel before. PLAIN, here and below: attend_q*l. */
+/* Angles for q, then k, [2][D / 2], a thread each; they depend on no kernel before. PLAIN, here and below:
+ * attend_q*l. */
 template <int D, bool PLAIN> struct angles {
     static constexpr int N = (D + WARPS * 32 - 1) / (WARPS * 32);
     float arg[N]; /* first a frequency */
@@ -44,7 +45,8 @@ template <int D, bool PLAIN> struct angles {
     {
 #pragma unroll
         for (int j = 0; j < N; j++)
-            arg[j] = PLAIN ? (float)d.pos[0] * arg[j] : any(x, j) ? rope_arg(x.rope[is_k(j)], d, column(j), arg[j]) : 0.0f;
+            arg[j] = PLAIN ? (float)d.pos[0] * arg[j]
+                     : any(x, j) ? rope_arg(x.rope[is_k(j)], d, column(j), arg[j]) : 0.0f;
     }
     __device__ __forceinline__ void make(const newest_args &x, float2 *angle) const
     {
@@ -150,8 +152,8 @@ template <int D, bool PLAIN> struct two_heads {
 /* What the blocks of a kv head do for their token: queries to q [G][QLD]; where has_new, K and V to fresh [2][D], and
  * to the cache rows at k_row and v_row unless those are 0. two: has loaded the warp's first heads. */
 template <int D, bool PLAIN>
-DEV void new_token(const newest_args &x, u32 tok, u32 kh, u32 h0, u32 G, bool has_new, u16 *k_row,
-                   u16 *v_row, two_heads<D, PLAIN> &two, const float2 *angle, float *scratch, u16 *q, u16 *fresh, u32 warp,
+DEV void new_token(const newest_args &x, u32 tok, u32 kh, u32 h0, u32 G, bool has_new, u16 *k_row, u16 *v_row,
+                   two_heads<D, PLAIN> &two, const float2 *angle, float *scratch, u16 *q, u16 *fresh, u32 warp,
                    u32 lane)
 {
     const u32 n = G + (has_new ? 2 : 0);

@@ -1,7 +1,7 @@
-/* attend_p: attention over paged f16 K and V for rows of class P: prompts. Block = 64 rows = (64 / G tokens) x G query heads
- * of one kv head, 4 warps of 16 rows; K and V come 64 positions at a time (absolute multiples of 64) into two stages of
- * shared memory by bulk copies, a row a thread. Online softmax; a block of positions that a row does not see leaves that row
- * exactly as it was, so a row's bytes do not depend on its neighbours or its chunk.
+/* attend_p: attention over paged f16 K and V for rows of class P: prompts. Block = 64 rows = (64 / G tokens) x G query
+ * heads of one kv head, 4 warps of 16 rows; K and V come 64 positions at a time (absolute multiples of 64) into two
+ * stages of shared memory by bulk copies, a row a thread. Online softmax; a block of positions that a row does not see
+ * leaves that row exactly as it was, so a row's bytes do not depend on its neighbours or its chunk.
  * FLOP: 4 * rows * positions * d; bound by the tensor cores through shared memory. Numerics: f16 products, f32 sums. */
 #include "attend.cuh"
 
@@ -100,7 +100,10 @@ template <int D> DEV void attend_p(const attend_args &p)
             }
             if (ok) {
                 const u8 *blk = block_of(p, v, pos) + (is_v ? p.v_off : p.k_off);
-                bulk_load_keep(dst, blk + ((u64)(pos % p.block_size) * (is_v ? p.v_width : p.k_width) + kh * (is_v ? p.d_v : p.d_k)) * 2, n, bars + s * 8);
+                bulk_load_keep(dst,
+                               blk + ((u64)(pos % p.block_size) * (is_v ? p.v_width : p.k_width) +
+                                      kh * (is_v ? p.d_v : p.d_k)) * 2,
+                               n, bars + s * 8);
             } else {
                 for (u32 k = 0; k < n; k += 16)
                     asm volatile("st.shared.v4.u32 [%0],{%1,%1,%1,%1};" ::"r"(dst + k), "r"(0) : "memory");
@@ -171,8 +174,10 @@ template <int D> DEV void attend_p(const attend_args &p)
             }
 #pragma unroll
             for (int kk = 0; kk < 4; kk++) {
-                u32 pa[4] = {pack_h2_fast(x[2 * kk][0], x[2 * kk][1]), pack_h2_fast(x[2 * kk][2], x[2 * kk][3]),
-                             pack_h2_fast(x[2 * kk + 1][0], x[2 * kk + 1][1]), pack_h2_fast(x[2 * kk + 1][2], x[2 * kk + 1][3])};
+                u32 pa[4] = {pack_h2_fast(x[2 * kk][0], x[2 * kk][1]),
+                             pack_h2_fast(x[2 * kk][2], x[2 * kk][3]),
+                             pack_h2_fast(x[2 * kk + 1][0], x[2 * kk + 1][1]),
+                             pack_h2_fast(x[2 * kk + 1][2], x[2 * kk + 1][3])};
 #pragma unroll
                 for (int i = 0; i < D / 16; i++) {
                     u32 bv[4];

@@ -136,7 +136,8 @@ DEV void last_block(const attend_args &p, u32 tok, u32 h0, u32 G, u32 n_part, co
             float2 ml[4];
 #pragma unroll
             for (u32 j = 0; j < 4; j++)
-                ml[j] = s + 32 * j < n_part ? __ldcg((const float2 *)(r + (u64)(s + 32 * j) * PART_LD(D) + D)) : make_float2(0, 0);
+                ml[j] = s + 32 * j < n_part ? __ldcg((const float2 *)(r + (u64)(s + 32 * j) * PART_LD(D) + D))
+                                            : make_float2(0, 0);
 #pragma unroll
             for (u32 j = 0; j < 4; j++)
                 if (s + 32 * j < n_part) {

@@ -1,11 +1,12 @@
-/* attend_w: attention of one sequence's rows of class P on Hopper's wgmma, K and V in blocks of a multiple of 64 positions.
- * Block = 128 rows = (128 / G tokens) x G query heads of one kv head: warpgroup 0 loads NPOS positions of K and of V at a
- * time by TMA (128-byte swizzle, three dimensions: columns, positions of a block, blocks), warpgroups 1 and 2 take 64 rows
- * each, Q in shared memory. A warpgroup asks for S of the next positions, then for O += P V of these, and does the softmax
- * of the next while that runs; the two warpgroups take turns with the tensor cores, so that one's softmax is under the
- * other's products (as FlashAttention-3 does).
- * Positions come at absolute multiples of NPOS, which the head's width alone decides, and positions that a row does not see
- * leave it exactly as it was: its bytes depend neither on its neighbours nor on its chunk.
+/* attend_w: attention of one sequence's rows of class P on Hopper's wgmma, K and V in blocks of a multiple of 64
+ * positions.
+ * Block = 128 rows = (128 / G tokens) x G query heads of one kv head: warpgroup 0 loads NPOS positions of K and of V at
+ * a time by TMA (128-byte swizzle, three dimensions: columns, positions of a block, blocks), warpgroups 1 and 2 take 64
+ * rows each, Q in shared memory. A warpgroup asks for S of the next positions, then for O += P V of these, and does the
+ * softmax of the next while that runs; the two warpgroups take turns with the tensor cores, so that one's softmax is
+ * under the other's products (as FlashAttention-3 does).
+ * Positions come at absolute multiples of NPOS, which the head's width alone decides, and positions that a row does not
+ * see leave it exactly as it was: its bytes depend neither on its neighbours nor on its chunk.
  * FLOP: 4 * rows * positions * d. Numerics: f16 products, f32 sums and softmax. */
 #include "attend.cuh"
 #include "tma.cuh"
@@ -42,7 +43,8 @@ DEV span tokens_span(const attend_args &p, u32 first, u32 n, u32 lane)
     return s;
 }
 
-template <int D, int NPOS> DEV void load_kv(const attend_w_params &pp, u32 ksm, u32 vsm, u32 bars, u32 kh, u32 first, const span &s)
+template <int D, int NPOS>
+DEV void load_kv(const attend_w_params &pp, u32 ksm, u32 vsm, u32 bars, u32 kh, u32 first, const span &s)
 {
     const attend_args &p = pp.a;
     constexpr u32 TILE = NPOS * D * 2;
@@ -62,7 +64,8 @@ template <int D, int NPOS> DEV void load_kv(const attend_w_params &pp, u32 ksm, 
                 const bool seen = pos < s.to && pos + 64 > s.from; /* the sequence may have no block for it */
                 const u32 blk = seen ? (u32)v.table[(i32)(pos / p.block_size) - v.base] : NOWHERE;
                 for (u32 i = 0; i < D / 64; i++)
-                    tma_3d(dst + i * NPOS * 128 + h * 8192, is_v ? &pp.v : &pp.k, kh * (is_v ? p.d_v : p.d_k) + 64 * i, pos % p.block_size, blk, full);
+                    tma_3d(dst + i * NPOS * 128 + h * 8192, is_v ? &pp.v : &pp.k,
+                           kh * (is_v ? p.d_v : p.d_k) + 64 * i, pos % p.block_size, blk, full);
             }
         }
     }
@@ -74,7 +77,8 @@ struct rows2 {
     float m[2], l[2], c[2]; /* greatest score, sum, what the last step scales O by */
 };
 
-/* Online softmax of a block of scores; x becomes the weights. MASK: some row may not see all of it, or there is a softcap. */
+/* Online softmax of a block of scores; x becomes the weights. MASK: some row may not see all of it, or there is a
+ * softcap. */
 template <int NPOS, bool MASK> DEV void softmax(const attend_args &p, rows2 &r, float *x, u32 b, u32 t, float sc)
 {
     if (MASK && p.softcap > 0)
@@ -118,7 +122,8 @@ template <int D, int NPOS> DEV void attend_w(const attend_w_params &pp)
     const attend_args &p = pp.a;
     constexpr u32 TILE = NPOS * D * 2, PANEL = NPOS * 128;
     constexpr int PV = D; /* columns of one product of P and V */
-    const u32 qsm = (smem_addr(sm) + 1023) & ~1023u, ksm = qsm + 128 * D * 2, vsm = ksm + STAGES_W * TILE, bars = vsm + STAGES_W * TILE;
+    const u32 qsm = (smem_addr(sm) + 1023) & ~1023u, ksm = qsm + 128 * D * 2, vsm = ksm + STAGES_W * TILE,
+              bars = vsm + STAGES_W * TILE;
     const u32 full_k = bars, full_v = bars + 32, empty_k = bars + 64, empty_v = bars + 96;
     const u32 tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, g = lane >> 2, t = lane & 3;
     const u32 G = p.n_head / p.n_kv_head, per = 128 / G, kh = blockIdx.y, first = (gridDim.x - 1 - blockIdx.x) * per;
@@ -149,12 +154,14 @@ template <int D, int NPOS> DEV void attend_w(const attend_w_params &pp)
         const u32 r = wg * 64 + i / (D / 8), ch = i % (D / 8), d = ch * 8;
         uint4 v = make_uint4(0, 0, 0, 0);
         if (r < n_tok * G && d < p.d_k) {
-            const float4 *q = (const float4 *)((const float *)p.q + (u64)(p.tok0 + first + r / G) * p.ldq + (u64)(kh * G + r % G) * p.d_k + d);
+            const float4 *q = (const float4 *)((const float *)p.q + (u64)(p.tok0 + first + r / G) * p.ldq +
+                                               (u64)(kh * G + r % G) * p.d_k + d);
             float4 a = q[0], c = q[1];
             v = make_uint4(pack_h2(a.x, a.y), pack_h2(a.z, a.w), pack_h2(c.x, c.y), pack_h2(c.z, c.w));
         }
-        asm volatile("st.shared.v4.u32 [%0],{%1,%2,%3,%4};" ::"r"(qsm + (ch >> 3) * 16384 + r * 128 + (((ch & 7) ^ (r & 7)) << 4)), "r"(v.x), "r"(v.y),
-                     "r"(v.z), "r"(v.w) : "memory");
+        asm volatile("st.shared.v4.u32 [%0],{%1,%2,%3,%4};"
+                     ::"r"(qsm + (ch >> 3) * 16384 + r * 128 + (((ch & 7) ^ (r & 7)) << 4)),
+                       "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
     }
     proxy_fence();
     rows2 r;
@@ -183,7 +190,8 @@ template <int D, int NPOS> DEV void attend_w(const attend_w_params &pp)
         wgmma_fence();
 #pragma unroll
         for (int i = 0; i < D / 16; i++)
-            wgmma_qk<NPOS>(x, qd + (i / 4) * 1024 + 2 * (i % 4), wgmma_desc(ksm + s * TILE + (i / 4) * PANEL) + 2 * (i % 4), i == 0);
+            wgmma_qk<NPOS>(x, qd + (i / 4) * 1024 + 2 * (i % 4),
+                           wgmma_desc(ksm + s * TILE + (i / 4) * PANEL) + 2 * (i % 4), i == 0);
         wgmma_commit();
     };
     auto ask_output = [&](u32 s) {
@@ -204,7 +212,8 @@ template <int D, int NPOS> DEV void attend_w(const attend_w_params &pp)
         for (int k = 0; k < NPOS / 16; k++)
 #pragma unroll
             for (int i = 0; i < D / PV; i++)
-                wgmma_pv<PV>(o + i * PV / 2, pa[k], wgmma_desc_panels(vsm + s % STAGES_W * TILE + i * (PV / 64) * PANEL, PANEL) + 128 * k);
+                wgmma_pv<PV>(o + i * PV / 2, pa[k],
+                             wgmma_desc_panels(vsm + s % STAGES_W * TILE + i * (PV / 64) * PANEL, PANEL) + 128 * k);
         wgmma_commit();
     };
     auto weights_to_f16 = [&]() {

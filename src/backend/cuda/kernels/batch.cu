@@ -1,14 +1,14 @@
-/* batch: y[M][N] f32 = x[M][K] W[N][K]^T for 2 to 128 rows of class D: decoding of many sequences. Hopper's wgmma with the
- * weights as A, decoded from their tiles into registers once for all rows, and the rows as B through TMA.
- * Same bytes as gemv: wgmma m64nNk16 gives the bits of mma.m16n8k16 (measured: docs/kernels.md), the accumulator restarts
- * at gemv's segments of K, segments add up in order, and z groups of them are summed apart and then in order.
- * Block: two warpgroups, a row tile a warp (a pair of matrices: 4 + 4 tiles of the same rows). Each warp brings its own tiles
- * through a ring of its own; warp 0 brings the rows through a ring for all. Grid: (z, column blocks
- * of NC, items); the z blocks of an item are a cluster and add up through distributed shared memory, each for its share of
- * the columns; where a multiprocessor takes one block only, too few clusters fit and they meet in memory (part) instead.
- * Weights are asked
- * for before the previous kernel is done (PDL), x after.
- * Shared memory: barriers | n_x x CH x [NC][64] f16, swizzled by 128 bytes | n_w x 8 tiles; at the end [NC][SUM_LD] sums.
+/* batch: y[M][N] f32 = x[M][K] W[N][K]^T for 2 to 128 rows of class D: decoding of many sequences. Hopper's wgmma with
+ * the weights as A, decoded from their tiles into registers once for all rows, and the rows as B through TMA.
+ * Same bytes as gemv: wgmma m64nNk16 gives the bits of mma.m16n8k16 (measured: docs/kernels.md), the accumulator
+ * restarts at gemv's segments of K, segments add up in order, and z groups of them are summed apart and then in order.
+ * Block: two warpgroups, a row tile a warp (a pair of matrices: 4 + 4 tiles of the same rows). Each warp brings its own
+ * tiles through a ring of its own; warp 0 brings the rows through a ring for all. Grid: (z, column blocks of NC,
+ * items); the z blocks of an item are a cluster and add up through distributed shared memory, each for its share of the
+ * columns; where a multiprocessor takes one block only, too few clusters fit and they meet in memory (part) instead.
+ * Weights are asked for before the previous kernel is done (PDL), x after.
+ * Shared memory: barriers | n_x x CH x [NC][64] f16, swizzled by 128 bytes | n_w x 8 tiles; at the end [NC][SUM_LD]
+ * sums.
  * Bytes: N*K*bits/8 + M*K*2 a block (L2). Floor: max(bytes, 2MNK / 700 TFLOP/s). Numerics: f16 products, f32 sums. */
 #include "decode.cuh"
 #include "tma.cuh"
@@ -40,11 +40,12 @@ template <int NC, int CH> DEV void ask_x(const batch_params &pp, const places &a
 }
 
 /* One warp's part of a warpgroup's 64 rows: segments [s, s1) into sum, fragments as the accumulators of m64nNCk16.
- * src: the warp's tile in column tile seg_begin(s) + n_w, 0 = it has none. CH: chunks of 64 columns in a place for rows, 1
- * or 4: one barrier a chunk costs time, four need memory. SETS: of registers for A; one is enough where other warpgroups
- * keep the tensor cores busy and registers are few. */
+ * src: the warp's tile in column tile seg_begin(s) + n_w, 0 = it has none. CH: chunks of 64 columns in a place for
+ * rows, 1 or 4: one barrier a chunk costs time, four need memory. SETS: of registers for A; one is enough where other
+ * warpgroups keep the tensor cores busy and registers are few. */
 template <int L, int NC, int CH, int SETS>
-DEV void multiply(const batch_params &pp, const dweight &w, const places &at, u32 warp, u32 lane, u32 s, u32 s1, const u8 *src, float *sum)
+DEV void multiply(const batch_params &pp, const dweight &w, const places &at, u32 warp, u32 lane, u32 s, u32 s1,
+                  const u8 *src, float *sum)
 {
     constexpr u32 LAG = CH == 4 ? 1 : SETS + 1; /* a place for rows is filled anew this many places after it was used */
     const batch_args &p = pp.a;
@@ -101,7 +102,8 @@ DEV void multiply(const batch_params &pp, const dweight &w, const places &at, u3
                 u64 desc = wgmma_desc(at.x + (sx * CH + (CH == 4 ? c : 0)) * NC * 128);
 #pragma unroll
                 for (int j = 0; j < 4; j++) /* all of it before the fence: the compiler would sink what it can */
-                    asm volatile("" : "+r"(a[buf][j][0]), "+r"(a[buf][j][1]), "+r"(a[buf][j][2]), "+r"(a[buf][j][3]), "+l"(desc)::"memory");
+                    asm volatile("" : "+r"(a[buf][j][0]), "+r"(a[buf][j][1]), "+r"(a[buf][j][2]), "+r"(a[buf][j][3]),
+                                      "+l"(desc)::"memory");
                 wgmma_fence();
 #pragma unroll
                 for (int j = 0; j < 4; j++)
@@ -120,7 +122,8 @@ DEV void multiply(const batch_params &pp, const dweight &w, const places &at, u3
             src += src ? w.tile_bytes : 0;
             if (++sw == p.n_w)
                 sw = 0, pw ^= 1;
-            wgmma_wait<0>(); /* the assembler wants the pipeline empty at the end of a loop; other warpgroups fill the gap */
+            /* the assembler wants the pipeline empty at the end of a loop; other warpgroups fill the gap */
+            wgmma_wait<0>();
             pin<NC / 2>(acc);
             if (CH == 4) {
                 release(sx);
@@ -183,7 +186,8 @@ template <int NC> DEV void finish(const batch_args &p, u32 sums, u32 tid, u32 wi
         const u32 at = sums + (c * SUM_LD + row) * 4;
         float v = 0;
         for (u32 i = 0; i < z; i++)
-            v += p.part ? __ldcg(part + (i * NC + c) * 128 + row) : z == 1 ? __uint_as_float(lds32(at)) : ld_cluster(cluster_addr(at, i));
+            v += p.part ? __ldcg(part + (i * NC + c) * 128 + row)
+                 : z == 1 ? __uint_as_float(lds32(at)) : ld_cluster(cluster_addr(at, i));
         return with_scale_and_bias(m, v, n);
     };
     for (u32 c = c0 + tid / n_row; c < c1 && col0 + c < p.m; c += step) {
@@ -208,10 +212,12 @@ template <int NC, int CH, int SETS> DEV void batch(const batch_params &pp)
     const u32 tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
     /* the item's matrix and its first row tile; of a pair both have the same rows */
     const u32 item = blockIdx.z;
-    const u32 wi = p.pair ? 0 : p.n_mat > 1 && item >= p.item_begin[1] ? (p.n_mat > 2 && item >= p.item_begin[2] ? 2 : 1) : 0;
+    const u32 wi = p.pair ? 0
+                   : p.n_mat > 1 && item >= p.item_begin[1] ? (p.n_mat > 2 && item >= p.item_begin[2] ? 2 : 1) : 0;
     const u32 rt0 = p.pair ? item * 4 : (item - p.item_begin[wi]) * 8, rt = rt0 + (p.pair ? warp & 3 : warp);
     const dweight &w = p.w[p.pair && warp >= 4 ? 1 : wi];
-    const u32 z = w.z, s0 = blockIdx.x * w.seg / z, s1 = (blockIdx.x + 1) * w.seg / z, k0 = seg_begin(w, s0), n_tile = seg_begin(w, s1) - k0;
+    const u32 z = w.z, s0 = blockIdx.x * w.seg / z, s1 = (blockIdx.x + 1) * w.seg / z, k0 = seg_begin(w, s0),
+              n_tile = seg_begin(w, s1) - k0;
     const u32 bars = smem_addr(sm), x = (bars + MAX_RING * 80 + 1023) & ~1023u;
     const places at = {bars, x, x + p.n_x * NC * 128 * CH + warp * p.slot_bytes};
     if (lane == 0) {
@@ -230,7 +236,8 @@ template <int NC, int CH, int SETS> DEV void batch(const batch_params &pp)
     if (src && lane == 0)
         for (u32 i = 0; i < p.n_w && i < n_tile; i++) {
             mbar_expect(at.full_w(i, warp), w.tile_bytes);
-            bulk_load(at.tile + i * 8 * p.slot_bytes, src + i * w.tile_bytes, w.tile_bytes, at.full_w(i, warp), policy_evict_first());
+            bulk_load(at.tile + i * 8 * p.slot_bytes, src + i * w.tile_bytes, w.tile_bytes, at.full_w(i, warp),
+                      policy_evict_first());
         }
     if (warp == 0) {
         pdl_wait(); /* the rows are the previous kernel's work */

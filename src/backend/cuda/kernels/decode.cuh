@@ -31,8 +31,18 @@ struct scales {
 };
 
 /* As moves of halves: the assembler then reads a half as an operand of the instruction behind it. */
-DEV u32 splat_lo(u32 v) { u32 d; asm("{.reg .b16 l,h; mov.b32 {l,h},%1; mov.b32 %0,{l,l};}" : "=r"(d) : "r"(v)); return d; }
-DEV u32 splat_hi(u32 v) { u32 d; asm("{.reg .b16 l,h; mov.b32 {l,h},%1; mov.b32 %0,{h,h};}" : "=r"(d) : "r"(v)); return d; }
+DEV u32 splat_lo(u32 v)
+{
+    u32 d;
+    asm("{.reg .b16 l,h; mov.b32 {l,h},%1; mov.b32 %0,{l,l};}" : "=r"(d) : "r"(v));
+    return d;
+}
+DEV u32 splat_hi(u32 v)
+{
+    u32 d;
+    asm("{.reg .b16 l,h; mov.b32 {l,h},%1; mov.b32 %0,{h,h};}" : "=r"(d) : "r"(v));
+    return d;
+}
 #define H_M1024 0xE400E400u
 #define H_M1152 0xE480E480u
 #define H_1_16 0x2C002C00u
@@ -63,7 +73,8 @@ template <int L, class S> DEV void tile_scales(const S &src, u32 lane, scales &q
                 q.s[h][c] = hmul2(hadd2(prmt(c & 2 ? v.y : v.x, 0x4C64, c & 1 ? 0x5342 : 0x5140), H_M1024_M16), d);
                 q.r[h][c] = hmul2(q.s[h][c], H_1_16);
             }
-        } else if (L == LAY_Q6K) { /* s: scales of chunks 0 and 1, 2 and 3, then what 32 steps less are; r: a sixteenth */
+        } else if (L == LAY_Q6K) {
+            /* s: scales of chunks 0 and 1, 2 and 3, then what 32 steps less are; r: a sixteenth */
             u32 v = src.ld32(3072 + (r * 4 + t) * 4), d = src.ld16(3328 + r * 2);
             d = splat_lo(d);
             q.s[h][0] = hmul2(hadd2(prmt(v, 0x64646464, 0x4140), H_M1152), d);
@@ -187,7 +198,10 @@ DEV float scale_and_bias(float v, float unit, u64 row_scale, u64 bias, u32 n)
         v = __fadd_rn(v, ((const float *)bias)[n]);
     return v;
 }
-DEV float with_scale_and_bias(const dweight &w, float v, u32 n) { return scale_and_bias(v, w.unit, w.row_scale, w.bias, n); }
+DEV float with_scale_and_bias(const dweight &w, float v, u32 n)
+{
+    return scale_and_bias(v, w.unit, w.row_scale, w.bias, n);
+}
 
 DEV float act_apply(u32 act, float x)
 {

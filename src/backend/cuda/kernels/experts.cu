@@ -5,8 +5,8 @@
  * one warp, while the others fetch x. `down` chooses for itself too: `up` lets it start only once the scores are there
  * (it waits before it launches), so weights of `down` are under way while `up` still works, and what is left to wait
  * for is h alone.
- * What runs once a launch is mostly waiting for instructions. So there are kernels (_p) without what few mixtures ask for,
- * a third of the code; the others go through theirs once before there is anything to compute (`dry`: one tile of
+ * What runs once a launch is mostly waiting for instructions. So there are kernels (_p) without what few mixtures ask
+ * for, a third of the code; the others go through theirs once before there is anything to compute (`dry`: one tile of
  * whatever lies in shared memory, nothing stored outside), while they would wait.
  * Bytes: the chosen experts' weights, once; memory and waiting. Figures: docs/kernels.md.
  * Numerics: gemv's products and sums (tiles of a segment, segments in order, z groups apart), h rounded to f16 once,
@@ -161,7 +161,8 @@ template <int L, bool PLAIN> DEV void experts_up(const experts_args &p)
                 const float *q = sums + (buf * WARPS + (tid >> 4) * w.seg) * 32 + (tid & 15);
                 const bool eight = PLAIN && p.eight;
                 const float gate = eight ? sum_eight(w, q, 32, w.z == 4) : sum_segments(w, q, 32, e * w.rows + n);
-                const float up = eight ? sum_eight(p.w[1], q + 16, 32, w.z == 4) : sum_segments(p.w[1], q + 16, 32, e * w.rows + n);
+                const float up = eight ? sum_eight(p.w[1], q + 16, 32, w.z == 4)
+                                       : sum_segments(p.w[1], q + 16, 32, e * w.rows + n);
                 const u16 h = f2h(PLAIN ? glu_apply(0, gate, up, 0, 0) : glu_apply(p.act, gate, up, p.limit, p.alpha));
                 if (!dry)
                     out[ACT_POS(n)] = h;
@@ -307,7 +308,8 @@ template <int L, bool PLAIN> DEV void experts_down(const experts_args &p)
         __syncthreads();
         if (PLAIN && p.pairs) { /* two segments a choice, one by one, at most eight choices */
             if (tid < 16 && n < w.rows)
-                ((float *)p.out)[(u64)tok * p.ldo + n] = rest_added(p, rest[tid], combine_pairs(sums + tid, weights, k, w.unit));
+                ((float *)p.out)[(u64)tok * p.ldo + n] =
+                    rest_added(p, rest[tid], combine_pairs(sums + tid, weights, k, w.unit));
             return;
         }
         for (u32 i = tid; i < k * 16; i += 256) {

@@ -1,5 +1,5 @@
-/* heads: norm and rotation of a head by a warp, the head in shared memory. Every product and sum is rounded as written here,
- * so that all kernels that do this give the same bits. */
+/* heads: norm and rotation of a head by a warp, the head in shared memory. Every product and sum is rounded as written
+ * here, so that all kernels that do this give the same bits. */
 #ifndef IMP_CUDA_HEADS_CUH
 #define IMP_CUDA_HEADS_CUH
 
@@ -35,7 +35,8 @@ DEV void rope_angle(const rope_args &r, const tok_desc &d, u32 i, float &c, floa
 {
     rope_turn(r, rope_arg(r, d, i, ((const float *)r.freq)[i]), c, s);
 }
-/* The first two angles of a lane may be at hand already (cs: c0 s0 c1 s1): they do not depend on the previous kernel. */
+/* The first two angles of a lane may be at hand already (cs: c0 s0 c1 s1): they do not depend on the previous
+ * kernel. */
 DEV void head_rope(float *h, const rope_args &r, const tok_desc &d, u32 lane, const float *cs)
 {
     for (u32 i = lane, j = 0; i < r.rot / 2; i += 32, j++) {

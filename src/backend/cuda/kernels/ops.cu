@@ -29,8 +29,8 @@ DEV void put_pad(const op_args &p, u32 row, u32 first) /* zeros up to the padded
 
 KERNEL(256, 4) imp_embed(const __grid_constant__ embed_args p)
 {
-    /* A warp a tile, to shared memory in one trip: a step begins here. The row's 256 values fall out of the fragments of
-     * all 16 rows. */
+    /* A warp a tile, to shared memory in one trip: a step begins here. The row's 256 values fall out of the fragments
+     * of all 16 rows. */
     extern __shared__ __align__(128) u8 smem[];
     pdl_launch();
     pdl_wait();

@@ -16,11 +16,11 @@
  *                                                    | f16 d [half][g]
  *   F8   [c][half][lane] 16 B                        | f16 scale [half][g][c/2]
  *   BF16 as F16; F32 [c][half][j][lane] 16 B: values 4j .. 4j + 3
- * I8, Q4K, Q5K, Q6K: the tile's f16 factors are 2^24 / unit times those of the file (-dmin: 2^6 / unit), where unit is a
- * power of two for the whole matrix, the least for which no scale of 32 (16) columns passes 2^15. What decode.cuh makes
- * of a tile is then w / unit, at most 2^-3 or so; results are multiplied by unit, which is exact.
- * With --precise no tile has a unit (its factors are the file's, -dmin and d alike), and BF16 and F32 stay what they are,
- * so that decode_exact.cuh makes the file's values; these two layouts exist there alone.
+ * I8, Q4K, Q5K, Q6K: the tile's f16 factors are 2^24 / unit times those of the file (-dmin: 2^6 / unit), where unit is
+ * a power of two for the whole matrix, the least for which no scale of 32 (16) columns passes 2^15. What decode.cuh
+ * makes of a tile is then w / unit, at most 2^-3 or so; results are multiplied by unit, which is exact.
+ * With --precise no tile has a unit (its factors are the file's, -dmin and d alike), and BF16 and F32 stay what they
+ * are, so that decode_exact.cuh makes the file's values; these two layouts exist there alone.
  *
  * f16 activations lie in the order of the same multiplication (ACT_POS): chunk of 64, then step j, then as the B
  * fragment of the instruction; rows are padded with zeros to a multiple of 256. */
@@ -46,7 +46,8 @@ enum { LAY_F16, LAY_I8, LAY_U4, LAY_NV4, LAY_Q4K, LAY_Q5K, LAY_Q6K, LAY_F8, LAY_
 
 /* Where the upper bits of pair p lie in a half of Q6K's word: even pairs are wanted at bit 4 and odd ones at bit 8, so
  * that p and p + 1 share a shift, but for the last two. */
-#define Q6K_HI(p) ((p) == 0 ? 4 : (p) == 1 ? 8 : (p) == 2 ? 2 : (p) == 3 ? 6 : (p) == 4 ? 10 : (p) == 5 ? 14 : (p) == 6 ? 0 : 12)
+#define Q6K_HI(p)                                                                                                      \
+    ((p) == 0 ? 4 : (p) == 1 ? 8 : (p) == 2 ? 2 : (p) == 3 ? 6 : (p) == 4 ? 10 : (p) == 5 ? 14 : (p) == 6 ? 0 : 12)
 
 /* Where value k of a row lies in an f16 activation row. */
 #define ACT_POS(k) (((k) & ~63u) | ((k) >> 2 & 3) << 4 | ((k) >> 1 & 1) << 3 | ((k) >> 4 & 3) << 1 | ((k) & 1))
@@ -78,7 +79,8 @@ typedef struct gemv_args {
     uint64_t x;
     uint32_t x_kind, ldx;
     uint64_t norm_w;               /* f32 [k] or 0 */
-    uint64_t norm_out;             /* X_NORM: where the normalised row goes as well, f32 or (norm_f16) f16 in ACT_POS order; or 0 */
+    uint64_t norm_out;             /* X_NORM: where the normalised row goes as well, f32 or (norm_f16) f16 in ACT_POS
+                                    * order; or 0 */
     uint32_t norm_f16;
     float eps, plus_one;
     uint64_t residual;             /* f32 [M][ldr] or 0: out[0] = residual + product */
@@ -92,7 +94,8 @@ typedef struct gemv_args {
 } gemv_args;
 
 /* gemv_dense.cu: places of a warp's ring; blocks of a multiprocessor, if shared memory allows (both measured:
- * docs/kernels.md); columns that a row to be normalised has at most, for kernels _norm and _pair and for _norm8 and _pair8. */
+ * docs/kernels.md); columns that a row to be normalised has at most, for kernels _norm and _pair and for _norm8 and
+ * _pair8. */
 #define DENSE_PLACES(f16_row, place_bytes) ((f16_row) && (place_bytes) <= TILE_BYTES_Q4K ? 3u : 2u)
 #define DENSE_BLOCKS 3u
 #define DENSE_NORM 4096u
@@ -114,7 +117,8 @@ typedef struct dense_args {
     uint32_t rows[GEMV_MAX_W];
     uint64_t row_scale[GEMV_MAX_W], bias[GEMV_MAX_W];
     uint64_t out[GEMV_MAX_W];      /* f32; of a pair, f16 in ACT_POS order */
-    uint64_t norm_out;             /* the normalised row goes here as well, f32 or (norm_f16) f16 in ACT_POS order; or 0 */
+    uint64_t norm_out;             /* the normalised row goes here as well, f32 or (norm_f16) f16 in ACT_POS order;
+                                    * or 0 */
     uint32_t norm_f16, act;
     float limit, alpha;
     uint32_t lut[GEMV_MAX_W][4];
@@ -183,10 +187,12 @@ typedef struct prefill_args {
     uint64_t out, residual;        /* f32 [row][ldo], or f16 in ACT_POS order; f32 [row][ldr] or 0 */
     uint64_t x;                    /* gather: f16 [row][ldx], ACT_POS; else the tensor map says where x lies */
     uint64_t tile;                 /* grouped: u32 count, 3 words of padding, then group_tile[]; 0 = one matrix */
-    uint64_t pair_of;              /* grouped: i32 [pairs] number of the (token, choice) that stands at a sorted place */
+    uint64_t pair_of;              /* grouped: i32 [pairs] number of the (token, choice) that stands at a sorted
+                                    * place */
     uint32_t m, ldo, ldr, ldx, n_stage_x, n_stage_w;
     uint32_t n_rb, n_tb;           /* blocks of rows; of tokens (one matrix) */
-    uint32_t pair, act, out_f16, gather, scatter; /* scatter: a row goes to the place of its pair; gather: comes from pair / n_choice */
+    uint32_t pair, act, out_f16, gather, scatter; /* scatter: a row goes to the place of its pair; gather: comes from
+                                                   * pair / n_choice */
     uint32_t n_choice;
     float limit, alpha;
 } prefill_args;
@@ -201,7 +207,8 @@ typedef struct precise_args {
     uint64_t out[GEMV_MAX_W];      /* f32 [m][ldo] */
     uint32_t ldo[GEMV_MAX_W];
     uint32_t begin[GEMV_MAX_W];    /* a matrix' first block along x; UINT32_MAX past the last matrix */
-    uint64_t x, residual;          /* f32 [m / n_choice][ldx] (one, four: read in fours, so k, ldx and x are multiples); f32 [m][ldr] that is added to out[0], or 0 */
+    uint64_t x, residual;          /* f32 [m / n_choice][ldx] (one, four: read in fours, so k, ldx and x are multiples);
+                                    * f32 [m][ldr] that is added to out[0], or 0 */
     uint64_t ids;                  /* a row a time: i32 [m], the row's expert; or 0 */
     uint64_t tile, pair_of;        /* many rows: lists of the experts' rows as in prefill_args; or 0 */
     uint32_t m, k, ldx, ldr;
@@ -218,10 +225,10 @@ typedef struct precise_embed_args {
 
 /* ---- prompts in FP8 (fp8.cu) ------------------------------------------------------------------------------------
  * A product multiplies e4m3 rows of FP8_K(k) bytes, values in ACT_POS order on both sides. Factors are powers of two,
- * 2^fp8_exponent of the largest value, one a row of weights and one for each 128 columns of a token: scaling is exact, and
- * so are weights that were e4m3 already. A copy of weights stacks the matrices of a node, each from a multiple of 128
- * rows on; of a pair, 8 rows of gate and 8 of up take turns and rows stand in the ACT_POS order of the columns that they
- * make, so that a thread holds gate and up of neighbours. */
+ * 2^fp8_exponent of the largest value, one a row of weights and one for each 128 columns of a token: scaling is exact,
+ * and so are weights that were e4m3 already. A copy of weights stacks the matrices of a node, each from a multiple of
+ * 128 rows on; of a pair, 8 rows of gate and 8 of up take turns and rows stand in the ACT_POS order of the columns that
+ * they make, so that a thread holds gate and up of neighbours. */
 #define FP8_K(k) (((k) + 127u) & ~127u)
 #define FP8_ROWS(n) (((n) + 127u) & ~127u)
 #define FP8_PAIR_ROW(r, up) (ACT_POS(r) / 8 * 16 + ACT_POS(r) % 8 + ((up) ? 8u : 0u))
@@ -279,8 +286,8 @@ typedef struct repack_args {
     uint64_t peak;                 /* u32 or 0: the largest PEAK_OF so far; where there is one, tiles get a unit */
 } repack_args;
 
-/* How large a matrix' scales are: those of every group are below 2^(peak - 14). Then unit, and what factors in tiles are
- * multiplied by. */
+/* How large a matrix' scales are: those of every group are below 2^(peak - 14). Then unit, and what factors in tiles
+ * are multiplied by. */
 #define PEAK_UNIT(peak) ((int32_t)(peak) - 5)   /* exponents of two */
 #define PEAK_FACTOR(peak) (29 - (int32_t)(peak))
 #define PEAK_MIN(peak) (11 - (int32_t)(peak))   /* of -dmin */
@@ -305,8 +312,11 @@ typedef struct seq_desc {
 #define SPLIT_FINE 128u
 #define SPLIT_COARSE 512u
 #define SPLIT_FROM 2048u
-#define SPLIT_OF(pos) ((pos) < SPLIT_FROM ? (pos) / SPLIT_FINE : SPLIT_FROM / SPLIT_FINE + ((pos) - SPLIT_FROM) / SPLIT_COARSE)
-#define SPLIT_BEGIN(s) ((s) <= SPLIT_FROM / SPLIT_FINE ? (s) * SPLIT_FINE : SPLIT_FROM + ((s) - SPLIT_FROM / SPLIT_FINE) * SPLIT_COARSE)
+#define SPLIT_OF(pos)                                                                                                  \
+    ((pos) < SPLIT_FROM ? (pos) / SPLIT_FINE : SPLIT_FROM / SPLIT_FINE + ((pos) - SPLIT_FROM) / SPLIT_COARSE)
+#define SPLIT_BEGIN(s)                                                                                                 \
+    ((s) <= SPLIT_FROM / SPLIT_FINE ? (s) * SPLIT_FINE                                                                 \
+                                    : SPLIT_FROM + ((s) - SPLIT_FROM / SPLIT_FINE) * SPLIT_COARSE)
 
 typedef struct attend_args {
     uint64_t q;            /* f32 [T][ldq] */
@@ -314,7 +324,8 @@ typedef struct attend_args {
     uint64_t kv;           /* first byte of the group's blocks */
     uint64_t tok, seq, table;
     uint64_t sinks;        /* f32 [n_head] or 0 */
-    uint64_t part, counter; /* split results: f32 [T][n_head][n_split][PART_LD(d)], d columns, largest score, sum; u32 [T][n_kv_head] */
+    uint64_t part, counter; /* split results: f32 [T][n_head][n_split][PART_LD(d)], d columns, largest score, sum;
+                             * u32 [T][n_kv_head] */
     uint64_t block_bytes, k_off, v_off; /* a block, and K and V of the slot inside it */
     uint32_t ldq, ldo, out_f16, n_head, n_kv_head, d_k, d_v, k_width, v_width, block_size, group, window, n_split;
     uint32_t tok0, n_tok, kv_f32, span; /* positions a block takes: it has the splits that begin there */
@@ -324,7 +335,8 @@ typedef struct attend_args {
     uint32_t block_shift;        /* log2 of block_size */
     uint32_t box_shift, box_cols; /* log2 of the runs of a cache block that are 32 positions; copies a run */
     uint32_t sums_bytes;         /* of shared memory for the warps' sums (run.c) */
-    uint32_t cluster, share;     /* blocks of a token and kv head are a cluster; log2 of the fours of columns each combines */
+    uint32_t cluster, share;     /* blocks of a token and kv head are a cluster; log2 of the fours of columns each
+                                  * combines */
     float scale, softcap;
 } attend_args;
 
@@ -385,7 +397,8 @@ typedef struct route_args {
 typedef struct experts_args {
     dweight w[2];                  /* up: gate and up; down: w[0] */
     route_args route;
-    uint64_t x;                    /* up: [tok][ldx], f32 or f16 in ACT_POS order; down: f16 [tok * k][k_tiles * 256], the same */
+    uint64_t x;                    /* up: [tok][ldx], f32 or f16 in ACT_POS order; down: f16 [tok * k][k_tiles * 256],
+                                    * the same */
     uint64_t out;                  /* up: f16 [tok * k][ldo] in ACT_POS order; down: f32 [tok][ldo] */
     uint64_t residual;             /* down: f32 [tok][ldr] that is added, or 0 */
     uint32_t ldx, ldo, ldr, x_f32, act;
@@ -414,7 +427,7 @@ typedef struct scan_args { /* CONV, GDN, MAMBA2: one sequence's tokens in order 
     uint32_t n_seq, width, taps, act, n_k_head, n_v_head, d_k, d_v, tiled, n_head, head_dim, n_group, d_state, negexp;
 } scan_args;
 
-/* ---- sampling ------------------------------------------------------------------------------------------------------ */
+/* ---- sampling ---------------------------------------------------------------------------------------------------- */
 typedef struct row_desc {
     int32_t tok, slot, want, greedy;
     uint64_t host_id; /* greedy: i32 in pinned memory, where the host looks for the token */

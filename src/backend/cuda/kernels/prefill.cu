@@ -1,16 +1,16 @@
 /* prefill: y[M][N] = x[M][K] W[N][K]^T for rows of class P: prompts. Hopper's wgmma with the weights as A, decoded from
  * their tiles into registers on the way (no copy of the weights is ever made), tokens as B through shared memory.
- * One block a multiprocessor takes tile after tile of 2 * MB * 64 weight rows x NTOK tokens, neighbours in an order in which
- * all blocks together touch few weights and few tokens. Warpgroup 0 loads, ahead of the tile being computed: weight tiles
- * (256 columns) by bulk copies into one ring, tokens (64 columns) into another, by TMA or, where the rows of an expert lie
- * scattered, by cp.async. Warpgroups 1 and 2 decode a chunk of 64 columns while the tensor cores work on the one before:
- * two sets of A registers, one group of four products in flight.
- * pair: half of the rows are of gate, half of up, and the same thread holds both: out = act(gate) * up as f16; act is SiLU,
- * GELU (tanh) or gpt-oss's.
+ * One block a multiprocessor takes tile after tile of 2 * MB * 64 weight rows x NTOK tokens, neighbours in an order in
+ * which all blocks together touch few weights and few tokens. Warpgroup 0 loads, ahead of the tile being computed:
+ * weight tiles (256 columns) by bulk copies into one ring, tokens (64 columns) into another, by TMA or, where the rows
+ * of an expert lie scattered, by cp.async. Warpgroups 1 and 2 decode a chunk of 64 columns while the tensor cores work
+ * on the one before: two sets of A registers, one group of four products in flight.
+ * pair: half of the rows are of gate, half of up, and the same thread holds both: out = act(gate) * up as f16; act is
+ * SiLU, GELU (tanh) or gpt-oss's.
  * grouped (MoE): tokens come as tiles of one expert each (group_tile), made by imp_moe_sort.
  * Order of sums: k16 steps in order, whatever MB, NTOK, M and place in a tile, so a row's bytes depend on itself alone.
- * SEGMENTS: rows of class D (a few of an expert): the sums of gemv, which start anew at each of its runs of K; wgmma and
- * mma.sync add the same way, bit for bit (tests/gpu, "same bytes").
+ * SEGMENTS: rows of class D (a few of an expert): the sums of gemv, which start anew at each of its runs of K; wgmma
+ * and mma.sync add the same way, bit for bit (tests/gpu, "same bytes").
  * Floor: max(2MNK / 700 TFLOP/s measured, bytes). Numerics: f16 products, f32 sums. */
 #include "decode.cuh"
 #include "tma.cuh"
@@ -87,7 +87,9 @@ template <int MB, int NTOK> struct segments<MB, NTOK, true> {
     }
 };
 
-template <int L, int MB, int NTOK, bool SEGMENTS> DEV void consume(const prefill_args &p, u32 wsm, u32 xsm, u32 bars, u32 warp, u32 lane, rings &r, float (*acc)[NTOK / 2])
+template <int L, int MB, int NTOK, bool SEGMENTS>
+DEV void consume(const prefill_args &p, u32 wsm, u32 xsm, u32 bars, u32 warp, u32 lane, rings &r,
+                 float (*acc)[NTOK / 2])
 {
     const u32 full_w = bars, empty_w = bars + 32, full_x = bars + 64, empty_x = bars + 128;
     const u32 x_bytes = NTOK * 128, w_bytes = 8 * MB * p.w[0].tile_bytes;
@@ -123,7 +125,8 @@ template <int L, int MB, int NTOK, bool SEGMENTS> DEV void consume(const prefill
                     mbar_wait_bounded(full_x + r.sx * 8, r.px);
 #pragma unroll
                 for (int j = 0; j < 4; j++) /* all of it before the fence: the compiler would sink what it can */
-                    asm volatile("" : "+r"(a[buf][j][0]), "+r"(a[buf][j][1]), "+r"(a[buf][j][2]), "+r"(a[buf][j][3])::"memory");
+                    asm volatile("" : "+r"(a[buf][j][0]), "+r"(a[buf][j][1]), "+r"(a[buf][j][2]), "+r"(a[buf][j][3])
+                                 ::"memory");
                 u64 desc[4];
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
@@ -141,12 +144,14 @@ template <int L, int MB, int NTOK, bool SEGMENTS> DEV void consume(const prefill
             if (++r.sx == p.n_stage_x)
                 r.sx = 0, r.px ^= 1;
         }
-        wgmma_wait<0>(); /* the assembler wants the pipeline empty at the end of a loop; the other warpgroup fills the gap */
+        /* the assembler wants the pipeline empty at the end of a loop; the other warpgroup fills the gap */
+        wgmma_wait<0>();
 #pragma unroll
         for (int mb = 0; mb < MB; mb++)
             pin<NTOK / 2>(acc[mb]);
         seg.after(p.w[0], kt, acc);
-        mbar_arrive(empty_w + r.sw * 8); /* every lane for what it read itself: racecheck does not take one lane's word for a warp */
+        /* every lane for what it read itself: racecheck does not take one lane's word for a warp */
+        mbar_arrive(empty_w + r.sw * 8);
         __syncwarp();
         if (lane == 0) {
             for (; n_held; n_held--) {
@@ -249,9 +254,10 @@ template <int NTOK> DEV void gather_tokens(const prefill_args &p, u32 xsm, u32 b
     }
 }
 
-/* f32 rows: scale, bias, residual. Residuals are asked for 16 at a time: one trip to memory, not 16. SCATTER: each row goes to
- * the place of its pair; such products have no residual. */
-template <int MB, int NTOK, bool SCATTER> DEV void store_sums(const prefill_args &p, const tile &tl, u32 warp, u32 lane, float (*acc)[NTOK / 2])
+/* f32 rows: scale, bias, residual. Residuals are asked for 16 at a time: one trip to memory, not 16. SCATTER: each row
+ * goes to the place of its pair; such products have no residual. */
+template <int MB, int NTOK, bool SCATTER>
+DEV void store_sums(const prefill_args &p, const tile &tl, u32 warp, u32 lane, float (*acc)[NTOK / 2])
 {
     const u32 g = lane >> 2, t = lane & 3, wg = warp >> 2, w4 = warp & 3;
     constexpr int B = NTOK / 8 < 8 ? NTOK / 8 : 8; /* columns of 8 tokens taken together */
@@ -273,12 +279,14 @@ template <int MB, int NTOK, bool SCATTER> DEV void store_sums(const prefill_args
                 const u32 n = n0 + 8 * h, en = tl.expert * w.rows + n;
                 if (n >= w.rows)
                     continue;
-                const float rs = w.row_scale ? ((const float *)w.row_scale)[en] : 1.0f, b = w.bias ? ((const float *)w.bias)[en] : 0.0f;
+                const float rs = w.row_scale ? ((const float *)w.row_scale)[en] : 1.0f,
+                            b = w.bias ? ((const float *)w.bias)[en] : 0.0f;
                 float res[SCATTER ? 1 : 2 * B];
                 if (!SCATTER && p.residual)
 #pragma unroll
                     for (int j = 0; j < 2 * B; j++)
-                        res[SCATTER ? 0 : j] = col(j) < tl.n ? ((const float *)p.residual)[(u64)row(j) * p.ldr + n] : 0.0f;
+                        res[SCATTER ? 0 : j] =
+                            col(j) < tl.n ? ((const float *)p.residual)[(u64)row(j) * p.ldr + n] : 0.0f;
 #pragma unroll
                 for (int j = 0; j < 2 * B; j++) {
                     float v = acc[mb][4 * (i0 + j / 2) + 2 * h + (j & 1)] * w.unit;
@@ -296,10 +304,11 @@ template <int MB, int NTOK, bool SCATTER> DEV void store_sums(const prefill_args
     }
 }
 
-/* act(gate) * up as f16 in ACT_POS order. Lanes of rows n and n + 1 swap a value, so that each stores a pair of one token.
- * Columns past the matrix, up to the padded width, become zeros. ACT: known here, because a choice inside the unrolled
- * loops would make code that no instruction cache holds (it took 40 us a tile). */
-template <int NTOK, int ACT> DEV void store_pairs(const prefill_args &p, const tile &tl, u32 warp, u32 lane, float (*acc)[NTOK / 2])
+/* act(gate) * up as f16 in ACT_POS order. Lanes of rows n and n + 1 swap a value, so that each stores a pair of one
+ * token. Columns past the matrix, up to the padded width, become zeros. ACT: known here, because a choice inside the
+ * unrolled loops would make code that no instruction cache holds (it took 40 us a tile). */
+template <int NTOK, int ACT>
+DEV void store_pairs(const prefill_args &p, const tile &tl, u32 warp, u32 lane, float (*acc)[NTOK / 2])
 {
     const u32 g = lane >> 2, t = lane & 3, wg = warp >> 2, w4 = warp & 3, odd = g & 1;
 #pragma unroll
@@ -331,7 +340,8 @@ template <int NTOK, int ACT> DEV void store_pairs(const prefill_args &p, const t
             float v[2];
 #pragma unroll
             for (int e = 0; e < 2; e++)
-                v[e] = in ? glu_apply(ACT, acc[0][4 * i + 2 * h + e], acc[1][4 * i + 2 * h + e], p.limit, p.alpha) : 0.0f;
+                v[e] = in ? glu_apply(ACT, acc[0][4 * i + 2 * h + e], acc[1][4 * i + 2 * h + e], p.limit, p.alpha)
+                          : 0.0f;
             const float mine = odd ? v[1] : v[0], other = __shfl_xor_sync(~0u, odd ? v[0] : v[1], 4);
             if (8 * i + 2 * t + odd < tl.n && col < p.ldo)
                 *(u32 *)out = odd ? pack_h2(other, mine) : pack_h2(mine, other);
@@ -409,8 +419,8 @@ KERNEL(384, 1) imp_prefill_2x128(const __grid_constant__ prefill_params p) { pre
 KERNEL(384, 1) imp_experts_d16(const __grid_constant__ prefill_params p) { prefill<2, 16, true>(p); }
 #endif
 
-/* (token, choice) pairs in the order of their experts, and the tiles of the grouped product: a stable counting sort, so that
- * the list is the same however often it is made. One block; a warp counts, later places, its own run of pairs. */
+/* (token, choice) pairs in the order of their experts, and the tiles of the grouped product: a stable counting sort, so
+ * that the list is the same however often it is made. One block; a warp counts, later places, its own run of pairs. */
 #define SORT_EXPERTS 512
 KERNEL(1024, 1) imp_moe_sort(const __grid_constant__ sort_args p)
 {
@@ -461,13 +471,15 @@ KERNEL(1024, 1) imp_moe_sort(const __grid_constant__ sort_args p)
                 to += c;
             }
         for (u32 k = 0; k < tiles; k++)
-            *((uint4 *)p.tile + 1 + at - tiles + k) = make_uint4(tid, an - n + k * p.n_tok, n - k * p.n_tok < p.n_tok ? n - k * p.n_tok : p.n_tok, 0);
+            *((uint4 *)p.tile + 1 + at - tiles + k) =
+                make_uint4(tid, an - n + k * p.n_tok, n - k * p.n_tok < p.n_tok ? n - k * p.n_tok : p.n_tok, 0);
         if (tid == SORT_EXPERTS - 1)
             *(u32 *)p.tile = at;
     }
     __syncthreads();
     for (u32 i = i0; i < i1; i += 32) {
-        const u32 e = i + lane < i1 ? (u32)ids[i + lane] : ~0u, same = __match_any_sync(~0u, e), before = __popc(same & ((1u << lane) - 1));
+        const u32 e = i + lane < i1 ? (u32)ids[i + lane] : ~0u, same = __match_any_sync(~0u, e),
+                  before = __popc(same & ((1u << lane) - 1));
         const u32 to = e < ne ? mine[e] + before : 0;
         __syncwarp();
         if (e < ne) {

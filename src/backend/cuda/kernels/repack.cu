@@ -1,9 +1,9 @@
-/* repack: raw file blocks, uploaded as they are, to tiles (params.h). One thread makes 16 values of a row: the unit that
- * every layout is built of. Runs once a weight at load, far faster than the bus brings the bytes.
+/* repack: raw file blocks, uploaded as they are, to tiles (params.h). One thread makes 16 values of a row: the unit
+ * that every layout is built of. Runs once a weight at load, far faster than the bus brings the bytes.
  * Where a layout's tiles have a unit, imp_rescale ends the work.
- * Lossless: Q8_0 Q5_0 (as I8), Q4_0 IQ4_NL MXFP4 (as U4), NVFP4, Q4_K, Q5_K, Q6_K, Q3_K (as Q6K), F8, F16; BF16 as F16 is
- * exact from 2^-14 up to 65504; one rounding of 2^-11: F32 as F16, the group scales of IQ4_XS. With --precise BF16 and
- * F32 stay what they are, and IQ4_XS comes as F32. */
+ * Lossless: Q8_0 Q5_0 (as I8), Q4_0 IQ4_NL MXFP4 (as U4), NVFP4, Q4_K, Q5_K, Q6_K, Q3_K (as Q6K), F8, F16; BF16 as F16
+ * is exact from 2^-14 up to 65504; one rounding of 2^-11: F32 as F16, the group scales of IQ4_XS. With --precise BF16
+ * and F32 stay what they are, and IQ4_XS comes as F32. */
 #include "ptx.cuh"
 #include "../../../quant/blocks.h"
 
@@ -31,7 +31,8 @@ DEV void unpack(u32 format, u32 layout, const u8 *row, u32 k, u32 cols, unit &o)
                 v = layout == LAY_F32 ? ((const u32 *)row)[k + i]
                     : layout == LAY_BF16 ? ((const u16 *)row)[k + i]
                     : format == Q_F32 ? f2h(((const float *)row)[k + i])
-                    : format == Q_F16 ? ((const u16 *)row)[k + i] : f2h(__uint_as_float((u32)((const u16 *)row)[k + i] << 16));
+                    : format == Q_F16 ? ((const u16 *)row)[k + i]
+                    : f2h(__uint_as_float((u32)((const u16 *)row)[k + i] << 16));
             o.q[i] = v;
         }
         break;
@@ -86,7 +87,8 @@ DEV void unpack(u32 format, u32 layout, const u8 *row, u32 k, u32 cols, unit &o)
         break;
     }
     case Q_Q4_K: case Q_Q5_K: {
-        const u8 *b = row + k / 256 * (format == Q_Q4_K ? 144 : 176), *sc = b + 4, *qs = b + (format == Q_Q4_K ? 16 : 48);
+        const u8 *b = row + k / 256 * (format == Q_Q4_K ? 144 : 176), *sc = b + 4,
+                 *qs = b + (format == Q_Q4_K ? 16 : 48);
         u32 g = in / 32;
         u32 s = g < 4 ? sc[g] & 63u : (sc[g + 4] & 15u) | (sc[g - 4] >> 6) << 4;
         u32 m = g < 4 ? sc[g + 4] & 63u : (u32)(sc[g + 4] >> 4) | (sc[g] >> 6) << 4;
@@ -158,11 +160,13 @@ KERNEL(128, 8) imp_repack(const __grid_constant__ repack_args p)
     switch (p.w.layout) {
     case LAY_F32:
         for (u32 j = 0; j < 4; j++)
-            *(uint4 *)(tile + ((c * 2 + half) * 4 + j) * 512 + lane * 16) = make_uint4(o.q[4 * j], o.q[4 * j + 1], o.q[4 * j + 2], o.q[4 * j + 3]);
+            *(uint4 *)(tile + ((c * 2 + half) * 4 + j) * 512 + lane * 16) =
+                make_uint4(o.q[4 * j], o.q[4 * j + 1], o.q[4 * j + 2], o.q[4 * j + 3]);
         return;
     case LAY_F16: case LAY_BF16:
         for (u32 i = 0; i < 8; i++)
-            *(u32 *)(tile + (c * 4 + i / 2) * 512 + lane * 16 + (i & 1) * 8 + half * 4) = o.q[2 * i] | o.q[2 * i + 1] << 16;
+            *(u32 *)(tile + (c * 4 + i / 2) * 512 + lane * 16 + (i & 1) * 8 + half * 4) =
+                o.q[2 * i] | o.q[2 * i + 1] << 16;
         return;
     case LAY_I8: case LAY_F8:
         for (u32 i = 0; i < 4; i++)
@@ -243,7 +247,8 @@ KERNEL(256, 4) imp_rescale(const __grid_constant__ rescale_args p)
     }
 }
 
-/* Random bytes for `bench -m random:`: every tile valid, values of a plausible size, a function of the address alone. */
+/* Random bytes for `bench -m random:`: every tile valid, values of a plausible size, a function of the address
+ * alone. */
 KERNEL(256, 4) imp_fill_random(u64 dst, u64 n_word, u32 seed)
 {
     for (u64 i = blockIdx.x * 256 + threadIdx.x; i < n_word; i += (u64)gridDim.x * 256) {

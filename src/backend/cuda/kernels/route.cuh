@@ -19,10 +19,12 @@ DEV u32 route_key(float c)
     return c != c ? 0 : u & 0x80000000u ? ~u : u | 0x80000000u;
 }
 
-/* As route_token for up to 128 experts without groups, four neighbours a lane: choices 0 to `last`. WEIGHTS false:
- * only the expert of choice `last` is wanted, and every lane gets it in e. PLAIN: a multiple of four experts, softmax, no bias, no factor. Softmax keeps the order of scores, so where
- * nothing is added to it the scores themselves are compared and nobody waits for sums. */
-template <bool WEIGHTS, bool PLAIN> DEV float route_small(const route_args &p, const float *x, u32 lane, u32 last, i32 &e)
+/* As route_token for up to 128 experts without groups, four neighbours a lane: choices 0 to `last`. WEIGHTS false: only
+ * the expert of choice `last` is wanted, and every lane gets it in e. PLAIN: a multiple of four experts, softmax, no
+ * bias, no factor. Softmax keeps the order of scores, so where nothing is added to it the scores themselves are
+ * compared and nobody waits for sums. */
+template <bool WEIGHTS, bool PLAIN>
+DEV float route_small(const route_args &p, const float *x, u32 lane, u32 last, i32 &e)
 {
     const float *bias = PLAIN ? 0 : (const float *)p.bias;
     const bool plain = PLAIN || (p.score != 1 && !bias);
@@ -107,7 +109,8 @@ template <bool WEIGHTS, bool PLAIN> DEV float route_small(const route_args &p, c
 }
 
 /* x: the token's scores. Lane j < k returns the weight of choice j, and its expert in e. */
-template <bool PLAIN = false> DEV float route_token(const route_args &p, const float *x, route_scratch &sm, u32 lane, i32 &e)
+template <bool PLAIN = false>
+DEV float route_token(const route_args &p, const float *x, route_scratch &sm, u32 lane, i32 &e)
 {
     const u32 n = p.n_expert;
     if (PLAIN || route_is_small(p))

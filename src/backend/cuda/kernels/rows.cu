@@ -1,7 +1,8 @@
 /* rows: y[M][N] f32 = x[M][K] W[N][K]^T for more rows of class D than gemv takes, each weight decoded once for all of
  * them. Same products and sums in the same order as gemv, so a row's bytes do not depend on how many rows there are:
  * the accumulator restarts at each of gemv's segments, segments add up in order, z groups of them end as partial sums.
- * Grid: (128-row blocks, z, column blocks of 8 * NT). A block loads x and weights tile by tile of 256 columns, n_stage deep.
+ * Grid: (128-row blocks, z, column blocks of 8 * NT). A block loads x and weights tile by tile of 256 columns, n_stage
+ * deep.
  * Bytes: N*K*bits/8 a column block (L2 serves further ones) + M*K*2 a row block. Numerics: as gemv. */
 #include "decode.cuh"
 
@@ -59,7 +60,8 @@ template <int NT> DEV void rows_body(const rows_args &p)
         u32 s = (kt - k0) % p.n_stage, bar = bars + s * 8;
         if (lane < NT) {
             u32 col = warp * NT + lane, m = col0 + col < p.m ? col0 + col : p.m - 1;
-            bulk_load_keep(base + s * stage_bytes + col * XSTRIDE, (const u16 *)p.x + (u64)m * p.ldx + kt * TILE_COLS, 512, bar);
+            bulk_load_keep(base + s * stage_bytes + col * XSTRIDE,
+                           (const u16 *)p.x + (u64)m * p.ldx + kt * TILE_COLS, 512, bar);
         }
     };
     for (u32 kt = k0; kt < k1 && kt < k0 + p.n_stage; kt++)

@@ -1,5 +1,5 @@
-/* sample_params: what the host tells the sampling kernel (sample.cu) about a row, and what it gets back. Compiled as C17
- * and as CUDA. Layouts only. */
+/* sample_params: what the host tells the sampling kernel (sample.cu) about a row, and what it gets back. Compiled as
+ * C17 and as CUDA. Layouts only. */
 #ifndef IMP_CUDA_SAMPLE_PARAMS_H
 #define IMP_CUDA_SAMPLE_PARAMS_H
 

@@ -1,6 +1,7 @@
 /* scan: operations with a state a sequence, token by token in order: causal convolution, gated delta rule, Mamba2. One
- * formula for every class, so prefill, decode and replay agree. The state is read from slot state_in (-1: zeros), kept in
- * registers or shared memory over the step's tokens, written to state_out, and copied out after the tokens that ask for it.
+ * formula for every class, so prefill, decode and replay agree. The state is read from slot state_in (-1: zeros), kept
+ * in registers or shared memory over the step's tokens, written to state_out, and copied out after the tokens that ask
+ * for it.
  * States: conv [taps-1][width] oldest first; gdn [n_head][d_k][d_v]; mamba2 [n_head][head_dim][d_state]; f32.
  * Bytes: two passes over the state a sequence + inputs; memory bound when decoding, latency bound in prefill. */
 #include "decode.cuh"
@@ -69,7 +70,8 @@ KERNEL(256, 2) imp_gdn(const __grid_constant__ scan_args p)
     pdl_launch();
     pdl_wait();
     const seq_desc &s = ((const seq_desc *)p.seq)[blockIdx.z];
-    const u32 lane = threadIdx.x & 31, col = blockIdx.x * 8 + (threadIdx.x >> 5), h = blockIdx.y, dk = p.d_k, dv = p.d_v;
+    const u32 lane = threadIdx.x & 31, col = blockIdx.x * 8 + (threadIdx.x >> 5), h = blockIdx.y,
+              dk = p.d_k, dv = p.d_v;
     const u32 kh = p.tiled ? h % p.n_k_head : h / (p.n_head / p.n_k_head);
     const bool live = col < dv;
     const float *src = state_src(p, s);
@@ -87,7 +89,8 @@ KERNEL(256, 2) imp_gdn(const __grid_constant__ scan_args p)
         }
         __syncthreads();
         if (live) {
-            float decay = expf(((const float *)p.g)[(u64)t * p.ldg + h]), beta = ((const float *)p.beta)[(u64)t * p.ldb + h];
+            float decay = expf(((const float *)p.g)[(u64)t * p.ldg + h]),
+                  beta = ((const float *)p.beta)[(u64)t * p.ldb + h];
             float v = ((const float *)p.v)[(u64)t * p.ldv + h * dv + col], kv = 0, o = 0;
 #pragma unroll
             for (u32 j = 0; j < 8; j++) {
@@ -128,7 +131,8 @@ KERNEL(256, 2) imp_mamba2(const __grid_constant__ scan_args p)
     pdl_launch();
     pdl_wait();
     const seq_desc &s = ((const seq_desc *)p.seq)[blockIdx.z];
-    const u32 lane = threadIdx.x & 31, i = blockIdx.x * 8 + (threadIdx.x >> 5), h = blockIdx.y, ns = p.d_state, hd = p.head_dim;
+    const u32 lane = threadIdx.x & 31, i = blockIdx.x * 8 + (threadIdx.x >> 5), h = blockIdx.y,
+              ns = p.d_state, hd = p.head_dim;
     if (i >= hd)
         return;
     const u32 g = h / (p.n_head / p.n_group);

@@ -18,12 +18,14 @@ DEV void tma_5d(u32 dst, const tensor_map *t, u32 a, u32 b, u32 c, u32 d, u32 e,
 /* A box at (x, y) or (x, y, z), in elements; its bytes are reported to the barrier at bar. One thread. */
 DEV void tma_2d(u32 dst, const tensor_map *t, u32 x, u32 y, u32 bar)
 {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0],[%1,{%2,%3}],[%4];"
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                 " [%0],[%1,{%2,%3}],[%4];"
                  ::"r"(dst), "l"(t), "r"(x), "r"(y), "r"(bar) : "memory");
 }
 DEV void tma_3d(u32 dst, const tensor_map *t, u32 x, u32 y, u32 z, u32 bar)
 {
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0],[%1,{%2,%3,%4}],[%5];"
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                 " [%0],[%1,{%2,%3,%4}],[%5];"
                  ::"r"(dst), "l"(t), "r"(x), "r"(y), "r"(z), "r"(bar) : "memory");
 }
 
