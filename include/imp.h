@@ -75,8 +75,8 @@ typedef struct imp_engine imp_engine;
 
 typedef enum imp_log_level { IMP_LOG_DEBUG, IMP_LOG_INFO, IMP_LOG_WARN, IMP_LOG_ERROR } imp_log_level;
 typedef void (*imp_log_fn)(void *user, imp_log_level level, const char *line);
-/* Progress of long work: done of total units (bytes, tokens). Called from the working thread; must not block. Return false
- * to stop the work (the call then fails with IMP_E_CANCELLED). */
+/* Progress of long work: done of total units (bytes, tokens). Called from the working thread; must not block. Return
+ * false to stop the work (the call then fails with IMP_E_CANCELLED). */
 typedef bool (*imp_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
 
 typedef struct imp_model_params {
@@ -104,7 +104,8 @@ typedef struct imp_model_info {
     int32_t bos, eos;         /* -1 = none */
 } imp_model_info;
 IMP_API imp_status imp_model_get_info(const imp_model *m, imp_model_info *info); /* set info->size first */
-/* Everything `imp inspect` prints, as text (plan: with every operation) or one JSON document. mem_free with imp_free. */
+/* Everything `imp inspect` prints, as text (plan: with every operation) or one JSON document.
+ * mem_free with imp_free. */
 IMP_API imp_status imp_model_inspect(const imp_model *m, bool plan, bool json, char **out, imp_err *e);
 /* For strings and arrays that this library allocated. */
 IMP_API void imp_free(void *p);
@@ -115,27 +116,30 @@ typedef enum imp_tokenize_flags {
     IMP_PARSE_SPECIAL = 2     /* special-token text becomes special tokens */
 } imp_tokenize_flags;
 /* ids: allocated, imp_free. text may hold any bytes; invalid UTF-8 becomes U+FFFD. */
-IMP_API imp_status imp_tokenize(const imp_model *m, const char *text, size_t n, unsigned flags, int32_t **ids, size_t *n_ids, imp_err *e);
+IMP_API imp_status imp_tokenize(const imp_model *m, const char *text, size_t n, unsigned flags, int32_t **ids,
+                                size_t *n_ids, imp_err *e);
 /* text: allocated, NUL-terminated, imp_free. keep_special: special tokens show as their text. */
-IMP_API imp_status imp_detokenize(const imp_model *m, const int32_t *ids, size_t n, bool keep_special, char **text, size_t *n_text, imp_err *e);
+IMP_API imp_status imp_detokenize(const imp_model *m, const int32_t *ids, size_t n, bool keep_special, char **text,
+                                  size_t *n_text, imp_err *e);
 /* Bytes of one token; borrowed from the model. */
 IMP_API void imp_token_bytes(const imp_model *m, int32_t id, const char **s, size_t *n);
 IMP_API bool imp_token_is_eog(const imp_model *m, int32_t id);
 
 /* ---- Chat ------------------------------------------------------------------------------------------------------- */
-/* Renders an OpenAI-style request ({"messages":[..],"tools":[..],"add_generation_prompt":true,..}) through the model's chat
- * template, or `tmpl`: a template's text, or the name of a built-in one ("chatml", "llama3", "gemma", ...). NULL = model's;
- * IMP_E_NOTFOUND when there is none. Byte-equal to transformers where the template takes the messages as they are; else they
- * are brought into a form that it takes. m may be NULL when tmpl is not. text: imp_free. */
-IMP_API imp_status imp_chat_render(const imp_model *m, const char *tmpl, const char *request_json, size_t n, char **text, size_t *n_text,
-                                   imp_err *e);
-/* The prompt's tokens, as a chat request is answered: messages are first brought into the form that the template renders best,
- * and special-token text inside users' content stays text. ids: imp_free. */
-IMP_API imp_status imp_chat_tokenize(const imp_model *m, const char *tmpl, const char *request_json, size_t n, int32_t **ids, size_t *n_ids,
-                                     imp_err *e);
+/* Renders an OpenAI-style request ({"messages":[..],"tools":[..],"add_generation_prompt":true,..}) through the model's
+ * chat template, or `tmpl`: a template's text, or the name of a built-in one ("chatml", "llama3", "gemma", ...).
+ * NULL = model's; IMP_E_NOTFOUND when there is none. Byte-equal to transformers where the template takes the messages
+ * as they are; else they are brought into a form that it takes. m may be NULL when tmpl is not. text: imp_free. */
+IMP_API imp_status imp_chat_render(const imp_model *m, const char *tmpl, const char *request_json, size_t n,
+                                   char **text, size_t *n_text, imp_err *e);
+/* The prompt's tokens, as a chat request is answered: messages are first brought into the form that the template
+ * renders best, and special-token text inside users' content stays text. ids: imp_free. */
+IMP_API imp_status imp_chat_tokenize(const imp_model *m, const char *tmpl, const char *request_json, size_t n,
+                                     int32_t **ids, size_t *n_ids, imp_err *e);
 
-/* Answers of chats: a model's text back into content, reasoning and tool calls, while it streams. A parser belongs to one answer
- * and to one thread at a time. Give it the answer's text with special tokens kept (imp_request.keep_special). */
+/* Answers of chats: a model's text back into content, reasoning and tool calls, while it streams. A parser belongs to
+ * one answer and to one thread at a time. Give it the answer's text with special tokens kept
+ * (imp_request.keep_special). */
 typedef struct imp_chat_parser imp_chat_parser;
 typedef enum imp_part_kind {
     IMP_PART_CONTENT, IMP_PART_REASONING, /* text, never part of a character */
@@ -156,31 +160,33 @@ typedef enum imp_chat_parse_flags {
     IMP_PARSE_REASONING = 2,  /* so is reasoning, where the template knows any */
     IMP_PARSE_FORCED = 4      /* the answer begins as imp_chat_force_call says */
 } imp_chat_parse_flags;
-/* tmpl: as for imp_chat_render. tools_json: the request's tools, from which formats without types take them; may be NULL. prompt_tail:
- * the end of the prompt's text (some tokens are enough), which may open a reasoning block; may be NULL. *out is NULL, with IMP_OK, when
- * there is nothing to look for: the text is content. */
-IMP_API imp_status imp_chat_parser_new(const imp_model *m, const char *tmpl, unsigned flags, const char *tools_json, const char *prompt_tail,
-                                       imp_part_fn fn, void *user, imp_chat_parser **out, imp_err *e);
+/* tmpl: as for imp_chat_render. tools_json: the request's tools, from which formats without types take them; may be
+ * NULL. prompt_tail: the end of the prompt's text (some tokens are enough), which may open a reasoning block; may be
+ * NULL. *out is NULL, with IMP_OK, when there is nothing to look for: the text is content. */
+IMP_API imp_status imp_chat_parser_new(const imp_model *m, const char *tmpl, unsigned flags, const char *tools_json,
+                                       const char *prompt_tail, imp_part_fn fn, void *user, imp_chat_parser **out,
+                                       imp_err *e);
 IMP_API imp_status imp_chat_parser_push(imp_chat_parser *p, const char *text, size_t n);
 IMP_API imp_status imp_chat_parser_finish(imp_chat_parser *p); /* what was held back comes out, open calls end */
 IMP_API void imp_chat_parser_free(imp_chat_parser *p);         /* NULL is fine */
-/* A tool call that must come. tools_json: a list as in OpenAI's API; name: one of them, NULL = any. prefix is the beginning of the answer:
- * put its tokens (IMP_PARSE_SPECIAL) behind the prompt's, push it into the parser first, and hold what follows to schema
- * (IMP_CONSTRAINT_SCHEMA). Both are allocated, imp_free. tools_json NULL: no call; prefix only closes a reasoning block that the prompt
- * opened (""), so that a constrained answer does not end up inside it. */
-IMP_API imp_status imp_chat_force_call(const imp_model *m, const char *tmpl, const char *tools_json, size_t n, const char *name,
-                                       const char *prompt_tail, char **prefix, char **schema, imp_err *e);
+/* A tool call that must come. tools_json: a list as in OpenAI's API; name: one of them, NULL = any. prefix is the
+ * beginning of the answer: put its tokens (IMP_PARSE_SPECIAL) behind the prompt's, push it into the parser first, and
+ * hold what follows to schema (IMP_CONSTRAINT_SCHEMA). Both are allocated, imp_free. tools_json NULL: no call; prefix
+ * only closes a reasoning block that the prompt opened (""), so that a constrained answer does not end up inside it. */
+IMP_API imp_status imp_chat_force_call(const imp_model *m, const char *tmpl, const char *tools_json, size_t n,
+                                       const char *name, const char *prompt_tail, char **prefix, char **schema,
+                                       imp_err *e);
 
 /* ---- Engines ---------------------------------------------------------------------------------------------------- */
 typedef enum imp_kv { IMP_KV_AUTO, IMP_KV_F32, IMP_KV_F16, IMP_KV_BF16, IMP_KV_FP8, IMP_KV_Q8_0, IMP_KV_NVFP4 } imp_kv;
 
-/* Tokens that a constraint forces: carried through the model together (the default); with the same answer, one a step (tests);
- * or left to the model, which may spell the forced bytes in other tokens. */
 /* How products of prompts are computed: as exactly as the weights allow (f16 products on a GPU); or, on a Hopper GPU,
  * both factors rounded to e4m3: faster and coarser, a byte a weight more of device memory. How generated tokens are
  * computed does not change. IMP_E_UNSUPPORTED elsewhere. */
 typedef enum imp_prefill { IMP_PREFILL_FULL, IMP_PREFILL_FP8 } imp_prefill;
 
+/* Tokens that a constraint forces: carried through the model together (the default); with the same answer, one a step
+ * (tests); or left to the model, which may spell the forced bytes in other tokens. */
 typedef enum imp_jump { IMP_JUMP_ON, IMP_JUMP_STEPS, IMP_JUMP_OFF } imp_jump;
 
 typedef struct imp_engine_params {
@@ -203,11 +209,14 @@ typedef struct imp_engine_params {
     imp_log_fn log;
     void *log_user;
     bool profile;             /* measure what imp_engine_profile tells of steps; costs a little */
-    uint32_t n_ticket;        /* steps open at once; 0 = as many as the backend gains from (1 CPU, 2 GPU); results are the same */
+    uint32_t n_ticket;        /* steps open at once; 0 = as many as the backend gains from (1 CPU, 2 GPU);
+                                 results are the same */
     imp_jump jump;
-    bool prefix_cache;        /* keep computed prompts (where classes share kernels, answers too) for requests that begin alike; on by default.
-                                 Models with recurrent states have none. Results do not depend on it. */
-    uint32_t kv_blocks;       /* tests: KV blocks of a group at most, but enough for one sequence; 0 = as memory allows */
+    bool prefix_cache;        /* keep computed prompts (where classes share kernels, answers too) for requests that
+                                 begin alike; on by default. Models with recurrent states have none. Results do not
+                                 depend on it. */
+    uint32_t kv_blocks;       /* tests: KV blocks of a group at most, but enough for one sequence;
+                                 0 = as memory allows */
     imp_prefill prefill;
     bool precise;             /* every matrix product with the file's exact weights, f32 inputs and f32 sums, for
                                  prompt and generated tokens alike. On a GPU several times slower, and weights without
@@ -246,7 +255,9 @@ IMP_API void imp_sampling_init(imp_sampling *s);
 /* The file's generation settings, else temperature 0.8, top-p 0.95. */
 IMP_API void imp_model_default_sampling(const imp_model *m, imp_sampling *s);
 
-typedef enum imp_constraint_kind { IMP_CONSTRAINT_NONE, IMP_CONSTRAINT_JSON, IMP_CONSTRAINT_SCHEMA, IMP_CONSTRAINT_REGEX, IMP_CONSTRAINT_GRAMMAR } imp_constraint_kind;
+typedef enum imp_constraint_kind {
+    IMP_CONSTRAINT_NONE, IMP_CONSTRAINT_JSON, IMP_CONSTRAINT_SCHEMA, IMP_CONSTRAINT_REGEX, IMP_CONSTRAINT_GRAMMAR
+} imp_constraint_kind;
 
 /* Copied by imp_submit; pointers need to live only for the call. */
 typedef struct imp_request {
@@ -269,14 +280,18 @@ typedef struct imp_request {
     imp_constraint_kind constraint_kind;
     const char *constraint;   /* schema, regex or grammar text */
     bool keep_special;        /* special tokens appear in the text */
-    const char *salt;         /* requests share cached prefixes only where it is the same; NULL and "" = none; at most 1024 bytes */
+    const char *salt;         /* requests share cached prefixes only where it is the same; NULL and "" = none;
+                                 at most 1024 bytes */
     int32_t priority;         /* no effect yet: requests are served in order */
     bool gen_logits;          /* IMP_EVENT_LOGITS for every generated token too: the row it was chosen from */
-    bool key_order;           /* IMP_CONSTRAINT_SCHEMA: members come in the order of the schema's `properties`, others after them */
+    bool key_order;           /* IMP_CONSTRAINT_SCHEMA: members come in the order of the schema's `properties`,
+                                 others after them */
 } imp_request;
 IMP_API void imp_request_init(imp_request *r);
 
-typedef enum imp_finish { IMP_FINISH_NONE, IMP_FINISH_STOP, IMP_FINISH_STOP_STRING, IMP_FINISH_LENGTH, IMP_FINISH_CANCELLED, IMP_FINISH_ERROR } imp_finish;
+typedef enum imp_finish {
+    IMP_FINISH_NONE, IMP_FINISH_STOP, IMP_FINISH_STOP_STRING, IMP_FINISH_LENGTH, IMP_FINISH_CANCELLED, IMP_FINISH_ERROR
+} imp_finish;
 
 typedef enum imp_event_kind {
     IMP_EVENT_START,          /* prompt processing begins */
@@ -315,19 +330,23 @@ typedef struct imp_event {
     const char *message;      /* when status is a failure */
     imp_timing timing;        /* of IMP_EVENT_DONE; IMP_EVENT_START knows n_prompt and n_cached */
 } imp_event;
-/* Runs on the engine's thread, in order, for one request at a time; must not block or call imp_wait / imp_engine_free. */
+/* Runs on the engine's thread, in order, for one request at a time; must not block or call
+ * imp_wait / imp_engine_free. */
 typedef void (*imp_event_fn)(void *user, const imp_event *ev);
 
-IMP_API imp_status imp_submit(imp_engine *g, const imp_request *r, imp_event_fn fn, void *user, uint64_t *id, imp_err *e);
+IMP_API imp_status imp_submit(imp_engine *g, const imp_request *r, imp_event_fn fn, void *user, uint64_t *id,
+                              imp_err *e);
 /* Acts between steps; the request's choices end with IMP_FINISH_CANCELLED. An unknown or finished id is ignored. */
 IMP_API void imp_cancel(imp_engine *g, uint64_t id);
 /* Until the request's last event was delivered. timeout_ms < 0: forever. IMP_E_BUSY when time ran out. */
 IMP_API imp_status imp_wait(imp_engine *g, uint64_t id, int64_t timeout_ms);
 
 /* Submit, wait and collect the first choice's text (imp_free). */
-IMP_API imp_status imp_generate(imp_engine *g, const imp_request *r, char **text, size_t *n_text, imp_timing *timing, imp_err *e);
+IMP_API imp_status imp_generate(imp_engine *g, const imp_request *r, char **text, size_t *n_text, imp_timing *timing,
+                                imp_err *e);
 /* Logits of prompt positions to out: [n_prompt][n_vocab], or [n_vocab] with last_only. */
-IMP_API imp_status imp_logits(imp_engine *g, const int32_t *prompt, uint32_t n_prompt, bool last_only, float *out, imp_err *e);
+IMP_API imp_status imp_logits(imp_engine *g, const int32_t *prompt, uint32_t n_prompt, bool last_only, float *out,
+                              imp_err *e);
 
 typedef struct imp_stats {
     uint32_t size;
@@ -341,7 +360,8 @@ typedef struct imp_stats {
     uint64_t weight_bytes, kv_bytes, workspace_bytes; /* held on the device */
     double load_seconds;
     uint64_t forced_tokens;   /* of the generated ones: forced by constraints (imp_jump) */
-    uint64_t prefix_queries;  /* prompt tokens looked up in the prefix cache: each choice once, when it is first scheduled */
+    uint64_t prefix_queries;  /* prompt tokens looked up in the prefix cache: each choice once,
+                                 when it is first scheduled */
     uint64_t blocks_cached;   /* held by the prefix cache alone: given up when a sequence needs them */
 } imp_stats;
 IMP_API imp_status imp_engine_stats(imp_engine *g, imp_stats *s);
@@ -352,12 +372,12 @@ IMP_API imp_status imp_engine_inspect(imp_engine *g, bool json, char **out, imp_
 /* Bytes that one decode step of n_seq sequences with n_ctx tokens each must read: the weights multiplied, at the file's
  * bits (of a mixture the experts that n_seq tokens choose on average), and the KV that is seen. */
 IMP_API double imp_engine_step_bytes(imp_engine *g, uint32_t n_ctx, uint32_t n_seq);
-/* Parameters that a prompt token multiplies (embedding and head left out), and attention's operations a token and visible
- * position: what a prompt's effective speed is counted in. */
+/* Parameters that a prompt token multiplies (embedding and head left out), and attention's operations a token and
+ * visible position: what a prompt's effective speed is counted in. */
 IMP_API double imp_engine_linear_params(imp_engine *g);
 IMP_API double imp_engine_attend_flops(imp_engine *g);
-/* A table of the last step's kernels: how often, microseconds, GB/s of weights and share of the read ceiling. Waits until
- * no request runs; the step is repeated for it. text: imp_free. IMP_E_UNSUPPORTED where the backend has none. */
+/* A table of the last step's kernels: how often, microseconds, GB/s of weights and share of the read ceiling. Waits
+ * until no request runs; the step is repeated for it. text: imp_free. IMP_E_UNSUPPORTED where the backend has none. */
 IMP_API imp_status imp_engine_profile(imp_engine *g, double read_ceiling, char **text, imp_err *e);
 /* Bytes a second that the backend's own read kernel reaches over n_bytes (0 = past the caches). */
 IMP_API imp_status imp_engine_read_ceiling(imp_engine *g, uint64_t n_bytes, double *bytes_per_s, imp_err *e);

@@ -15,10 +15,14 @@ struct imp_chat_parser {
 
 static void on_event(void *user, const chat_event *ev)
 {
-    static const imp_part_kind kind[] = {[CHAT_EV_CONTENT] = IMP_PART_CONTENT, [CHAT_EV_REASONING] = IMP_PART_REASONING,
-        [CHAT_EV_TOOL_BEGIN] = IMP_PART_TOOL_BEGIN, [CHAT_EV_TOOL_ARGS] = IMP_PART_TOOL_ARGS, [CHAT_EV_TOOL_END] = IMP_PART_TOOL_END};
+    static const imp_part_kind kind[] = {
+        [CHAT_EV_CONTENT] = IMP_PART_CONTENT, [CHAT_EV_REASONING] = IMP_PART_REASONING,
+        [CHAT_EV_TOOL_BEGIN] = IMP_PART_TOOL_BEGIN, [CHAT_EV_TOOL_ARGS] = IMP_PART_TOOL_ARGS,
+        [CHAT_EV_TOOL_END] = IMP_PART_TOOL_END,
+    };
     const imp_chat_parser *w = user;
-    imp_part part = {.size = sizeof part, .kind = kind[ev->kind], .tool = ev->tool < 0 ? 0 : (uint32_t)ev->tool, .text = ev->text, .n = ev->n};
+    imp_part part = {.size = sizeof part, .kind = kind[ev->kind], .tool = ev->tool < 0 ? 0 : (uint32_t)ev->tool,
+                     .text = ev->text, .n = ev->n};
     w->fn(w->user, &part);
 }
 
@@ -41,8 +45,8 @@ static imp_status format_of(const imp_model *m, const char *tmpl, const chat_for
 
 static bool in_reasoning(const char *tail) { return tail && chat_opens_reasoning(tail, strlen(tail)); }
 
-imp_status imp_chat_parser_new(const imp_model *m, const char *tmpl, unsigned flags, const char *tools_json, const char *prompt_tail, imp_part_fn fn,
-                               void *user, imp_chat_parser **out, imp_err *e)
+imp_status imp_chat_parser_new(const imp_model *m, const char *tmpl, unsigned flags, const char *tools_json,
+                               const char *prompt_tail, imp_part_fn fn, void *user, imp_chat_parser **out, imp_err *e)
 {
     bool thinks = false, inside = in_reasoning(prompt_tail);
     chat_parse_opts o = {.tools = jval_none(), .parse_tools = flags & IMP_PARSE_TOOLS, .in_reasoning = inside};
@@ -68,7 +72,11 @@ imp_status imp_chat_parser_new(const imp_model *m, const char *tmpl, unsigned fl
     return IMP_OK;
 }
 
-imp_status imp_chat_parser_push(imp_chat_parser *p, const char *text, size_t n) { return chat_parser_push(p->p, text, n); }
+imp_status imp_chat_parser_push(imp_chat_parser *p, const char *text, size_t n)
+{
+    return chat_parser_push(p->p, text, n);
+}
+
 imp_status imp_chat_parser_finish(imp_chat_parser *p) { return chat_parser_finish(p->p); }
 
 void imp_chat_parser_free(imp_chat_parser *p)
@@ -80,8 +88,8 @@ void imp_chat_parser_free(imp_chat_parser *p)
     mem_free(p);
 }
 
-imp_status imp_chat_force_call(const imp_model *m, const char *tmpl, const char *tools_json, size_t n, const char *name, const char *prompt_tail,
-                               char **prefix, char **schema, imp_err *e)
+imp_status imp_chat_force_call(const imp_model *m, const char *tmpl, const char *tools_json, size_t n, const char *name,
+                               const char *prompt_tail, char **prefix, char **schema, imp_err *e)
 {
     const chat_format *f;
     bool thinks;

@@ -41,7 +41,9 @@ static imp_status compile(const imp_model *m, const char *tmpl, chat_template **
     if (!tmpl) {
         const char *text = m && m->t ? tok_chat_template(m->t, &n) : NULL;
         if (!text)
-            return err_set(e, IMP_E_NOTFOUND, "%s has no chat template; choose one with --chat-template (chatml, llama3, gemma, ... or a file)",
+            return err_set(e, IMP_E_NOTFOUND,
+                           "%s has no chat template; choose one with --chat-template "
+                           "(chatml, llama3, gemma, ... or a file)",
                            m ? m->name : "no model: it");
         return chat_template_new(out, text, n, "chat template of the model", e);
     }
@@ -87,7 +89,8 @@ static char *token_text(const imp_model *m, int32_t id, arena *a)
     return arena_strndup(a, s, n);
 }
 
-static imp_status render(const imp_model *m, const char *tmpl, const char *json, size_t n, chat_mode mode, jinja_out *out, imp_err *e)
+static imp_status render(const imp_model *m, const char *tmpl, const char *json, size_t n, chat_mode mode,
+                         jinja_out *out, imp_err *e)
 {
     arena a = {0};
     chat_request r;
@@ -110,7 +113,8 @@ static imp_status render(const imp_model *m, const char *tmpl, const char *json,
     return s;
 }
 
-imp_status imp_chat_render(const imp_model *m, const char *tmpl, const char *request_json, size_t n, char **text, size_t *n_text, imp_err *e)
+imp_status imp_chat_render(const imp_model *m, const char *tmpl, const char *request_json, size_t n, char **text,
+                           size_t *n_text, imp_err *e)
 {
     jinja_out out = {0};
     *text = NULL;
@@ -126,7 +130,8 @@ imp_status imp_chat_render(const imp_model *m, const char *tmpl, const char *req
     return s;
 }
 
-imp_status imp_chat_tokenize(const imp_model *m, const char *tmpl, const char *request_json, size_t n, int32_t **ids, size_t *n_ids, imp_err *e)
+imp_status imp_chat_tokenize(const imp_model *m, const char *tmpl, const char *request_json, size_t n, int32_t **ids,
+                             size_t *n_ids, imp_err *e)
 {
     jinja_out out = {0};
     tok_ids v = {0};

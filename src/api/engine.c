@@ -70,7 +70,8 @@ static void on_generate(void *user, const imp_event *ev)
         err_set(&c->err, ev->status, "%s", ev->message ? ev->message : imp_status_text(ev->status));
 }
 
-imp_status imp_generate(imp_engine *g, const imp_request *r, char **text, size_t *n_text, imp_timing *timing, imp_err *e)
+imp_status imp_generate(imp_engine *g, const imp_request *r, char **text, size_t *n_text, imp_timing *timing,
+                        imp_err *e)
 {
     *text = NULL;
     collect c = {0};
@@ -129,7 +130,10 @@ imp_status imp_engine_stats(imp_engine *g, imp_stats *s)
 
 const char *imp_engine_lost(imp_engine *g) { return engine_lost(g->g); }
 
-double imp_engine_step_bytes(imp_engine *g, uint32_t n_ctx, uint32_t n_seq) { return engine_step_bytes(g->g, n_ctx, n_seq); }
+double imp_engine_step_bytes(imp_engine *g, uint32_t n_ctx, uint32_t n_seq)
+{
+    return engine_step_bytes(g->g, n_ctx, n_seq);
+}
 
 imp_status imp_engine_profile(imp_engine *g, double read_ceiling, char **text, imp_err *e)
 {

@@ -157,20 +157,25 @@ static void print_text(const imp_model *im, engine *g, bool plan, strbuf *out)
     const model_config *c = &m->config;
     format_sum f[32];
     uint32_t nf = sum_formats(m, f, 32);
-    sb_printf(out, "%s\n  family      %s (%s)\n  parameters  %.2f M", im->name, m->arch->title, m->arch->names[0], (double)m->n_param / 1e6);
+    sb_printf(out, "%s\n  family      %s (%s)\n  parameters  %.2f M", im->name, m->arch->title, m->arch->names[0],
+              (double)m->n_param / 1e6);
     if (m->n_param_active != m->n_param)
         sb_printf(out, ", %.2f M a token", (double)m->n_param_active / 1e6);
-    sb_printf(out, "\n  shape       %u layers, width %u, vocabulary %u, context %u\n", c->n_layer, c->n_hidden, c->n_vocab, c->n_ctx_train);
+    sb_printf(out, "\n  shape       %u layers, width %u, vocabulary %u, context %u\n", c->n_layer, c->n_hidden,
+              c->n_vocab, c->n_ctx_train);
     sb_printf(out, "  weights     %.1f MB, %.2f bits each\n", (double)m->weight_bytes / 1e6,
               m->n_param ? 8.0 * (double)m->weight_bytes / (double)m->n_param : 0);
     for (uint32_t i = 0; i < nf; i++)
-        sb_printf(out, "    %-8s %5llu tensors %10.1f MB\n", format_name(f[i].id), (unsigned long long)f[i].n_tensor, (double)f[i].n_bytes / 1e6);
+        sb_printf(out, "    %-8s %5llu tensors %10.1f MB\n", format_name(f[i].id), (unsigned long long)f[i].n_tensor,
+                  (double)f[i].n_bytes / 1e6);
     if (m->n_next)
-        sb_printf(out, "  prediction  %u module%s of %.2f M parameters for tokens after the next: planned, not run yet\n", m->n_next,
-                  m->n_next == 1 ? "" : "s", (double)m->n_param_next / 1e6);
+        sb_printf(out, "  prediction  %u module%s of %.2f M parameters for tokens after the next: "
+                       "planned, not run yet\n",
+                  m->n_next, m->n_next == 1 ? "" : "s", (double)m->n_param_next / 1e6);
     uint64_t kv = plan_kv_bytes_per_token(&m->text, 16);
-    sb_printf(out, "  KV cache    %.1f kB a token in f16: %.1f MB for 4096, %.1f MB for %u tokens (windows need less)\n", (double)kv / 1e3,
-              (double)kv * 4096 / 1e6, (double)kv * c->n_ctx_train / 1e6, c->n_ctx_train);
+    sb_printf(out, "  KV cache    %.1f kB a token in f16: %.1f MB for 4096, %.1f MB for %u tokens "
+                   "(windows need less)\n",
+              (double)kv / 1e3, (double)kv * 4096 / 1e6, (double)kv * c->n_ctx_train / 1e6, c->n_ctx_train);
     sb_printf(out, "  tokenizer   %s\n", im->t ? "yes" : "none: takes token ids only");
     size_t n = 0;
     sb_printf(out, "  template    %s\n", im->t && tok_chat_template(im->t, &n) ? "yes" : "none");
@@ -191,5 +196,12 @@ static imp_status inspect(const imp_model *m, engine *g, bool plan, bool json, c
     return *out ? IMP_OK : err_oom(e, "inspect", n);
 }
 
-imp_status imp_model_inspect(const imp_model *m, bool plan, bool json, char **out, imp_err *e) { return inspect(m, NULL, plan, json, out, e); }
-imp_status imp_engine_inspect(imp_engine *g, bool json, char **out, imp_err *e) { return inspect(g->m, g->g, true, json, out, e); }
+imp_status imp_model_inspect(const imp_model *m, bool plan, bool json, char **out, imp_err *e)
+{
+    return inspect(m, NULL, plan, json, out, e);
+}
+
+imp_status imp_engine_inspect(imp_engine *g, bool json, char **out, imp_err *e)
+{
+    return inspect(g->m, g->g, true, json, out, e);
+}

@@ -34,8 +34,9 @@ void imp_free(void *p) { mem_free(p); }
 /* ---- defaults --------------------------------------------------------------------------------------------------- */
 void imp_sampling_init(imp_sampling *s)
 {
-    *s = (imp_sampling){.size = sizeof *s, .top_p = 1, .typical_p = 1, .repeat_penalty = 1, .repeat_last_n = 64, .dry_base = 1.75f,
-                        .dry_allowed_length = 2, .dry_penalty_last_n = -1, .mirostat_tau = 5, .mirostat_eta = 0.1f};
+    *s = (imp_sampling){.size = sizeof *s, .top_p = 1, .typical_p = 1, .repeat_penalty = 1, .repeat_last_n = 64,
+                        .dry_base = 1.75f, .dry_allowed_length = 2, .dry_penalty_last_n = -1,
+                        .mirostat_tau = 5, .mirostat_eta = 0.1f};
 }
 
 /* The file's own settings: general.sampling.* in GGUF, generation_config.json beside SafeTensors. */
@@ -136,10 +137,11 @@ imp_status imp_model_get_info(const imp_model *m, imp_model_info *info)
     const model_config *c = &m->m->config;
     size_t n_tmpl = 0;
     imp_model_info full = {
-        .size = info->size, .family = m->m->arch->title, .name = m->name, .path = mf_path(m->m->mf), .n_layer = c->n_layer,
-        .n_hidden = c->n_hidden, .n_vocab = c->n_vocab, .n_ctx_train = c->n_ctx_train, .n_param = m->m->n_param,
-        .n_param_active = m->m->n_param_active, .weight_bytes = m->m->weight_bytes, .has_tokenizer = m->t != NULL,
-        .has_template = m->t && tok_chat_template(m->t, &n_tmpl), .bos = m->t ? tok_bos(m->t) : -1, .eos = m->t ? tok_eos(m->t) : -1,
+        .size = info->size, .family = m->m->arch->title, .name = m->name, .path = mf_path(m->m->mf),
+        .n_layer = c->n_layer, .n_hidden = c->n_hidden, .n_vocab = c->n_vocab, .n_ctx_train = c->n_ctx_train,
+        .n_param = m->m->n_param, .n_param_active = m->m->n_param_active, .weight_bytes = m->m->weight_bytes,
+        .has_tokenizer = m->t != NULL, .has_template = m->t && tok_chat_template(m->t, &n_tmpl),
+        .bos = m->t ? tok_bos(m->t) : -1, .eos = m->t ? tok_eos(m->t) : -1,
     };
     memcpy(info, &full, info->size < sizeof full ? info->size : sizeof full);
     return IMP_OK;
@@ -151,13 +153,15 @@ static imp_status need_tok(const imp_model *m, imp_err *e)
     return m->t ? IMP_OK : err_set(e, IMP_E_UNSUPPORTED, "%s: has no tokenizer; give token ids", mf_path(m->m->mf));
 }
 
-imp_status imp_tokenize(const imp_model *m, const char *text, size_t n, unsigned flags, int32_t **ids, size_t *n_ids, imp_err *e)
+imp_status imp_tokenize(const imp_model *m, const char *text, size_t n, unsigned flags, int32_t **ids, size_t *n_ids,
+                        imp_err *e)
 {
     *ids = NULL;
     *n_ids = 0;
     imp_status s = need_tok(m, e);
     tok_ids v = {0};
-    unsigned f = (flags & IMP_ADD_SPECIAL ? (unsigned)TOK_ADD_SPECIAL : 0) | (flags & IMP_PARSE_SPECIAL ? (unsigned)TOK_PARSE_SPECIAL : 0);
+    unsigned f = (flags & IMP_ADD_SPECIAL ? (unsigned)TOK_ADD_SPECIAL : 0) |
+                 (flags & IMP_PARSE_SPECIAL ? (unsigned)TOK_PARSE_SPECIAL : 0);
     if (s == IMP_OK)
         s = tok_encode(m->t, text, n, f, &v, e);
     if (s != IMP_OK) {
@@ -169,7 +173,8 @@ imp_status imp_tokenize(const imp_model *m, const char *text, size_t n, unsigned
     return IMP_OK;
 }
 
-imp_status imp_detokenize(const imp_model *m, const int32_t *ids, size_t n, bool keep_special, char **text, size_t *n_text, imp_err *e)
+imp_status imp_detokenize(const imp_model *m, const int32_t *ids, size_t n, bool keep_special, char **text,
+                          size_t *n_text, imp_err *e)
 {
     *text = NULL;
     strbuf b = {0};

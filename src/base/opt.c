@@ -22,7 +22,8 @@ static bool in_list(const char *list, const char *word, size_t n, char sep)
 
 static bool named(const opt_def *d, const char *word, size_t n)
 {
-    return (n > 2 && word[0] == '-' && word[1] == '-' && strlen(d->name) == n - 2 && memcmp(d->name, word + 2, n - 2) == 0) ||
+    return (n > 2 && word[0] == '-' && word[1] == '-' && strlen(d->name) == n - 2 &&
+            memcmp(d->name, word + 2, n - 2) == 0) ||
            in_list(d->alias, word, n, ' ');
 }
 
@@ -102,8 +103,10 @@ static imp_status number(const opt_def *d, const char *shown, const char *text, 
 
 static imp_status flag_value(const char *shown, const char *text, bool *out, imp_err *e)
 {
-    static const struct { const char *word; bool v; } words[] = {{"true", true}, {"yes", true}, {"on", true}, {"1", true},
-                                                                 {"false", false}, {"no", false}, {"off", false}, {"0", false}};
+    static const struct { const char *word; bool v; } words[] = {
+        {"true", true}, {"yes", true}, {"on", true}, {"1", true},
+        {"false", false}, {"no", false}, {"off", false}, {"0", false},
+    };
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (strcmp(text, words[i].word) == 0) {
             *out = words[i].v;
@@ -200,8 +203,8 @@ imp_status opt_parse(const opt_table *t, uint32_t cmd, int argc, char **argv, vo
     return IMP_OK;
 }
 
-imp_status opt_set_key(const opt_table *t, const char *key, const char *value, opt_source from, void *values, uint8_t *source,
-                       arena *mem, imp_err *e)
+imp_status opt_set_key(const opt_table *t, const char *key, const char *value, opt_source from, void *values,
+                       uint8_t *source, arena *mem, imp_err *e)
 {
     for (uint32_t i = 0; i < t->n; i++) {
         const opt_def *d = &t->def[i];
@@ -215,7 +218,8 @@ imp_status opt_set_key(const opt_table *t, const char *key, const char *value, o
         return assign(d, key, value, values, mem, e);
     }
     const char *near = opt_suggest(t, 0, key);
-    return near ? err_set(e, IMP_E_USAGE, "unknown key %s (did you mean %s?)", key, near) : err_set(e, IMP_E_USAGE, "unknown key %s", key);
+    return near ? err_set(e, IMP_E_USAGE, "unknown key %s (did you mean %s?)", key, near)
+                : err_set(e, IMP_E_USAGE, "unknown key %s", key);
 }
 
 /* ---- imp.conf --------------------------------------------------------------------------------------------------- */
@@ -252,8 +256,8 @@ static imp_status conf_value(const char **s, size_t *n, imp_err *e)
     return IMP_OK;
 }
 
-static imp_status conf_line(const opt_table *t, const char *s, size_t n, const char **section, void *values, uint8_t *source,
-                            arena *mem, imp_err *e)
+static imp_status conf_line(const opt_table *t, const char *s, size_t n, const char **section, void *values,
+                            uint8_t *source, arena *mem, imp_err *e)
 {
     trim(&s, &n);
     if (n == 0 || *s == '#')
@@ -290,8 +294,8 @@ static imp_status conf_line(const opt_table *t, const char *s, size_t n, const c
     return opt_set_key(t, key, value, OPT_FROM_CONF, values, source, mem, e);
 }
 
-imp_status opt_read_conf(const opt_table *t, const char *name, const char *text, size_t n, void *values, uint8_t *source, arena *mem,
-                         imp_err *e)
+imp_status opt_read_conf(const opt_table *t, const char *name, const char *text, size_t n, void *values,
+                         uint8_t *source, arena *mem, imp_err *e)
 {
     const char *section = "";
     for (size_t pos = 0, line = 1; pos < n; line++) {
@@ -321,8 +325,8 @@ void opt_print_help(const opt_table *t, uint32_t cmd, strbuf *out)
             sb_printf(&left, " %s", d->arg);
         else if (d->choices)
             sb_printf(&left, " %s", d->choices);
-        sb_printf(out, left.n > 28 ? "  %s\n  %-28s %s\n" : "  %-28s %s%s\n", left.s ? left.s : "", left.n > 28 ? "" : d->help,
-                  left.n > 28 ? d->help : "");
+        sb_printf(out, left.n > 28 ? "  %s\n  %-28s %s\n" : "  %-28s %s%s\n", left.s ? left.s : "",
+                  left.n > 28 ? "" : d->help, left.n > 28 ? d->help : "");
         sb_free(&left);
     }
 }

@@ -1,5 +1,5 @@
-/* opt: options as rows of a table. One row gives a command-line spelling, an imp.conf key, a range, a help line and where
- * the value goes; help, man pages and docs are printed from the same rows.
+/* opt: options as rows of a table. One row gives a command-line spelling, an imp.conf key, a range, a help line and
+ * where the value goes; help, man pages and docs are printed from the same rows.
  * The table is constant; values live in a struct of the caller's (offset), strings point into argv or an arena. */
 #ifndef IMP_BASE_OPT_H
 #define IMP_BASE_OPT_H
@@ -45,16 +45,16 @@ typedef struct opt_table {
 
 typedef enum opt_source { OPT_UNSET = 0, OPT_FROM_CONF, OPT_FROM_SET, OPT_FROM_ARGS } opt_source;
 
-/* Parses argv[0..argc) for subcommand bit cmd. What is no option goes to rest (at most max_rest, else an error); "--" ends
- * options. source[n] receives where each value came from. IMP_E_USAGE names the option and suggests a near one. */
+/* Parses argv[0..argc) for subcommand bit cmd. What is no option goes to rest (at most max_rest, else an error); "--"
+ * ends options. source[n] receives where each value came from. IMP_E_USAGE names the option and suggests a near one. */
 imp_status opt_parse(const opt_table *t, uint32_t cmd, int argc, char **argv, void *values, uint8_t *source, arena *mem,
                      const char **rest, uint32_t max_rest, uint32_t *n_rest, imp_err *e);
 /* Sets by key ("section.key") unless a stronger source has set it already. */
-imp_status opt_set_key(const opt_table *t, const char *key, const char *value, opt_source from, void *values, uint8_t *source,
-                       arena *mem, imp_err *e);
+imp_status opt_set_key(const opt_table *t, const char *key, const char *value, opt_source from, void *values,
+                       uint8_t *source, arena *mem, imp_err *e);
 /* imp.conf text: [section], key = value, # comments, optional double quotes. Every key must be in the table. */
-imp_status opt_read_conf(const opt_table *t, const char *name, const char *text, size_t n, void *values, uint8_t *source, arena *mem,
-                         imp_err *e);
+imp_status opt_read_conf(const opt_table *t, const char *name, const char *text, size_t n, void *values,
+                         uint8_t *source, arena *mem, imp_err *e);
 /* The name nearest to `word` among the options of cmd (or keys, cmd 0); NULL when none is near. */
 const char *opt_suggest(const opt_table *t, uint32_t cmd, const char *word);
 void opt_print_help(const opt_table *t, uint32_t cmd, strbuf *out);

@@ -33,7 +33,8 @@ typedef struct word { /* a line of its own, so that spinning on one does not slo
 
 struct pool {
     word epoch, phase, arrived, sleepers;
-    word spin; /* how long to spin before sleeping, in ns: a guess that every long wait corrects, so any thread may write it */
+    /* how long to spin before sleeping, in ns: a guess that every long wait corrects, so any thread may write it */
+    word spin;
     pool_fn fn;
     void *arg;
     bool quit;
@@ -57,8 +58,9 @@ static inline void relax(void)
 #endif
 }
 
-/* Returns once *w differs from old. On a busy machine the others are often not running at all: spinning then takes away
- * the very time they wait for. So each wait that outlasts SPIN_MAX_NS halves the spin, and each that does not doubles it. */
+/* Returns once *w differs from old. On a busy machine the others are often not running at all: spinning then takes
+ * away the very time they wait for. So each wait that outlasts SPIN_MAX_NS halves the spin, and each that does not
+ * doubles it. */
 static void wait_change(pool *p, word *w, uint32_t old)
 {
     int64_t begin = 0, now = 0;
@@ -171,7 +173,7 @@ imp_status pool_new(pool **out, int n_threads, imp_err *e)
     return IMP_OK;
 }
 
-/* ---- how many ------------------------------------------------------------------------------------------------------ */
+/* ---- how many ---------------------------------------------------------------------------------------------------- */
 
 /* The first line of a small system file; false when there is none. */
 static bool read_line(const char *path, char *buf, size_t n)

@@ -10,7 +10,8 @@
 #define UTF8_REPLACEMENT 0xFFFDu
 
 /* Decodes one code point at s[0..n), n > 0. Returns the bytes consumed (>= 1) and stores the code point, or
- * UTF8_REPLACEMENT with *ok = false for an invalid or truncated sequence (consumed = its maximal subpart). ok may be NULL. */
+ * UTF8_REPLACEMENT with *ok = false for an invalid or truncated sequence (consumed = its maximal subpart). ok may be
+ * NULL. */
 size_t utf8_get(const char *s, size_t n, uint32_t *cp, bool *ok);
 /* Encodes cp into out[4]; returns the length (U+FFFD for surrogates and values past 0x10FFFF). */
 size_t utf8_put(uint32_t cp, char out[4]);

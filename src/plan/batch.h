@@ -17,7 +17,8 @@ typedef struct batch_save {
 } batch_save;
 
 typedef struct batch_seq {
-    /* For each kv group: block numbers; entry j holds positions [(base+j)*B, (base+j+1)*B) of this sequence, B = block size. */
+    /* For each kv group: block numbers; entry j holds positions [(base+j)*B, (base+j+1)*B) of this sequence,
+     * B = block size. */
     const int32_t *table[PLAN_MAX_GROUPS];
     int32_t table_len[PLAN_MAX_GROUPS];
     int32_t base[PLAN_MAX_GROUPS];
@@ -48,7 +49,8 @@ typedef struct batch {
     const int32_t *kv_index; /* where its K and V go: position in the sequence's cache */
     const int32_t (*pos)[3]; /* rope positions (text: all three equal) */
     const int32_t *vis_begin, *vis_end; /* it sees kv positions [vis_begin, vis_end); a window narrows this further */
-    const uint64_t *ancestors; /* draft trees: bit j = sees the token j places before it among this step's drafts; NULL = chain */
+    const uint64_t *ancestors; /* draft trees: bit j = sees the token j places before it among this step's drafts;
+                                  NULL = chain */
     const uint8_t *cls;      /* batch_class */
     const batch_seq *seqs;   /* [n_seq] */
     const batch_row *rows;   /* [n_row], ascending tok */

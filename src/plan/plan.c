@@ -242,7 +242,8 @@ static bool shape_ok(const plan *p, const plan_op *o)
                o->attr.rope.freq < p->n_constant && p->constant[o->attr.rope.freq].n == o->attr.rope.rot / 2;
     case OP_SLICE:
         return o->attr.slice.groups && out == o->attr.slice.groups * o->attr.slice.width &&
-               (uint64_t)(o->attr.slice.groups - 1) * o->attr.slice.stride + o->attr.slice.off + o->attr.slice.width <= in;
+               (uint64_t)(o->attr.slice.groups - 1) * o->attr.slice.stride +
+                   o->attr.slice.off + o->attr.slice.width <= in;
     case OP_KV_STORE: {
         if (o->attr.kv.group < 0 || o->attr.kv.group >= p->n_group)
             return false;
@@ -253,7 +254,8 @@ static bool shape_ok(const plan *p, const plan_op *o)
     case OP_ATTEND: return shape_attend(p, o);
     case OP_ROUTE: return in == o->attr.route.n_expert && out == o->attr.route.k && out && out <= in;
     case OP_EXPERT_LINEAR:
-        return w->rows * o->attr.expert.k == out && w->cols * (o->attr.expert.x_per_choice ? o->attr.expert.k : 1) == in;
+        return w->rows * o->attr.expert.k == out &&
+               w->cols * (o->attr.expert.x_per_choice ? o->attr.expert.k : 1) == in;
     case OP_COMBINE: return out * o->attr.expert.k == in && width(p, o->in[1]) == o->attr.expert.k;
     case OP_HEAD_LINEAR:
         return w->n_expert == o->attr.head_linear.n_head && w->cols * w->n_expert == in && w->rows * w->n_expert == out;
@@ -315,7 +317,8 @@ void plan_print(const plan *p, const char *(*kernel)(void *user, int32_t op), vo
     sb_printf(out, "plan %s: %d operations, %d registers, %d weights\n", p->family, p->n_op, p->n_reg, p->n_weight);
     for (int32_t i = 0; i < p->n_group; i++) {
         const plan_kv_group *g = &p->group[i];
-        sb_printf(out, "kv group %d: %s", i, g->kind == KVG_FULL ? "full" : g->kind == KVG_WINDOW ? "window" : "latent");
+        const char *kind = g->kind == KVG_FULL ? "full" : g->kind == KVG_WINDOW ? "window" : "latent";
+        sb_printf(out, "kv group %d: %s", i, kind);
         if (g->window)
             sb_printf(out, " %u", g->window);
         sb_printf(out, ", %u slots, k %u, v %u\n", g->n_slot, g->k_width, g->v_is_prefix_of_k ? 0 : g->v_width);

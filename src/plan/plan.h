@@ -1,7 +1,7 @@
 /* plan: what a model computes, written down once at load: typed operations over numbered registers.
  * Built by src/model and src/arch into an arena, checked by plan_finish, then immutable and shared by any threads.
- * A register is written once (SSA). Its shape is [rows, width]: rows is free (tokens T, output rows R, image patches P),
- * width is known. Sequences and KV length never shape a register.
+ * A register is written once (SSA). Its shape is [rows, width]: rows is free (tokens T, output rows R, image patches
+ * P), width is known. Sequences and KV length never shape a register.
  *
  * Notation below: x[T,K] is a register; W[N,K] is a weight of N rows; all sums are f32 or better. */
 #ifndef IMP_PLAN_PLAN_H
@@ -26,21 +26,24 @@ typedef struct plan_register {
     plan_type type;
     plan_dim dim;
     uint32_t width;
-    int32_t def, last_use; /* operation indices, set by plan_finish; def -1 = plan input; last_use of an output = n_op */
+    int32_t def, last_use; /* operation indices, set by plan_finish; def -1 = plan input;
+                              last_use of an output = n_op */
 } plan_register;
 
 /* name, inputs (min), outputs, weights (min)
  *
  * EMBED        out[T,H] = W[id[t]] * scale; a token with an external row takes that row as it is
  * GATHER       out[R,H] = x[row_tok[r]]
- * NORM         RMS: y = x / sqrt(mean(x^2 over each group) + eps) * (w + plus_one); attr.norm.layer: LayerNorm with bias
+ * NORM         RMS: y = x / sqrt(mean(x^2 over each group) + eps) * (w + plus_one);
+ *              attr.norm.layer: LayerNorm with bias
  *              weight[0] may be absent (w = 1). group 0 = the whole row, else each run of `group` columns by itself;
  *              w has `group` values (shared by all groups) or the row's width (attr.norm.w_full).
  * L2NORM       y = x * rsqrt(sum(x^2 over each group) + eps) * scale
  * LINEAR       y = x W^T (+ bias part of W)
  * HEAD_LINEAR  x[T, h*K], W of h "experts" [N,K]: y[T, h*N], head by head (MLA's absorbed products)
  * ADD          y = a + b * scale          (scale 1 normally)
- * MUL          y = a * b; b may be a register of the same width, of width 1 (a scalar a row), or weight[0] (a vector or scalar)
+ * MUL          y = a * b; b may be a register of the same width, of width 1 (a scalar a row), or weight[0] (a vector
+ *              or scalar)
  * SCALE        y = x * scale
  * SOFTCAP      y = cap * tanh(x / cap)
  * ACT          y = f(x)
@@ -56,11 +59,12 @@ typedef struct plan_register {
  *              weight[1] = a factor on each expert's weight, after everything else
  * EXPERT_LINEAR x[T,K] or x[T,k*K], ids[T,k], W of E experts [N,K]: y[T,k*N]
  * COMBINE      y[T,N] = sum over j of w[t,j] * x[t, j*N ..]      in fixed order j = 0..k-1
- * CONV         causal depthwise convolution over a sequence, `taps` taps, then ACT; weight[0] [width,taps], weight[1] bias;
- *              the last taps-1 inputs of the sequence are state
+ * CONV         causal depthwise convolution over a sequence, `taps` taps, then ACT; weight[0] [width,taps], weight[1]
+ *              bias; the last taps-1 inputs of the sequence are state
  * GDN          gated delta rule over heads; in: q, k, v, g (log decay, one a head), beta (one a head)
  * MAMBA2       in: x, B, C, dt (raw); weight: A_log (or A), D, dt_bias
- * HIDDEN       out[T,H] = the batch's hidden rows: what another plan's `hidden` was at the token before (multi-token prediction)
+ * HIDDEN       out[T,H] = the batch's hidden rows: what another plan's `hidden` was at the token before (multi-token
+ *              prediction)
  * DECAY        y = -exp(A_log) * softplus(x + dt_bias) (attr.decay.a_is_negexp: weight holds -exp(A_log) already) */
 #define PLAN_OP_LIST(X)          \
     X(EMBED, 0, 1, 1)            \
@@ -104,7 +108,10 @@ typedef enum plan_act {
     ACT_SWIGLU_OAI /* gpt-oss: gate <= limit, up in [-limit,limit]; (up+1) * gate * sigmoid(alpha * gate) */
 } plan_act;
 
-typedef enum plan_route_score { ROUTE_SOFTMAX, ROUTE_SIGMOID, ROUTE_TOPK_SOFTMAX /* softmax over the chosen */ } plan_route_score;
+typedef enum plan_route_score {
+    ROUTE_SOFTMAX, ROUTE_SIGMOID,
+    ROUTE_TOPK_SOFTMAX /* softmax over the chosen */
+} plan_route_score;
 
 /* Where a rotation angle comes from: angle(pos, i) = pos * freq[i]; cos and sin are multiplied by mscale.
  * freq holds rot/2 values in plan.constant, already scaled (linear, llama3, YaRN, LongRoPE, proportional). LongRoPE has
@@ -157,7 +164,8 @@ typedef struct plan_op {
         plan_route route;
         struct { uint32_t k; bool x_per_choice; } expert;                /* EXPERT_LINEAR COMBINE */
         struct { uint32_t taps; plan_act act; int32_t state; } conv;
-        struct { uint32_t n_k_head, n_v_head, d_k, d_v; bool tiled; int32_t state; } gdn; /* tiled: v head h uses k head h % n_k */
+        /* tiled: v head h uses k head h % n_k */
+        struct { uint32_t n_k_head, n_v_head, d_k, d_v; bool tiled; int32_t state; } gdn;
         struct { uint32_t n_head, head_dim, n_group, d_state; int32_t state; bool a_is_negexp; } mamba2;
         struct { bool a_is_negexp; } decay;
     } attr;
@@ -212,12 +220,13 @@ typedef struct plan {
 void plan_init(plan *p, const char *family);
 void plan_free(plan *p);
 plan_reg plan_add_reg(plan *p, plan_type type, plan_dim dim, uint32_t width);
-int32_t plan_add_weight(plan *p, const weight *w);        /* NULL gives PLAN_NONE; the same pointer twice, the same index */
+int32_t plan_add_weight(plan *p, const weight *w); /* NULL gives PLAN_NONE; the same pointer twice, the same index */
 int32_t plan_add_constant(plan *p, const float *v, uint32_t n); /* copied */
 int32_t plan_add_group(plan *p, plan_kv_group g);         /* an equal group is reused; returns its index */
 int32_t plan_add_slot(plan *p, int32_t group);            /* a new slot of the group */
 int32_t plan_add_state(plan *p, const char *name, uint64_t n_float);
-/* Appends a copy of op; its out registers must be new. Unused in/out/weight entries must be PLAN_NONE (plan_op_init starts so). */
+/* Appends a copy of op; its out registers must be new. Unused in/out/weight entries must be PLAN_NONE
+ * (plan_op_init starts so). */
 void plan_add_op(plan *p, const plan_op *op);
 plan_op plan_op_init(plan_op_kind kind, int32_t layer, const char *role);
 /* Checks SSA, shapes, weights, sites and groups; computes liveness. After it the plan is immutable. */
@@ -225,10 +234,12 @@ imp_status plan_finish(plan *p, imp_err *e);
 
 /* ---- reading ---------------------------------------------------------------------------------------------------- */
 const char *plan_op_name(plan_op_kind kind);
-/* May prompts multiply this operation's weight in FP8 where that was asked for: a product of a layer over tokens, of 128 rows or
- * more, whose results choose no expert and are no decay of a state (both answer a small error with a large one). */
+/* May prompts multiply this operation's weight in FP8 where that was asked for: a product of a layer over tokens, of
+ * 128 rows or more, whose results choose no expert and are no decay of a state (both answer a small error with a large
+ * one). */
 bool plan_op_prompt_fp8(const plan *p, int32_t op);
-/* One line an operation, "%3d layer role KIND r4[T,1024] = r2, W[4096,1024] Q4_K"; kernel(i) adds the serving kernel's name. */
+/* One line an operation, "%3d layer role KIND r4[T,1024] = r2, W[4096,1024] Q4_K"; kernel(i) adds the serving
+ * kernel's name. */
 void plan_print(const plan *p, const char *(*kernel)(void *user, int32_t op), void *user, strbuf *out);
 /* Bytes of KV a token (all groups and slots), for an element size in bits. */
 uint64_t plan_kv_bytes_per_token(const plan *p, double bits_per_value);

@@ -57,7 +57,8 @@ static inline float exp_neg(float x)
     union { float f; uint32_t u; } b = {n};
     n -= 12582912.0f;
     float f = (x - n * 0.693145752f) - n * 1.42860677e-6f; /* ln 2 in two parts */
-    float p = 1.0f + f * (1.0f + f * (0.5f + f * (0.166666672f + f * (0.0416666418f + f * (0.00833345205f + f * 0.00138888892f)))));
+    float p = 1.0f + f * (1.0f + f * (0.5f + f * (0.166666672f +
+              f * (0.0416666418f + f * (0.00833345205f + f * 0.00138888892f)))));
     union { uint32_t u; float f; } s = {(b.u - 0x4B400000u + 127u) << 23};
     return x >= -87.0f && x <= 0.0f ? p * s.f : 0.0f; /* NaN and infinities have no mass */
 }
@@ -208,8 +209,8 @@ static int32_t candidates(const float *l, int32_t n_vocab, float max, const samp
 }
 
 /* ---- stages 5 to 8 ---------------------------------------------------------------------------------------------- */
-/* Orders c by how close each token's surprise is to the entropy, closest first; overwrites c[].l. With surprise = log z +
- * (max - l) and the entropy its mean, log z cancels: what counts is the distance of max - l to its mean. */
+/* Orders c by how close each token's surprise is to the entropy, closest first; overwrites c[].l. With surprise =
+ * log z + (max - l) and the entropy its mean, log z cancels: what counts is the distance of max - l to its mean. */
 static void order_typical(cand *c, int32_t n, float max, uint64_t z)
 {
     uint64_t sum = 0;
@@ -221,8 +222,8 @@ static void order_typical(cand *c, int32_t n, float max, uint64_t z)
     sort(c, n, before);
 }
 
-/* Candidates in id order whose surprise, -log2(mass / z), is at most mu bits; at least the best. A cut by mass alone, so
- * nothing is sorted. */
+/* Candidates in id order whose surprise, -log2(mass / z), is at most mu bits; at least the best. A cut by mass alone,
+ * so nothing is sorted. */
 static int32_t mirostat_cut(const float *l, int32_t n_vocab, float max, double z, float mu, int32_t best, cand *c)
 {
     const double least = z * exp2(-(double)mu);

@@ -10,15 +10,18 @@
  *   6 typical-p   smallest set by |surprise - entropy| whose mass reaches p (1 = off)
  *   7 top-p       smallest set of largest whose mass reaches p (1 = off)
  *   8 min-p       p(i) >= min_p * p(max) (0 = off)
- *   9 draw        u = uniform(seed, choice; position, stage 0); first id, in id order, whose running mass exceeds u * total
- * Masses: the mass of a token is floor(e^(l - max) 2^43) as an integer (exp_neg in sample.c, bit for bit), "reaches p" means
- * at least ceil(p z) of the set's mass z, surprise minus entropy is (max - l) minus its mean by mass, and u * total is
- * floor(u z). Integer sums do not depend on their order, which is what lets a parallel sampler choose the same tokens.
+ *   9 draw        u = uniform(seed, choice; position, stage 0); first id, in id order, whose running mass exceeds
+ *                 u * total
+ * Masses: the mass of a token is floor(e^(l - max) 2^43) as an integer (exp_neg in sample.c, bit for bit), "reaches p"
+ * means at least ceil(p z) of the set's mass z, surprise minus entropy is (max - l) minus its mean by mass, and
+ * u * total is floor(u z). Integer sums do not depend on their order, which is what lets a parallel sampler choose the
+ * same tokens.
  * Mirostat v2 replaces 5-8: tokens with surprise (bits) > mu are dropped, then mu -= eta * (surprise(chosen) - tau).
  * Each stage after 4 renormalises. Log-probabilities reported are log softmax of the logits before stage 1.
  *
  * Random numbers: Philox4x32-10 (Salmon et al. 2011), key = (seed low, seed high ^ choice), counter = (position low,
- * position high, stage, 0); uniform = 53 bits of words 0 and 1, / 2^53. A draw is thus a pure function of the request. */
+ * position high, stage, 0); uniform = 53 bits of words 0 and 1, / 2^53. A draw is thus a pure function of the
+ * request. */
 #ifndef IMP_PLAN_SAMPLE_H
 #define IMP_PLAN_SAMPLE_H
 
@@ -51,7 +54,8 @@ typedef struct sample_row_in {
     int32_t n_count;
     const uint32_t *mask;       /* bit id%32 of word id/32: 1 = allowed; NULL = all */
     float *mirostat_mu;         /* in/out, when mirostat == 2 */
-    int32_t n_top;              /* log-probabilities: -1 none, 0 the chosen one's, else as many best ones too (<= SAMPLE_MAX_TOP) */
+    int32_t n_top;              /* log-probabilities: -1 none, 0 the chosen one's, else as many best ones too
+                                   (<= SAMPLE_MAX_TOP) */
 } sample_row_in;
 
 #define SAMPLE_MAX_TOP 20
@@ -75,8 +79,8 @@ double sample_uniform(uint64_t seed, uint32_t choice, uint64_t position, uint32_
 /* log of the softmax's denominator, from the largest logit and the masses' sum. */
 double sample_log_z(float max, uint64_t total);
 
-/* At most 2^20 tokens. logits[n_vocab] is destroyed. work: at least sample_work_bytes(n_vocab), any alignment of 16. No allocation.
- * IMP_E_NUMERIC when no allowed logit is finite. */
+/* At most 2^20 tokens. logits[n_vocab] is destroyed. work: at least sample_work_bytes(n_vocab), any alignment of 16.
+ * No allocation. IMP_E_NUMERIC when no allowed logit is finite. */
 uint64_t sample_work_bytes(int32_t n_vocab);
 imp_status sample_row(float *logits, int32_t n_vocab, const sample_row_in *in, sample_row_out *out, void *work);
 
