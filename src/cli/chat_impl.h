@@ -8,7 +8,12 @@
 
 /* ---- input: lines from libedit on a terminal, else from stdin as they are ---- */
 typedef struct chat_input chat_input;
-typedef enum chat_read { CHAT_MESSAGE, CHAT_END /* Ctrl-D */, CHAT_INTERRUPT /* chat_input_wake */, CHAT_FAILED } chat_read;
+typedef enum chat_read {
+    CHAT_MESSAGE,
+    CHAT_END,       /* Ctrl-D */
+    CHAT_INTERRUPT, /* chat_input_wake */
+    CHAT_FAILED
+} chat_read;
 
 /* history: file to keep lines in, NULL = none. colour: the prompt may have one. */
 imp_status chat_input_new(chat_input **out, bool colour, const char *history, imp_err *e);

@@ -1,5 +1,6 @@
-/* Where messages come from. On a terminal libedit edits lines (this is the only file that knows it); it reads through a
- * function of ours that waits for the keyboard and for chat_input_wake at once, so that no signal interrupts anything. */
+/* Where messages come from. On a terminal libedit edits lines (this is the only file that knows it); it reads through
+ * a function of ours that waits for the keyboard and for chat_input_wake at once, so that no signal interrupts
+ * anything. */
 #include <errno.h>
 #include <histedit.h>
 #include <locale.h>
@@ -32,7 +33,8 @@ static const char *prompt(EditLine *el)
 {
     chat_input *in = NULL;
     el_get(el, EL_CLIENTDATA, &in);
-    return in->colour ? (in->more ? "\1\033[1;32m\1.\1\033[0m\1 " : "\1\033[1;32m\1>\1\033[0m\1 ") : in->more ? ". " : "> ";
+    return in->colour ? (in->more ? "\1\033[1;32m\1.\1\033[0m\1 " : "\1\033[1;32m\1>\1\033[0m\1 ")
+                      : in->more ? ". " : "> ";
 }
 
 /* One character of the keyboard: 1, 0 at the end, -1 when woken. */
@@ -56,7 +58,8 @@ static int get_char(EditLine *el, wchar_t *c)
             continue;
         if (k <= 0)
             return (int)k;
-        if (!buf[n]) /* a Ctrl-D that was typed before the line editor had the terminal; in a line it would be invisible */
+        /* a Ctrl-D that was typed before the line editor had the terminal; in a line it would be invisible */
+        if (!buf[n])
             continue;
         n++;
         if (n < sizeof buf && utf8_incomplete_tail(buf, n))

@@ -50,10 +50,12 @@ void cli_on_interrupt(cli_interrupt_fn fn, void *user); /* NULL: as before */
 imp_status cli_chat_template(cli *c, const char **tmpl, imp_err *e);
 /* The prompt text from -p, -f or stdin. text is owned by the caller (imp_free). */
 imp_status cli_read_prompt(cli *c, char **text, size_t *n, imp_err *e);
-static inline bool cli_key_order(const options *o) { return o->key_order && o->key_order[0] == 's'; } /* --key-order free|schema */
+/* --key-order free|schema */
+static inline bool cli_key_order(const options *o) { return o->key_order && o->key_order[0] == 's'; }
 imp_status cli_parse_ids(const char *text, int32_t **ids, size_t *n, imp_err *e); /* "1, 2,3" or "[1,2]"; imp_free */
 imp_status cli_sampling(const cli *c, imp_sampling *s, arena *mem, imp_err *e);   /* defaults, then options */
-bool cli_show_progress(void *user, const char *what, uint64_t done, uint64_t total); /* a bar on stderr, false after Ctrl-C */
+/* a bar on stderr, false after Ctrl-C */
+bool cli_show_progress(void *user, const char *what, uint64_t done, uint64_t total);
 bool cli_go_on(void *user, const char *what, uint64_t done, uint64_t total); /* the same without a bar */
 void cli_progress_end(void);
 /* cmd_pull.c: an -m ORG/NAME:FILE becomes the file, downloaded if need be */

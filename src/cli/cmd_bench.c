@@ -1,5 +1,5 @@
-/* imp bench: llama-bench's tests, columns and fields; beside them bytes moved and the share of the read ceiling measured in
- * the same run. */
+/* imp bench: llama-bench's tests, columns and fields; beside them bytes moved and the share of the read ceiling
+ * measured in the same run. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,7 +65,8 @@ static double prompt_flops(const context *x, const bench_result *r)
     if (r->test.n_gen || !r->median_ts)
         return 0;
     double n = r->test.n_prompt, d = r->test.n_depth;
-    return (2 * imp_engine_linear_params(x->c->engine) + imp_engine_attend_flops(x->c->engine) * (d + n / 2)) * r->median_ts;
+    double flops = 2 * imp_engine_linear_params(x->c->engine) + imp_engine_attend_flops(x->c->engine) * (d + n / 2);
+    return flops * r->median_ts;
 }
 
 static void fields(const context *x, const bench_result *r, jw *w)
@@ -110,7 +111,8 @@ static void fields(const context *x, const bench_result *r, jw *w)
     jw_key(w, "samples_ts");
     jw_array(w);
     for (uint32_t i = 0; i < r->n; i++)
-        jw_double(w, (double)r->test.n_seq * (r->test.n_gen ? r->test.n_gen : r->test.n_prompt) / ((double)r->ns[i] * 1e-9));
+        jw_double(w, (double)r->test.n_seq * (r->test.n_gen ? r->test.n_gen : r->test.n_prompt) /
+                         ((double)r->ns[i] * 1e-9));
     jw_end_array(w);
     jw_end_object(w);
 }
@@ -128,17 +130,20 @@ static void print_md(context *x, const bench_result *r)
         snprintf(ceiling, sizeof ceiling, "%.1f%%", 100 * share(x, r));
     else if (prompt_flops(x, r) > 0)
         snprintf(ceiling, sizeof ceiling, "%.2f TFLOP/s", prompt_flops(x, r) * 1e-12);
-    printf("| %s | %.2f MiB | %.2f M | %s | %lld | %s | %.2f ± %.2f | %s |\n", x->info.name, (double)x->info.weight_bytes / 1048576,
-           (double)x->info.n_param / 1e6, x->stats.backend, threads(x), name, r->avg_ts, r->std_ts, ceiling);
+    printf("| %s | %.2f MiB | %.2f M | %s | %lld | %s | %.2f ± %.2f | %s |\n", x->info.name,
+           (double)x->info.weight_bytes / 1048576, (double)x->info.n_param / 1e6, x->stats.backend, threads(x), name,
+           r->avg_ts, r->std_ts, ceiling);
 }
 
 static void print_csv(context *x, const bench_result *r)
 {
     if (x->first)
-        puts("model_filename,model_type,model_size,model_n_params,backends,n_batch,n_prompt,n_gen,n_depth,n_seq,avg_ns,stddev_ns,avg_ts,stddev_ts");
+        puts("model_filename,model_type,model_size,model_n_params,backends,n_batch,n_prompt,n_gen,n_depth,n_seq,"
+             "avg_ns,stddev_ns,avg_ts,stddev_ts");
     printf("\"%s\",\"%s\",%llu,%llu,\"%s\",%u,%u,%u,%u,%u,%.0f,%.0f,%f,%f\n", x->info.path, x->info.family,
-           (unsigned long long)x->info.weight_bytes, (unsigned long long)x->info.n_param, x->stats.backend, x->stats.n_batch, r->test.n_prompt,
-           r->test.n_gen, r->test.n_depth, r->test.n_seq, r->avg_ns, r->std_ns, r->avg_ts, r->std_ts);
+           (unsigned long long)x->info.weight_bytes, (unsigned long long)x->info.n_param, x->stats.backend,
+           x->stats.n_batch, r->test.n_prompt, r->test.n_gen, r->test.n_depth, r->test.n_seq, r->avg_ns, r->std_ns,
+           r->avg_ts, r->std_ts);
 }
 
 static void emit(context *x, const bench_result *r)
@@ -153,7 +158,8 @@ static void emit(context *x, const bench_result *r)
         jw w;
         jw_init(&w, &b);
         fields(x, r, &w);
-        printf("%s%s%s", strcmp(form, "json") == 0 ? (x->first ? "[\n" : ",\n") : "", b.s ? b.s : "", strcmp(form, "json") == 0 ? "" : "\n");
+        printf("%s%s%s", strcmp(form, "json") == 0 ? (x->first ? "[\n" : ",\n") : "", b.s ? b.s : "",
+               strcmp(form, "json") == 0 ? "" : "\n");
         sb_free(&b);
     }
     x->first = false;
@@ -184,14 +190,16 @@ static imp_status check(context *x, imp_err *e)
     bench_check_result r;
     imp_status s = bench_check(x->c->engine, x->c->model, 5, (uint32_t)x->c->o.bench_check, &r, e);
     if (s == IMP_OK)
-        fprintf(stderr, "[check: %u rows against the scalar path: error %.3g, mean KL %.3g, same best %u]\n", r.n_row, r.error, r.kl, r.n_top1);
+        fprintf(stderr, "[check: %u rows against the scalar path: error %.3g, mean KL %.3g, same best %u]\n",
+                r.n_row, r.error, r.kl, r.n_top1);
     return s;
 }
 
 static int write_model(cli *c)
 {
     imp_err e = {0};
-    imp_status s = c->o.model ? bench_write(c->o.model, c->o.bench_write, &e) : err_set(&e, IMP_E_USAGE, "no model: give one with -m");
+    imp_status s = c->o.model ? bench_write(c->o.model, c->o.bench_write, &e)
+                              : err_set(&e, IMP_E_USAGE, "no model: give one with -m");
     return s == IMP_OK ? 0 : cli_fail(&e);
 }
 

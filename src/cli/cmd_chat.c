@@ -1,5 +1,5 @@
-/* imp chat: a conversation on a terminal, or one message a line from a pipe. The conversation is kept as the messages of
- * an OpenAI request, rendered anew for each answer by imp_chat_tokenize.
+/* imp chat: a conversation on a terminal, or one message a line from a pipe. The conversation is kept as the messages
+ * of an OpenAI request, rendered anew for each answer by imp_chat_tokenize.
  * Threads: the main one reads and renders; answers are printed by the engine's (on_event), while main waits; signals
  * come on theirs (on_signal), which touches only the atomics, imp_cancel and chat_input_wake. */
 #include <errno.h>
@@ -80,7 +80,8 @@ static imp_status insert(chat *t, uint32_t at, const char *role, const char *jso
     return IMP_OK;
 }
 
-static imp_status insert_text(chat *t, uint32_t at, const char *role, const strbuf *text, const strbuf *reasoning, imp_err *e)
+static imp_status insert_text(chat *t, uint32_t at, const char *role, const strbuf *text, const strbuf *reasoning,
+                              imp_err *e)
 {
     strbuf b = {0};
     jw w;
@@ -384,11 +385,13 @@ static imp_status do_stats(chat *t, const char *arg, imp_err *e)
     imp_engine_stats(t->c->engine, &st);
     const imp_timing *l = &t->timing, *a = &t->total;
     strbuf b = {0};
-    sb_printf(&b, "%s, loaded in %.2f s; weights %.0f MB, KV cache %.0f MB\n", st.backend ? st.backend : "", st.load_seconds, (double)st.weight_bytes / 1e6,
-              (double)st.kv_bytes / 1e6);
-    sb_printf(&b, "last answer: prompt %u tokens (%u cached), %.1f tok/s; answer %u tokens, %.1f tok/s\n", l->n_prompt, l->n_cached,
-              rate(l->n_prompt - l->n_cached, l->prefill_ns), l->n_generated, l->n_generated > 1 ? rate(l->n_generated - 1, l->decode_ns) : 0);
-    sb_printf(&b, "%llu answers so far: prompts %u tokens, answers %u tokens, %.1f s\n", (unsigned long long)t->n_answers, a->n_prompt, a->n_generated,
+    sb_printf(&b, "%s, loaded in %.2f s; weights %.0f MB, KV cache %.0f MB\n", st.backend ? st.backend : "",
+              st.load_seconds, (double)st.weight_bytes / 1e6, (double)st.kv_bytes / 1e6);
+    sb_printf(&b, "last answer: prompt %u tokens (%u cached), %.1f tok/s; answer %u tokens, %.1f tok/s\n",
+              l->n_prompt, l->n_cached, rate(l->n_prompt - l->n_cached, l->prefill_ns),
+              l->n_generated, l->n_generated > 1 ? rate(l->n_generated - 1, l->decode_ns) : 0);
+    sb_printf(&b, "%llu answers so far: prompts %u tokens, answers %u tokens, %.1f s\n",
+              (unsigned long long)t->n_answers, a->n_prompt, a->n_generated,
               (double)(a->prefill_ns + a->decode_ns) * 1e-9);
     sb_printf(&b, "context: %u of %u tokens", l->n_prompt + l->n_generated, st.n_ctx);
     say(t, b.s ? b.s : "");
@@ -396,7 +399,10 @@ static imp_status do_stats(chat *t, const char *arg, imp_err *e)
     return IMP_OK;
 }
 
-static const struct { const char *name, *arg, *help; imp_status (*run)(chat *t, const char *arg, imp_err *e); } commands[] = {
+static const struct {
+    const char *name, *arg, *help;
+    imp_status (*run)(chat *t, const char *arg, imp_err *e);
+} commands[] = {
     {"help", "", "this list", do_help},
     {"system", "[TEXT]", "set the system message (\"\" removes it), or show it", do_system},
     {"clear", "", "begin a new conversation; the system message stays", do_clear},
@@ -415,7 +421,8 @@ static imp_status do_help(chat *t, const char *arg, imp_err *e)
     strbuf b = {0};
     for (size_t i = 0; i < N_COMMANDS; i++)
         sb_printf(&b, "/%-6s %-6s  %s\n", commands[i].name, commands[i].arg, commands[i].help);
-    sb_str(&b, "A line that ends in \\ goes on in the next; \"\"\" begins and ends a text of several lines; // begins a message with /.\n"
+    sb_str(&b, "A line that ends in \\ goes on in the next; \"\"\" begins and ends a text of several lines; "
+               "// begins a message with /.\n"
                "Ctrl-C stops an answer; at the prompt it empties the line, and twice it leaves.");
     say(t, b.s ? b.s : "");
     sb_free(&b);
@@ -429,7 +436,8 @@ static imp_status run_command(chat *t, const char *line, imp_err *e)
     for (size_t i = 0; i < N_COMMANDS; i++)
         if (strlen(commands[i].name) == n && memcmp(commands[i].name, line, n) == 0)
             return commands[i].run(t, arg, e);
-    return err_set(e, IMP_E_USAGE, "unknown command /%.*s; /help lists them, and // begins a message with /", (int)(n < 40 ? n : 40), line);
+    return err_set(e, IMP_E_USAGE, "unknown command /%.*s; /help lists them, and // begins a message with /",
+                   (int)(n < 40 ? n : 40), line);
 }
 
 /* ---- the loop --------------------------------------------------------------------------------------------------- */
@@ -493,7 +501,8 @@ static int loop(chat *t)
             break;
         }
         step(t, &line);
-        if (atomic_load(&t->terminate) || t->view.write_failed || (!interactive && (t->failed || t->finish == IMP_FINISH_CANCELLED))) {
+        if (atomic_load(&t->terminate) || t->view.write_failed ||
+            (!interactive && (t->failed || t->finish == IMP_FINISH_CANCELLED))) {
             rc = atomic_load(&t->terminate) ? 143 : t->failed || t->view.write_failed ? 1 : 130;
             break; /* of a script's conversation the rest would make no sense */
         }
@@ -526,7 +535,8 @@ static void greet(chat *t)
     imp_model_get_info(t->c->model, &i);
     imp_engine_stats(t->c->engine, &st);
     strbuf b = {0};
-    sb_printf(&b, "%s on %s, context %u. /help tells the commands, Ctrl-D leaves.", i.name, st.backend ? st.backend : "", st.n_ctx);
+    sb_printf(&b, "%s on %s, context %u. /help tells the commands, Ctrl-D leaves.", i.name,
+              st.backend ? st.backend : "", st.n_ctx);
     say(t, b.s ? b.s : "");
     sb_free(&b);
 }
@@ -547,7 +557,9 @@ int cmd_chat(cli *c)
         s = set_system(&t, &(strbuf){.s = (char *)(uintptr_t)c->o.system, .n = strlen(c->o.system)}, &e);
     imp_model_info info = {.size = sizeof info};
     if (s == IMP_OK && imp_model_get_info(c->model, &info) == IMP_OK && !t.tmpl && !info.has_template)
-        s = err_set(&e, IMP_E_USAGE, "%s has no chat template: name one with --chat-template (chatml, llama3, gemma, ... or a file)", info.name);
+        s = err_set(&e, IMP_E_USAGE,
+                    "%s has no chat template: name one with --chat-template (chatml, llama3, gemma, ... or a file)",
+                    info.name);
     if (s == IMP_OK)
         s = cli_load_engine(c, 0, &e);
     if (s == IMP_OK)

@@ -1,5 +1,5 @@
-/* imp constrain: for each line of stdin (a JSON string: one candidate text) `accept` or `reject`; with a model, the time that
- * each token's mask takes, on stderr. */
+/* imp constrain: for each line of stdin (a JSON string: one candidate text) `accept` or `reject`; with a model, the
+ * time that each token's mask takes, on stderr. */
 #include <stdio.h>
 #include <string.h>
 
@@ -26,7 +26,8 @@ static imp_status compile(cli *c, constrain_prog **out, imp_err *e)
     if (s != IMP_OK)
         return s;
     imp_err why = {0};
-    s = c->o.schema ? constrain_compile_schema(text, n, &how, out, &why) : constrain_compile_grammar(text, n, NULL, out, &why);
+    s = c->o.schema ? constrain_compile_schema(text, n, &how, out, &why)
+                    : constrain_compile_grammar(text, n, NULL, out, &why);
     mem_free(text);
     return s == IMP_OK ? IMP_OK : err_set(e, s, "%s: %s", path, why.message);
 }
@@ -82,7 +83,8 @@ static imp_status time_masks(cli *c, constrain_state *st, const char *text, size
     return s;
 }
 
-static imp_status one_line(cli *c, constrain_state *st, const char *line, size_t n, size_t number, mask_time *m, imp_err *e)
+static imp_status one_line(cli *c, constrain_state *st, const char *line, size_t n, size_t number, mask_time *m,
+                           imp_err *e)
 {
     jr r;
     jr_str v;
@@ -131,8 +133,8 @@ int cmd_constrain(cli *c)
         pos += len + 1;
     }
     if (s == IMP_OK && m.n)
-        fprintf(stderr, "[compiled in %.2f ms; %llu masks, %.1f us each, at most %.1f us]\n", compile_ms, (unsigned long long)m.n,
-                m.total_us / (double)m.n, m.max_us);
+        fprintf(stderr, "[compiled in %.2f ms; %llu masks, %.1f us each, at most %.1f us]\n", compile_ms,
+                (unsigned long long)m.n, m.total_us / (double)m.n, m.max_us);
     constrain_state_free(st);
     constrain_vocab_free(vocab);
     constrain_prog_free(prog);

@@ -1,5 +1,6 @@
-/* imp help: what the program says about itself, from its own tables. `imp help --json` is one document that the README's
- * tables are made of, `imp help --markdown` the table of imp.conf's keys, `imp help --man COMMAND` a manual page. */
+/* imp help: what the program says about itself, from its own tables. `imp help --json` is one document that the
+ * README's tables are made of, `imp help --markdown` the table of imp.conf's keys, `imp help --man COMMAND` a manual
+ * page. */
 #include <stdio.h>
 #include <string.h>
 
@@ -78,17 +79,19 @@ static int print_json(void)
 static int print_man(const command *c)
 {
     strbuf b = {0};
-    sb_printf(&b, ".TH IMP-%s 1 \"\" \"imp %s\"\n.SH NAME\nimp\\-%s \\- %s\n.SH SYNOPSIS\n%s\n.SH OPTIONS\n", c->name, IMP_VERSION, c->name, c->help,
-              c->usage);
+    sb_printf(&b, ".TH IMP-%s 1 \"\" \"imp %s\"\n.SH NAME\nimp\\-%s \\- %s\n.SH SYNOPSIS\n%s\n.SH OPTIONS\n",
+              c->name, IMP_VERSION, c->name, c->help, c->usage);
     opt_print_man(&cli_options, c->bit, &b);
-    sb_str(&b, ".SH EXIT STATUS\n0: done. 1: failed, with one line on stderr. 2: wrong usage. 130: ended by Ctrl\\-C.\n");
+    sb_str(&b, ".SH EXIT STATUS\n"
+               "0: done. 1: failed, with one line on stderr. 2: wrong usage. 130: ended by Ctrl\\-C.\n");
     return print_and_free(&b);
 }
 
 static int print_main_man(void)
 {
     strbuf b = {0};
-    sb_printf(&b, ".TH IMP 1 \"\" \"imp %s\"\n.SH NAME\nimp \\- runs large language models\n.SH SYNOPSIS\nimp COMMAND [options]\n.SH COMMANDS\n", IMP_VERSION);
+    sb_printf(&b, ".TH IMP 1 \"\" \"imp %s\"\n.SH NAME\nimp \\- runs large language models\n"
+                  ".SH SYNOPSIS\nimp COMMAND [options]\n.SH COMMANDS\n", IMP_VERSION);
     for (const command *c = cli_commands; c->name; c++)
         if (c->run)
             sb_printf(&b, ".TP\n\\fBimp\\-%s\\fR(1)\n%s\n", c->name, c->help);

@@ -33,8 +33,8 @@ static void print(const cli *c, const perplexity_result *r)
     }
     printf("%llu tokens scored in %llu windows\n", (unsigned long long)r->n_token, (unsigned long long)r->n_window);
     if (r->compared)
-        printf("base PPL = %.4f, mean KL = %.6f, max KL = %.6f, top-1 agreement = %.2f%%\n", r->base_ppl, r->mean_kl, r->max_kl,
-               100 * r->top1_agreement);
+        printf("base PPL = %.4f, mean KL = %.6f, max KL = %.6f, top-1 agreement = %.2f%%\n", r->base_ppl, r->mean_kl,
+               r->max_kl, 100 * r->top1_agreement);
     printf("PPL = %.4f +/- %.5f\n", r->ppl, r->error);
 }
 
@@ -52,7 +52,8 @@ int cmd_perplexity(cli *c)
     if (s == IMP_OK)
         s = cli_load_engine(c, 64, &e);
     if (s == IMP_OK)
-        s = perplexity_run(c->model, c->engine, text, n, (uint32_t)c->o.context, c->o.kl_base, cli_show_progress, c, &r, &e);
+        s = perplexity_run(c->model, c->engine, text, n, (uint32_t)c->o.context, c->o.kl_base,
+                           cli_show_progress, c, &r, &e);
     mem_free(text);
     if (s != IMP_OK)
         return cli_fail(&e);

@@ -11,7 +11,8 @@
 static const char *cache_folder(cli *c)
 {
     static const struct { const char *var, *below; } places[] = {
-        {"HF_HUB_CACHE", ""}, {"HF_HOME", "/hub"}, {"XDG_CACHE_HOME", "/huggingface/hub"}, {"HOME", "/.cache/huggingface/hub"}};
+        {"HF_HUB_CACHE", ""}, {"HF_HOME", "/hub"}, {"XDG_CACHE_HOME", "/huggingface/hub"},
+        {"HOME", "/.cache/huggingface/hub"}};
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
         const char *v = cli_env(places[i].var);
         if (v)
@@ -22,7 +23,8 @@ static const char *cache_folder(cli *c)
 
 static imp_status params(cli *c, pull_params *p, imp_err *e)
 {
-    *p = (pull_params){.endpoint = cli_env("HF_ENDPOINT"), .token = cli_env("HF_TOKEN"), .cache = cache_folder(c), .revision = c->o.revision};
+    *p = (pull_params){.endpoint = cli_env("HF_ENDPOINT"), .token = cli_env("HF_TOKEN"), .cache = cache_folder(c),
+                       .revision = c->o.revision};
     if (!c->o.quiet)
         p->progress = cli_show_progress;
     else
@@ -46,7 +48,8 @@ int cmd_pull(cli *c)
     if (!c->o.json) {
         printf("%s\n", r.path);
         if (!c->o.quiet)
-            fprintf(stderr, "[%u files, %.1f MB, %.1f MB of them fetched now]\n", r.n_files, (double)r.n_bytes / 1e6, (double)r.n_fetched / 1e6);
+            fprintf(stderr, "[%u files, %.1f MB, %.1f MB of them fetched now]\n", r.n_files, (double)r.n_bytes / 1e6,
+                    (double)r.n_fetched / 1e6);
         return 0;
     }
     strbuf b = {0};

@@ -127,8 +127,9 @@ static void report(cli *c, answer *a, uint64_t seed)
     putchar('\n');
     fflush(stdout);
     if (!c->o.quiet)
-        fprintf(stderr, "[prompt %u tokens, %.1f tok/s; answer %u tokens, %.1f tok/s; first token after %.2f s]\n", t->n_prompt,
-                rate(t->n_prompt - t->n_cached, t->prefill_ns), t->n_generated, t->n_generated > 1 ? rate(t->n_generated - 1, t->decode_ns) : 0,
+        fprintf(stderr, "[prompt %u tokens, %.1f tok/s; answer %u tokens, %.1f tok/s; first token after %.2f s]\n",
+                t->n_prompt, rate(t->n_prompt - t->n_cached, t->prefill_ns),
+                t->n_generated, t->n_generated > 1 ? rate(t->n_generated - 1, t->decode_ns) : 0,
                 a->t_first ? a->t_first - c->t_start : 0);
 }
 

@@ -1,5 +1,5 @@
-/* imp serve: the HTTP server. It listens before the model is loaded (503 until then), and SIGTERM or Ctrl-C lets running
- * requests finish; a second one ends them. */
+/* imp serve: the HTTP server. It listens before the model is loaded (503 until then), and SIGTERM or Ctrl-C lets
+ * running requests finish; a second one ends them. */
 #include <stdatomic.h>
 #include <stdio.h>
 
@@ -69,7 +69,8 @@ int cmd_serve(cli *c)
     imp_err e = {0};
     serving v = {.c = c, .loading = true};
     server_params p = params_of(c);
-    imp_status s = c->o.model ? cli_chat_template(c, &p.chat_template, &e) : err_set(&e, IMP_E_USAGE, "no model: give one with -m FILE");
+    imp_status s = c->o.model ? cli_chat_template(c, &p.chat_template, &e)
+                              : err_set(&e, IMP_E_USAGE, "no model: give one with -m FILE");
     if (s == IMP_OK)
         s = server_start(&p, &v.s, &e);
     cli_on_interrupt(on_signal, &v);
@@ -83,8 +84,9 @@ int cmd_serve(cli *c)
         imp_engine_stats(c->engine, &st);
         cli_progress_end();
         v.loading = false;
-        fprintf(stderr, "imp: %s on http://%s:%u (%s; context %u, %u at once; ready after %.2f s)\n", server_model_id(v.s), p.host,
-                server_port(v.s), st.backend, st.n_ctx, st.n_seq, clock_s() - c->t_start);
+        fprintf(stderr, "imp: %s on http://%s:%u (%s; context %u, %u at once; ready after %.2f s)\n",
+                server_model_id(v.s), p.host, server_port(v.s), st.backend, st.n_ctx, st.n_seq,
+                clock_s() - c->t_start);
         clean = server_wait(v.s);
     }
     cli_on_interrupt(NULL, NULL);

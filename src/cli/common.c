@@ -51,7 +51,8 @@ bool cli_show_progress(void *user, const char *what, uint64_t done, uint64_t tot
     bar_last = now;
     bar_shown = true;
     int width = 30, full = total ? (int)((double)done / (double)total * width) : width;
-    fprintf(stderr, "\r%s [%.*s%*s] %3.0f%%", what, full, "##############################", width - full, "", total ? 100.0 * (double)done / (double)total : 100.0);
+    fprintf(stderr, "\r%s [%.*s%*s] %3.0f%%", what, full, "##############################", width - full, "",
+            total ? 100.0 * (double)done / (double)total : 100.0);
     if (done >= total)
         cli_progress_end();
     return true;
@@ -86,8 +87,10 @@ imp_status cli_load_model(cli *c, imp_err *e)
 
 static imp_kv kv_of(const options *o)
 {
-    static const struct { const char *name; imp_kv kv; } names[] = {{"auto", IMP_KV_AUTO}, {"f32", IMP_KV_F32}, {"f16", IMP_KV_F16},
-        {"bf16", IMP_KV_BF16}, {"fp8", IMP_KV_FP8}, {"q8_0", IMP_KV_Q8_0}, {"nvfp4", IMP_KV_NVFP4}};
+    static const struct { const char *name; imp_kv kv; } names[] = {
+        {"auto", IMP_KV_AUTO}, {"f32", IMP_KV_F32}, {"f16", IMP_KV_F16}, {"bf16", IMP_KV_BF16},
+        {"fp8", IMP_KV_FP8}, {"q8_0", IMP_KV_Q8_0}, {"nvfp4", IMP_KV_NVFP4},
+    };
     for (size_t i = 0; o->kv && i < sizeof names / sizeof *names; i++)
         if (strcmp(o->kv, names[i].name) == 0)
             return names[i].kv;
@@ -117,7 +120,8 @@ imp_status cli_load_engine(cli *c, uint32_t n_row, imp_err *e)
     p.deterministic = c->o.deterministic;
     p.precise = c->o.precise;
     p.profile = c->o.profile;
-    p.prefix_cache = c->o.prefix_cache && (c->cmd & (CMD_RUN | CMD_CHAT | CMD_SERVE)); /* what measures computes everything */
+    /* what measures computes everything */
+    p.prefix_cache = c->o.prefix_cache && (c->cmd & (CMD_RUN | CMD_CHAT | CMD_SERVE));
     p.memory_budget = (uint64_t)c->o.memory_budget << 20;
     p.progress = cli_show_progress;
     p.log = show_log;
@@ -127,8 +131,9 @@ imp_status cli_load_engine(cli *c, uint32_t n_row, imp_err *e)
     if (s == IMP_OK && c->o.verbose) {
         imp_stats st = {.size = sizeof st};
         imp_engine_stats(c->engine, &st);
-        fprintf(stderr, "imp: %s, loaded in %.2f s, context %u, weights %.0f MB, KV %.0f MB, workspace %.0f MB\n", st.backend, st.load_seconds,
-                st.n_ctx, (double)st.weight_bytes / 1e6, (double)st.kv_bytes / 1e6, (double)st.workspace_bytes / 1e6);
+        fprintf(stderr, "imp: %s, loaded in %.2f s, context %u, weights %.0f MB, KV %.0f MB, workspace %.0f MB\n",
+                st.backend, st.load_seconds, st.n_ctx, (double)st.weight_bytes / 1e6, (double)st.kv_bytes / 1e6,
+                (double)st.workspace_bytes / 1e6);
     }
     return s;
 }
@@ -208,7 +213,8 @@ static imp_status parse_bias(const opt_list *l, imp_sampling *s, arena *mem, imp
     for (uint32_t i = 0; i < l->n; i++) {
         char *end = NULL;
         long id = strtol(l->v[i], &end, 10);
-        double x = *end == '=' || *end == ':' || *end == '+' || *end == '-' ? strtod(end + (*end == '=' || *end == ':'), &end) : NAN;
+        double x = *end == '=' || *end == ':' || *end == '+' || *end == '-'
+                       ? strtod(end + (*end == '=' || *end == ':'), &end) : NAN;
         if (*end || !(fabs(x) <= 1e6) || id < 0 || id > INT32_MAX)
             return err_set(e, IMP_E_USAGE, "--logit-bias: wanted ID=NUMBER, got '%s'", l->v[i]);
         b[i] = (imp_logit_bias){(int32_t)id, (float)x};
@@ -223,15 +229,18 @@ imp_status cli_sampling(const cli *c, imp_sampling *s, arena *mem, imp_err *e)
     const options *o = &c->o;
     imp_model_default_sampling(c->model, s);
     const struct { const char *name; float *to; double v; } real[] = {
-        {"temperature", &s->temperature, o->temperature}, {"top-p", &s->top_p, o->top_p}, {"min-p", &s->min_p, o->min_p},
-        {"typical-p", &s->typical_p, o->typical_p}, {"repeat-penalty", &s->repeat_penalty, o->repeat_penalty},
-        {"frequency-penalty", &s->frequency_penalty, o->frequency_penalty}, {"presence-penalty", &s->presence_penalty, o->presence_penalty},
+        {"temperature", &s->temperature, o->temperature}, {"top-p", &s->top_p, o->top_p},
+        {"min-p", &s->min_p, o->min_p}, {"typical-p", &s->typical_p, o->typical_p},
+        {"repeat-penalty", &s->repeat_penalty, o->repeat_penalty},
+        {"frequency-penalty", &s->frequency_penalty, o->frequency_penalty},
+        {"presence-penalty", &s->presence_penalty, o->presence_penalty},
         {"dry-multiplier", &s->dry_multiplier, o->dry_multiplier}, {"dry-base", &s->dry_base, o->dry_base},
         {"mirostat-tau", &s->mirostat_tau, o->mirostat_tau}, {"mirostat-eta", &s->mirostat_eta, o->mirostat_eta},
     };
     const struct { const char *name; int32_t *to; int64_t v; } whole[] = {
-        {"top-k", &s->top_k, o->top_k}, {"repeat-last-n", &s->repeat_last_n, o->repeat_last_n}, {"mirostat", &s->mirostat, o->mirostat},
-        {"dry-allowed-length", &s->dry_allowed_length, o->dry_allowed_length}, {"dry-penalty-last-n", &s->dry_penalty_last_n, o->dry_last_n},
+        {"top-k", &s->top_k, o->top_k}, {"repeat-last-n", &s->repeat_last_n, o->repeat_last_n},
+        {"mirostat", &s->mirostat, o->mirostat}, {"dry-allowed-length", &s->dry_allowed_length, o->dry_allowed_length},
+        {"dry-penalty-last-n", &s->dry_penalty_last_n, o->dry_last_n},
     };
     for (size_t i = 0; i < sizeof real / sizeof *real; i++)
         if (options_source(c->source, real[i].name))

@@ -10,16 +10,25 @@
 #include "cli/cli.h"
 
 const command cli_commands[] = {
-    {"run", CMD_RUN, 0, cmd_run, "imp run -m MODEL [-p TEXT | -f FILE | stdin] [-n N]", "one prompt, the answer streamed to stdout"},
-    {"chat", CMD_CHAT, 0, cmd_chat, "imp chat -m MODEL [--system TEXT]", "a conversation, on a terminal or one message a line"},
+    {"run", CMD_RUN, 0, cmd_run, "imp run -m MODEL [-p TEXT | -f FILE | stdin] [-n N]",
+     "one prompt, the answer streamed to stdout"},
+    {"chat", CMD_CHAT, 0, cmd_chat, "imp chat -m MODEL [--system TEXT]",
+     "a conversation, on a terminal or one message a line"},
     {"serve", CMD_SERVE, 0, cmd_serve, "imp serve -m MODEL [--host 127.0.0.1] [--port 8080]", "the HTTP server"},
-    {"bench", CMD_BENCH, 0, cmd_bench, "imp bench -m MODEL [-p 512] [-n 128] [-d 0] [-r 5] [-o md|csv|json|jsonl]", "measure speed"},
-    {"logits", CMD_LOGITS, 0, cmd_logits, "imp logits -m MODEL --ids \"1,2,3\" -o OUT.npy [--last]", "logits as a NumPy file"},
-    {"perplexity", CMD_PERPLEXITY, 0, cmd_perplexity, "imp perplexity -m MODEL -f TEXT [-c 512]", "perplexity of a text"},
-    {"tokenize", CMD_TOKENIZE, 0, cmd_tokenize, "imp tokenize -m MODEL [-p TEXT | stdin] [--ids \"1,2\"] [--no-special]", "text to ids, ids to text"},
-    {"template", CMD_TEMPLATE, 0, cmd_template, "imp template (-m MODEL | --template FILE) < REQUEST.json", "render a chat request"},
-    {"constrain", CMD_CONSTRAIN, 0, cmd_constrain, "imp constrain (--schema FILE | --regex R | --grammar FILE) [-m MODEL] < LINES", "accept or reject texts"},
-    {"inspect", CMD_INSPECT, 1, cmd_inspect, "imp inspect MODEL [--plan] [--json]", "what is in a model, and what it needs"},
+    {"bench", CMD_BENCH, 0, cmd_bench, "imp bench -m MODEL [-p 512] [-n 128] [-d 0] [-r 5] [-o md|csv|json|jsonl]",
+     "measure speed"},
+    {"logits", CMD_LOGITS, 0, cmd_logits, "imp logits -m MODEL --ids \"1,2,3\" -o OUT.npy [--last]",
+     "logits as a NumPy file"},
+    {"perplexity", CMD_PERPLEXITY, 0, cmd_perplexity, "imp perplexity -m MODEL -f TEXT [-c 512]",
+     "perplexity of a text"},
+    {"tokenize", CMD_TOKENIZE, 0, cmd_tokenize,
+     "imp tokenize -m MODEL [-p TEXT | stdin] [--ids \"1,2\"] [--no-special]", "text to ids, ids to text"},
+    {"template", CMD_TEMPLATE, 0, cmd_template, "imp template (-m MODEL | --template FILE) < REQUEST.json",
+     "render a chat request"},
+    {"constrain", CMD_CONSTRAIN, 0, cmd_constrain,
+     "imp constrain (--schema FILE | --regex R | --grammar FILE) [-m MODEL] < LINES", "accept or reject texts"},
+    {"inspect", CMD_INSPECT, 1, cmd_inspect, "imp inspect MODEL [--plan] [--json]",
+     "what is in a model, and what it needs"},
     {"quantize", CMD_QUANTIZE, 3, NULL, "imp quantize IN OUT TYPE [--imatrix FILE]", "write a GGUF in another format"},
     {"imatrix", CMD_IMATRIX, 0, NULL, "imp imatrix -m MODEL -f TEXT -o FILE", "importance matrix for quantize"},
     {"pull", CMD_PULL, 1, cmd_pull, "imp pull ORG/NAME[:FILE|:QUANT]", "download a model; its path on stdout"},
@@ -27,7 +36,9 @@ const command cli_commands[] = {
 };
 
 /* Links by another name behave as a subcommand. */
-static const struct { const char *link, *command; } links[] = {{"imp-cli", "run"}, {"imp-server", "serve"}, {"imp-bench", "bench"}};
+static const struct { const char *link, *command; } links[] = {
+    {"imp-cli", "run"}, {"imp-server", "serve"}, {"imp-bench", "bench"},
+};
 
 /* imp-cli without a prompt, on a terminal, is a conversation. */
 static bool wants_chat(int argc, char **argv)
@@ -44,7 +55,8 @@ static bool wants_chat(int argc, char **argv)
 
 static int print_usage(FILE *to)
 {
-    fprintf(to, "imp %s: runs large language models\n\nusage: imp COMMAND [options]; imp COMMAND --help tells more\n\n", IMP_VERSION);
+    fprintf(to, "imp %s: runs large language models\n\n"
+                "usage: imp COMMAND [options]; imp COMMAND --help tells more\n\n", IMP_VERSION);
     for (const command *c = cli_commands; c->name; c++)
         if (c->run)
             fprintf(to, "  %-11s %s\n", c->name, c->help);
@@ -91,7 +103,9 @@ static imp_status configure(cli *c, imp_err *e)
     if (file_exists("imp.conf"))
         return read_conf(c, "imp.conf", e);
     const char *base = cli_env("XDG_CONFIG_HOME"), *home = cli_env("HOME");
-    path = base ? arena_printf(&c->mem, "%s/imp/imp.conf", base) : home ? arena_printf(&c->mem, "%s/.config/imp/imp.conf", home) : NULL;
+    path = base ? arena_printf(&c->mem, "%s/imp/imp.conf", base)
+           : home ? arena_printf(&c->mem, "%s/.config/imp/imp.conf", home)
+                  : NULL;
     return path && file_exists(path) ? read_conf(c, path, e) : IMP_OK;
 }
 
@@ -101,7 +115,8 @@ static int run_command(const command *cmd, int argc, char **argv)
     imp_err e = {0};
     options_init(&c.o);
     c.source = mem_calloc(cli_options.n, 1);
-    imp_status s = c.source ? opt_parse(&cli_options, cmd->bit, argc, argv, &c.o, c.source, &c.mem, c.rest, cmd->max_rest, &c.n_rest, &e)
+    imp_status s = c.source ? opt_parse(&cli_options, cmd->bit, argc, argv, &c.o, c.source, &c.mem, c.rest,
+                                        cmd->max_rest, &c.n_rest, &e)
                             : err_oom(&e, "options", cli_options.n);
     int rc;
     if (s == IMP_OK && c.o.help) {

@@ -21,8 +21,8 @@ typedef struct options {
     const char *prompt, *file, *ids_text, *output, *chat_template, *system, *history, *revision;
     bool raw, ids, last, no_special, json, quiet, plan;
     int64_t max_tokens, seed, top_k, repeat_last_n, mirostat, dry_allowed_length, dry_last_n;
-    double temperature, top_p, min_p, typical_p, repeat_penalty, frequency_penalty, presence_penalty, dry_multiplier, dry_base,
-        mirostat_tau, mirostat_eta;
+    double temperature, top_p, min_p, typical_p, repeat_penalty, frequency_penalty, presence_penalty, dry_multiplier,
+        dry_base, mirostat_tau, mirostat_eta;
     opt_list stop, logit_bias;
     bool ignore_eos;
     const char *schema, *regex, *grammar, *key_order, *template_file;
