@@ -1,5 +1,5 @@
-/* POST /v1/messages and /v1/messages/count_tokens: Anthropic's protocol. Messages are turned into OpenAI's form, which is
- * what templates know; unknown fields are ignored, as Anthropic's clients send many. */
+/* POST /v1/messages and /v1/messages/count_tokens: Anthropic's protocol. Messages are turned into OpenAI's form, which
+ * is what templates know; unknown fields are ignored, as Anthropic's clients send many. */
 #include <stdio.h>
 #include <string.h>
 
@@ -34,7 +34,7 @@ static const field rows[] = {
 static const field *const tables[] = {rows, fields_sampling, NULL};
 const field_set messages_fields = {tables, true};
 
-/* ---- messages to OpenAI's form ------------------------------------------------------------------------------------- */
+/* ---- messages to OpenAI's form ----------------------------------------------------------------------------------- */
 static bool is_type(json_t *block, const char *type)
 {
     const char *t = json_string_value(json_object_get(block, "type"));
@@ -44,7 +44,8 @@ static bool is_type(json_t *block, const char *type)
 static bool wrong_block(ask *a, const char *where, json_t *block)
 {
     const char *t = json_string_value(json_object_get(block, "type"));
-    return field_fail(a, where, t ? "blocks of type '%.60s' are not offered by this model" : "wanted blocks with a type", t);
+    return field_fail(a, where,
+                      t ? "blocks of type '%.60s' are not offered by this model" : "wanted blocks with a type", t);
 }
 
 /* Text of a string or of text blocks, one line feed between blocks; NULL with the error set. */
@@ -99,7 +100,8 @@ static void add_call(json_t *msg, json_t *block)
 
 static bool add_result(ask *a, const char *where, json_t *out, json_t *block)
 {
-    json_t *content = json_object_get(block, "content"), *text = content ? joined(a, where, content, false) : json_string("");
+    json_t *content = json_object_get(block, "content");
+    json_t *text = content ? joined(a, where, content, false) : json_string("");
     if (!text)
         return false;
     json_t *m = json_object();
@@ -213,7 +215,8 @@ static const char *stop_reason(const gen *g)
         return "stop_sequence";
     if (c->finish != IMP_FINISH_LENGTH)
         return c->n_call ? "tool_use" : "end_turn";
-    bool full = c->timing.n_prompt + c->timing.n_generated >= g->s->about.n_ctx && (int64_t)c->timing.n_generated < g->a.max_tokens;
+    bool full = c->timing.n_prompt + c->timing.n_generated >= g->s->about.n_ctx &&
+                (int64_t)c->timing.n_generated < g->a.max_tokens;
     return full ? "model_context_window_exceeded" : "max_tokens";
 }
 
@@ -427,8 +430,10 @@ static void on_whole(gen *g, strbuf *out)
     jw_end_object(&w);
 }
 
-static const printer anthropic_printer = {.form = FORM_ANTHROPIC, .begin = on_begin, .piece = on_piece, .part = on_part, .over = on_over, .end = on_end,
-                                          .fail = on_fail, .whole = on_whole, .ping = "event: ping\ndata: {\"type\": \"ping\"}\n\n"};
+static const printer anthropic_printer = {
+    .form = FORM_ANTHROPIC, .begin = on_begin, .piece = on_piece, .part = on_part, .over = on_over, .end = on_end,
+    .fail = on_fail, .whole = on_whole, .ping = "event: ping\ndata: {\"type\": \"ping\"}\n\n",
+};
 
 /* ---- endpoints -------------------------------------------------------------------------------------------------- */
 static bool read_request(gen *g, bool count)
@@ -440,7 +445,8 @@ static bool read_request(gen *g, bool count)
         return field_fail(a, "max_tokens", "missing");
     if (a->has_max && a->max_tokens < 1)
         return field_fail(a, "max_tokens", "wanted at least 1, got %lld", (long long)a->max_tokens);
-    return messages_convert(a, g->doc) && fields_settle(a, &g->s->p) && tools_settle(a) && chat_check(a) && chat_prompt(g);
+    return messages_convert(a, g->doc) && fields_settle(a, &g->s->p) && tools_settle(a) && chat_check(a) &&
+           chat_prompt(g);
 }
 
 static gen *start(call *c)

@@ -1,5 +1,6 @@
-/* Rows that constrain the answer: OpenAI's response_format, vLLM's guided_* and structured_outputs, llama-server's grammar and
- * json_schema. They are compiled by imp_submit, on the worker; what does not compile is a 400, never an unconstrained answer. */
+/* Rows that constrain the answer: OpenAI's response_format, vLLM's guided_* and structured_outputs, llama-server's
+ * grammar and json_schema. They are compiled by imp_submit, on the worker; what does not compile is a 400, never an
+ * unconstrained answer. */
 #include <string.h>
 
 #include "server/fields.h"
@@ -18,7 +19,8 @@ static bool set_schema(ask *a, const field *f, json_t *schema)
     if (!json_is_object(schema) && !json_is_boolean(schema))
         return field_fail(a, f->name, "wanted a JSON Schema: an object");
     char *text = json_dumps(schema, JSON_COMPACT | JSON_ENCODE_ANY);
-    bool ok = text ? set_constraint(a, f, IMP_CONSTRAINT_SCHEMA, text) : field_fail(a, f->name, "the schema cannot be written");
+    bool ok = text ? set_constraint(a, f, IMP_CONSTRAINT_SCHEMA, text)
+                   : field_fail(a, f->name, "the schema cannot be written");
     free(text);
     return ok;
 }
@@ -30,7 +32,8 @@ bool field_response_format(ask *a, const field *f, json_t *v)
         return field_fail(a, f->name, "wanted an object with a type");
     if (strcmp(type, "text") == 0)
         return true;
-    json_t *js = json_object_get(v, "json_schema"), *schema = js ? json_object_get(js, "schema") : json_object_get(v, "schema");
+    json_t *js = json_object_get(v, "json_schema");
+    json_t *schema = js ? json_object_get(js, "schema") : json_object_get(v, "schema");
     if (strcmp(type, "json_object") == 0)
         return schema ? set_schema(a, f, schema) : set_constraint(a, f, IMP_CONSTRAINT_JSON, NULL);
     if (strcmp(type, "json_schema") != 0)
@@ -54,7 +57,8 @@ static bool set_text(ask *a, const field *f, imp_constraint_kind kind, json_t *v
 bool field_guided_regex(ask *a, const field *f, json_t *v) { return set_text(a, f, IMP_CONSTRAINT_REGEX, v); }
 bool field_guided_grammar(ask *a, const field *f, json_t *v) { return set_text(a, f, IMP_CONSTRAINT_GRAMMAR, v); }
 
-/* One of several texts: a regular expression of its alternatives, with what regular expressions read differently escaped. */
+/* One of several texts: a regular expression of its alternatives, with what regular expressions read
+ * differently escaped. */
 bool field_guided_choice(ask *a, const field *f, json_t *v)
 {
     strbuf b = {0};
@@ -85,7 +89,8 @@ bool field_guided_choice(ask *a, const field *f, json_t *v)
 bool field_structured(ask *a, const field *f, json_t *v)
 {
     static const struct { const char *key; bool (*fn)(ask *, const field *, json_t *); } kinds[] = {
-        {"json", field_guided_json}, {"regex", field_guided_regex}, {"grammar", field_guided_grammar}, {"choice", field_guided_choice}};
+        {"json", field_guided_json}, {"regex", field_guided_regex}, {"grammar", field_guided_grammar},
+        {"choice", field_guided_choice}};
     const char *key;
     json_t *x;
     if (!json_is_object(v))

@@ -88,8 +88,11 @@ json_t *fields_parse_body(const char *s, size_t n, req_err *err)
 /* ---- rows ------------------------------------------------------------------------------------------------------- */
 static const char *kind_name(const json_t *v)
 {
-    static const char *const name[] = {[JSON_OBJECT] = "an object", [JSON_ARRAY] = "a list", [JSON_STRING] = "a string", [JSON_INTEGER] = "an integer",
-                                       [JSON_REAL] = "a number", [JSON_TRUE] = "true", [JSON_FALSE] = "false", [JSON_NULL] = "null"};
+    static const char *const name[] = {
+        [JSON_OBJECT] = "an object", [JSON_ARRAY] = "a list", [JSON_STRING] = "a string",
+        [JSON_INTEGER] = "an integer", [JSON_REAL] = "a number", [JSON_TRUE] = "true", [JSON_FALSE] = "false",
+        [JSON_NULL] = "null",
+    };
     return name[json_typeof(v)];
 }
 
@@ -136,7 +139,8 @@ static bool read_field(ask *a, const field *f, json_t *v)
     } else if (f->kind == FIELD_ANY) {
         *(json_t **)at = v;
     } else if (f->kind == FIELD_REFUSED) {
-        bool empty = json_is_false(v) || (json_is_array(v) && !json_array_size(v)) || (json_is_object(v) && !json_object_size(v));
+        bool empty = json_is_false(v) || (json_is_array(v) && !json_array_size(v)) ||
+                     (json_is_object(v) && !json_object_size(v));
         return empty || field_fail(a, f->name, "%s", f->why);
     }
     return f->kind != FIELD_FN || f->fn(a, f, v);

@@ -1,5 +1,6 @@
-/* fields: request bodies. Every field of a protocol is one row: its name, how it is read, and what it does; a field that
- * does nothing is ignored in a documented row, or refused by name. Worker threads; pure functions over a parsed body. */
+/* fields: request bodies. Every field of a protocol is one row: its name, how it is read, and what it does; a field
+ * that does nothing is ignored in a documented row, or refused by name. Worker threads; pure functions over a parsed
+ * body. */
 #ifndef IMP_SERVER_FIELDS_H
 #define IMP_SERVER_FIELDS_H
 

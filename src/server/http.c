@@ -114,8 +114,8 @@ static const struct {
     {504, "timeout_error", "timeout", "timeout_error", 504},
 };
 
-void error_print(strbuf *out, error_form form, const char *id, int *http, const char *code, const char *param, const char *message,
-                 const char *extra)
+void error_print(strbuf *out, error_form form, const char *id, int *http, const char *code, const char *param,
+                 const char *message, const char *extra)
 {
     size_t k = 0;
     while (k + 1 < sizeof error_kinds / sizeof *error_kinds && error_kinds[k].http != *http)
@@ -211,7 +211,8 @@ static void add_headers(const call *c, struct MHD_Response *r, bool stream)
     if (strcmp(c->method, "OPTIONS") == 0) {
         MHD_add_response_header(r, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
         MHD_add_response_header(r, "Access-Control-Allow-Headers",
-                                "authorization, content-type, x-api-key, anthropic-version, anthropic-beta, x-request-id");
+                                "authorization, content-type, x-api-key, anthropic-version, anthropic-beta, "
+                                "x-request-id");
         MHD_add_response_header(r, "Access-Control-Max-Age", "86400");
     }
     if (c->status == 405)
@@ -226,13 +227,14 @@ static enum MHD_Result queue(call *c)
     pthread_mutex_lock(&c->lock);
     bool stream = c->phase == CALL_STREAM, wanted = !c->aborted && !c->queued;
     pthread_mutex_unlock(&c->lock);
-    /* What is read below stays as it is in these phases. Not under our lock: MHD takes the response's own, and holds that one
-     * when it calls read_stream, which takes ours. */
+    /* What is read below stays as it is in these phases. Not under our lock: MHD takes the response's own, and holds
+     * that one when it calls read_stream, which takes ours. */
     struct MHD_Response *r = NULL;
     if (wanted && stream)
         r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, c, NULL);
     else if (wanted)
-        r = MHD_create_response_from_buffer(c->out.failed ? 0 : c->out.n, c->out.s ? c->out.s : "", MHD_RESPMEM_PERSISTENT);
+        r = MHD_create_response_from_buffer(c->out.failed ? 0 : c->out.n, c->out.s ? c->out.s : "",
+                                            MHD_RESPMEM_PERSISTENT);
     if (!r)
         return MHD_NO;
     add_headers(c, r, stream);
@@ -279,7 +281,8 @@ static const route *find_route(const char *path, const char *method, bool *other
     return wrong;
 }
 
-/* Everything that the headers alone decide. The answer goes out when the body was read, but for a body that is too big. */
+/* Everything that the headers alone decide. The answer goes out when the body was read, but for a body
+ * that is too big. */
 static void look(call *c, const char *url)
 {
     server *s = c->s;
@@ -292,7 +295,8 @@ static void look(call *c, const char *url)
     if (strcmp(c->method, "OPTIONS") == 0)
         call_answer(c, 204, "text/plain");
     else if (!authorized(c))
-        call_error(c, 401, NULL, NULL, "wrong or missing API key: send 'Authorization: Bearer KEY' or 'x-api-key: KEY'");
+        call_error(c, 401, NULL, NULL,
+                   "wrong or missing API key: send 'Authorization: Bearer KEY' or 'x-api-key: KEY'");
     else if (!c->route)
         call_error(c, 404, NULL, NULL, "%s %.150s: there is no such endpoint", c->method, url);
     else if (other)
@@ -331,7 +335,8 @@ static call *call_new(server *s, struct MHD_Connection *conn, const char *method
         c->next->prev = c;
     s->calls = c;
     pthread_mutex_unlock(&s->lock);
-    snprintf(c->id, sizeof c->id, "req_%08llx%08llx", (unsigned long long)(s->created & 0xffffffff), (unsigned long long)c->serial);
+    snprintf(c->id, sizeof c->id, "req_%08llx%08llx", (unsigned long long)(s->created & 0xffffffff),
+             (unsigned long long)c->serial);
     return c;
 }
 
@@ -366,8 +371,8 @@ static enum MHD_Result begin(call *c)
     return MHD_YES;
 }
 
-static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const char *url, const char *method, const char *version,
-                                  const char *data, size_t *n, void **con_cls)
+static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const char *url, const char *method,
+                                  const char *version, const char *data, size_t *n, void **con_cls)
 {
     server *s = cls;
     call *c = *con_cls;
@@ -412,8 +417,8 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
     double seconds = (double)(clock_ns() - c->t_arrival) * 1e-9;
     metrics_http(&s->metrics, c->route ? c->route->path : "other", c->method, status, seconds);
     /* Who watches the log wants to see what went wrong here; what clients did wrong they were told. */
-    log_line(&s->p.log, status >= 500 && status != 503 ? LOG_WARN : LOG_DEBUG, "%s: %s %.100s: %d after %.3f s", c->id, c->method,
-             c->route ? c->route->path : "(no such endpoint)", status, seconds);
+    log_line(&s->p.log, status >= 500 && status != 503 ? LOG_WARN : LOG_DEBUG, "%s: %s %.100s: %d after %.3f s",
+             c->id, c->method, c->route ? c->route->path : "(no such endpoint)", status, seconds);
     pthread_mutex_lock(&s->lock);
     if (c->prev)
         c->prev->next = c->next;
@@ -477,7 +482,8 @@ static imp_status listen_on(const server *s, int *fd, uint16_t *port, imp_err *e
     struct sockaddr_storage at;
     socklen_t n = sizeof at;
     if (st == IMP_OK && getsockname(*fd, (struct sockaddr *)&at, &n) == 0)
-        *port = ntohs(at.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&at)->sin6_port : ((struct sockaddr_in *)&at)->sin_port);
+        *port = ntohs(at.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&at)->sin6_port
+                                               : ((struct sockaddr_in *)&at)->sin_port);
     if (st != IMP_OK && *fd >= 0)
         close(*fd);
     return st;
@@ -510,10 +516,13 @@ imp_status http_start(server *s, imp_err *e)
     unsigned most = s->p.max_connections + 256;
     if (lim.rlim_cur > 128 && most > lim.rlim_cur - 64)
         most = (unsigned)lim.rlim_cur - 64;
-    s->daemon = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, s,
-                                 MHD_OPTION_EXTERNAL_LOGGER, mhd_log, s, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, most,
-                                 MHD_OPTION_CONNECTION_TIMEOUT, 120u, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)65536,
-                                 MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
+    s->daemon = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0,
+                                 NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, mhd_log, s,
+                                 MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, most,
+                                 MHD_OPTION_CONNECTION_TIMEOUT, 120u,
+                                 MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)65536,
+                                 MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
+                                 MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
                                  MHD_OPTION_UNESCAPE_CALLBACK, unescape, s, MHD_OPTION_END);
     if (s->daemon)
         return IMP_OK;

@@ -17,16 +17,20 @@
 static const struct { const char *name, *help, *bounds; } hists[HIST_N] = {
     [HIST_TTFT] = {"vllm:time_to_first_token_seconds", "Seconds from arrival to the first token.", TIME_TTFT},
     [HIST_ITL] = {"vllm:inter_token_latency_seconds", "Seconds between two tokens.", TIME_TOKEN},
-    [HIST_TPOT] = {"vllm:request_time_per_output_token_seconds", "Mean seconds per token after the first, of a request.", TIME_TOKEN},
-    [HIST_TPOT_OLD] = {"vllm:time_per_output_token_seconds", "Old name of vllm:request_time_per_output_token_seconds.", TIME_TOKEN},
+    [HIST_TPOT] = {"vllm:request_time_per_output_token_seconds",
+                   "Mean seconds per token after the first, of a request.", TIME_TOKEN},
+    [HIST_TPOT_OLD] = {"vllm:time_per_output_token_seconds",
+                       "Old name of vllm:request_time_per_output_token_seconds.", TIME_TOKEN},
     [HIST_E2E] = {"vllm:e2e_request_latency_seconds", "Seconds from arrival to the end.", TIME_REQUEST},
     [HIST_QUEUE] = {"vllm:request_queue_time_seconds", "Seconds until a request was first scheduled.", TIME_REQUEST},
-    [HIST_INFERENCE] = {"vllm:request_inference_time_seconds", "Seconds from scheduling to the last token.", TIME_REQUEST},
+    [HIST_INFERENCE] = {"vllm:request_inference_time_seconds", "Seconds from scheduling to the last token.",
+                        TIME_REQUEST},
     [HIST_PREFILL] = {"vllm:request_prefill_time_seconds", "Seconds from scheduling to the first token.", TIME_REQUEST},
     [HIST_DECODE] = {"vllm:request_decode_time_seconds", "Seconds from the first to the last token.", TIME_REQUEST},
     [HIST_PROMPT] = {"vllm:request_prompt_tokens", "Tokens of the prompt.", COUNTS},
     [HIST_GENERATION] = {"vllm:request_generation_tokens", "Tokens generated.", COUNTS},
-    [HIST_MAX_GENERATION] = {"vllm:request_max_num_generation_tokens", "Most tokens of the choices of a request.", COUNTS},
+    [HIST_MAX_GENERATION] = {"vllm:request_max_num_generation_tokens", "Most tokens of the choices of a request.",
+                             COUNTS},
     [HIST_PARAM_MAX] = {"vllm:request_params_max_tokens", "Value of max_tokens.", COUNTS},
     [HIST_PARAM_N] = {"vllm:request_params_n", "Value of n.", "1 2 5 10 20"},
     [HIST_HTTP] = {"http_request_duration_seconds", "Seconds of HTTP requests.", TIME_TTFT},
@@ -83,11 +87,13 @@ void metrics_http(metrics *m, const char *handler, const char *method, int statu
     pthread_mutex_lock(&m->lock);
     observe(m, HIST_HTTP, seconds);
     uint32_t i = 0;
-    while (i < m->n_http && (strcmp(m->http[i].handler, handler) || strcmp(m->http[i].method, method) || strcmp(m->http[i].status, code)))
+    while (i < m->n_http && (strcmp(m->http[i].handler, handler) || strcmp(m->http[i].method, method) ||
+                             strcmp(m->http[i].status, code)))
         i++;
     if (i == m->n_http && i < METRIC_MAX_HTTP) {
         /* An odd method is not kept: whoever sends it must not choose our labels. */
-        bool known = strcmp(method, "GET") == 0 || strcmp(method, "POST") == 0 || strcmp(method, "OPTIONS") == 0 || strcmp(method, "HEAD") == 0;
+        bool known = strcmp(method, "GET") == 0 || strcmp(method, "POST") == 0 || strcmp(method, "OPTIONS") == 0 ||
+                     strcmp(method, "HEAD") == 0;
         m->http[i].handler = handler;
         snprintf(m->http[i].method, sizeof m->http[i].method, "%s", known ? method : "other");
         memcpy(m->http[i].status, code, sizeof code);
@@ -148,7 +154,8 @@ static void print_hist(metrics *m, metric_hist h, const char *labels, strbuf *ou
         sum += m->hist[h].n[i];
         if (i < n)
             num_format_double(bound[i], text);
-        sb_printf(out, "%s_bucket{%s%sle=\"%s\"} %llu\n", hists[h].name, labels, sep, i < n ? text : "+Inf", (unsigned long long)sum);
+        sb_printf(out, "%s_bucket{%s%sle=\"%s\"} %llu\n", hists[h].name, labels, sep, i < n ? text : "+Inf",
+                  (unsigned long long)sum);
     }
     snprintf(l, sizeof l, "%s_sum", hists[h].name);
     value(out, l, labels, m->hist[h].sum);
@@ -182,7 +189,8 @@ static void print_process(double started, strbuf *out)
 {
     struct rusage u;
     getrusage(RUSAGE_SELF, &u);
-    double cpu = (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6;
+    double cpu = (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+                 (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6;
     one(out, "process_cpu_seconds_total", "counter", "CPU time.", "", cpu);
     one(out, "process_resident_memory_bytes", "gauge", "Resident memory.", "", (double)resident_bytes());
     one(out, "process_open_fds", "gauge", "Open descriptors.", "", (double)open_files());
@@ -206,9 +214,11 @@ static void print_engine(const imp_stats *st, const char *l, strbuf *out)
     snprintf(more, sizeof more, "%s,sleep_state=\"awake\"", l);
     value(out, "vllm:engine_sleep_state", more, 1);
     head(out, "vllm:cache_config_info", "gauge", "Configuration of the KV cache.");
-    snprintf(more, sizeof more, "%s,block_size=\"%u\",num_gpu_blocks=\"%llu\"", l, st->block_size, (unsigned long long)st->blocks_total);
+    snprintf(more, sizeof more, "%s,block_size=\"%u\",num_gpu_blocks=\"%llu\"", l, st->block_size,
+             (unsigned long long)st->blocks_total);
     value(out, "vllm:cache_config_info", more, 1);
-    one(out, "vllm:num_preemptions_total", "counter", "Sequences that gave up their blocks for a while.", l, (double)st->preemptions);
+    one(out, "vllm:num_preemptions_total", "counter", "Sequences that gave up their blocks for a while.", l,
+        (double)st->preemptions);
     static const char *const queries[] = {"vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total"};
     static const char *const hits[] = {"vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"};
     for (int i = 0; i < 2; i++) {
@@ -226,9 +236,12 @@ void metrics_print(metrics *m, const char *model, const imp_stats *st, double st
     sb_free(&name);
     print_engine(st, labels, out);
     pthread_mutex_lock(&m->lock);
-    one(out, "vllm:prompt_tokens_total", "counter", "Prompt tokens of finished requests.", labels, (double)m->prompt_tokens);
-    one(out, "vllm:prompt_tokens_cached_total", "counter", "Of these, tokens from the prefix cache.", labels, (double)m->cached_tokens);
-    head(out, "vllm:prompt_tokens_by_source_total", "counter", "Prompt tokens by where their keys and values came from.");
+    one(out, "vllm:prompt_tokens_total", "counter", "Prompt tokens of finished requests.", labels,
+        (double)m->prompt_tokens);
+    one(out, "vllm:prompt_tokens_cached_total", "counter", "Of these, tokens from the prefix cache.", labels,
+        (double)m->cached_tokens);
+    head(out, "vllm:prompt_tokens_by_source_total", "counter",
+         "Prompt tokens by where their keys and values came from.");
     snprintf(more, sizeof more, "%s,source=\"local_compute\"", labels);
     value(out, "vllm:prompt_tokens_by_source_total", more, (double)(m->prompt_tokens - m->cached_tokens));
     snprintf(more, sizeof more, "%s,source=\"local_cache_hit\"", labels);
@@ -243,7 +256,8 @@ void metrics_print(metrics *m, const char *model, const imp_stats *st, double st
         print_hist(m, (metric_hist)i, labels, out);
     head(out, "http_requests_total", "counter", "HTTP requests.");
     for (uint32_t i = 0; i < m->n_http; i++) {
-        snprintf(more, sizeof more, "handler=\"%s\",method=\"%s\",status=\"%s\"", m->http[i].handler, m->http[i].method, m->http[i].status);
+        snprintf(more, sizeof more, "handler=\"%s\",method=\"%s\",status=\"%s\"", m->http[i].handler,
+                 m->http[i].method, m->http[i].status);
         value(out, "http_requests_total", more, (double)m->http[i].n);
     }
     pthread_mutex_unlock(&m->lock);

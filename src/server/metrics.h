@@ -1,5 +1,5 @@
-/* metrics: counters and histograms in Prometheus' text form, under vLLM's names. One lock, held for a few additions; the
- * engine is never locked (its gauges are read from imp_engine_stats). */
+/* metrics: counters and histograms in Prometheus' text form, under vLLM's names. One lock, held for a few additions;
+ * the engine is never locked (its gauges are read from imp_engine_stats). */
 #ifndef IMP_SERVER_METRICS_H
 #define IMP_SERVER_METRICS_H
 
@@ -9,8 +9,8 @@
 #include "imp.h"
 
 typedef enum metric_hist {
-    HIST_TTFT, HIST_ITL, HIST_TPOT, HIST_TPOT_OLD, HIST_E2E, HIST_QUEUE, HIST_INFERENCE, HIST_PREFILL, HIST_DECODE, HIST_PROMPT, HIST_GENERATION,
-    HIST_MAX_GENERATION, HIST_PARAM_MAX, HIST_PARAM_N, HIST_HTTP, HIST_N
+    HIST_TTFT, HIST_ITL, HIST_TPOT, HIST_TPOT_OLD, HIST_E2E, HIST_QUEUE, HIST_INFERENCE, HIST_PREFILL, HIST_DECODE,
+    HIST_PROMPT, HIST_GENERATION, HIST_MAX_GENERATION, HIST_PARAM_MAX, HIST_PARAM_N, HIST_HTTP, HIST_N
 } metric_hist;
 
 typedef enum metric_finish { FINISHED_STOP, FINISHED_LENGTH, FINISHED_ABORT, FINISHED_ERROR, FINISHED_N } metric_finish;

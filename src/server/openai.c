@@ -53,14 +53,18 @@ const field openai_fields[] = {
 bool openai_settle(gen *g)
 {
     ask *a = &g->a;
-    if (json_object_get(g->doc, "stream_options") && !json_is_null(json_object_get(g->doc, "stream_options")) && !a->stream)
+    if (json_object_get(g->doc, "stream_options") && !json_is_null(json_object_get(g->doc, "stream_options")) &&
+        !a->stream)
         return field_fail(a, "stream_options", "only with stream: true");
     if (a->best_of && a->best_of != a->n)
         return field_fail(a, "best_of", "only the value of n (%d) is offered, got %d", a->n, a->best_of);
     return fields_settle(a, &g->s->p);
 }
 
-const char *openai_finish(const choice *c) { return c->finish == IMP_FINISH_LENGTH ? "length" : c->n_call ? "tool_calls" : "stop"; }
+const char *openai_finish(const choice *c)
+{
+    return c->finish == IMP_FINISH_LENGTH ? "length" : c->n_call ? "tool_calls" : "stop";
+}
 
 void openai_usage(jw *w, const gen *g)
 {

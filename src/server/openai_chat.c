@@ -31,7 +31,8 @@ static bool field_effort(ask *a, const field *f, json_t *v)
 static bool field_modalities(ask *a, const field *f, json_t *v)
 {
     const char *s = json_string_value(json_array_get(v, 0));
-    return (json_array_size(v) == 1 && s && strcmp(s, "text") == 0) || field_fail(a, f->name, "only [\"text\"] is offered");
+    return (json_array_size(v) == 1 && s && strcmp(s, "text") == 0) ||
+           field_fail(a, f->name, "only [\"text\"] is offered");
 }
 
 static bool field_kwargs(ask *a, const field *f, json_t *v)
@@ -43,7 +44,8 @@ static bool field_kwargs(ask *a, const field *f, json_t *v)
 #define OLD "the old spelling of tools and tool_choice"
 static const field rows[] = {
     {.name = "messages", .kind = FIELD_ANY, .off = offsetof(ask, messages)},
-    {.name = "max_completion_tokens", .kind = FIELD_I64, .off = offsetof(ask, max_completion), .min = 1, .max = INT32_MAX},
+    {.name = "max_completion_tokens", .kind = FIELD_I64, .off = offsetof(ask, max_completion), .min = 1,
+     .max = INT32_MAX},
     {.name = "logprobs", .kind = FIELD_BOOL, .off = offsetof(ask, chat_logprobs)},
     {.name = "top_logprobs", .kind = FIELD_I32, .off = offsetof(ask, top_logprobs), .max = 20},
     {.name = "chat_template_kwargs", .kind = FIELD_FN, .fn = field_kwargs},
@@ -58,7 +60,8 @@ static const field rows[] = {
     {.name = "parallel_tool_calls", .kind = FIELD_FN, .fn = field_parallel},
     {.name = "audio", .kind = FIELD_REFUSED, .why = "this model speaks in text only"},
     {.name = "web_search_options", .kind = FIELD_REFUSED, .why = "there is no web search"},
-    {.name = "chat_template", .kind = FIELD_REFUSED, .why = "templates come from the model or --chat-template, not from requests"},
+    {.name = "chat_template", .kind = FIELD_REFUSED,
+     .why = "templates come from the model or --chat-template, not from requests"},
     {.name = "prediction", .kind = FIELD_IGNORED},
     {.name = "verbosity", .kind = FIELD_IGNORED},
     {.name = NULL},
@@ -152,7 +155,9 @@ bool chat_prompt(gen *g)
     if (!gen_prompts(g, 1))
         return field_fail(&g->a, "messages", "out of memory");
     char *json = chat_json(g);
-    imp_status st = json ? imp_chat_tokenize(g->s->m, g->s->p.chat_template, json, strlen(json), &g->prompt[0].ids, &n, &e) : IMP_E_NOMEM;
+    imp_status st = json ? imp_chat_tokenize(g->s->m, g->s->p.chat_template, json, strlen(json),
+                                             &g->prompt[0].ids, &n, &e)
+                         : IMP_E_NOMEM;
     free(json);
     g->prompt[0].n = (uint32_t)n;
     if (st == IMP_OK)
@@ -318,8 +323,10 @@ static void on_piece(gen *g, choice *c, const piece *p, strbuf *out)
 
 static void on_part(gen *g, choice *c, const imp_part *p, strbuf *out)
 {
-    static delta_fn *const fn[] = {[IMP_PART_CONTENT] = delta_content, [IMP_PART_REASONING] = delta_reasoning,
-                                   [IMP_PART_TOOL_BEGIN] = delta_call, [IMP_PART_TOOL_ARGS] = delta_call, [IMP_PART_TOOL_END] = NULL};
+    static delta_fn *const fn[] = {
+        [IMP_PART_CONTENT] = delta_content, [IMP_PART_REASONING] = delta_reasoning,
+        [IMP_PART_TOOL_BEGIN] = delta_call, [IMP_PART_TOOL_ARGS] = delta_call, [IMP_PART_TOOL_END] = NULL,
+    };
     if (fn[p->kind])
         chunk(g, c, fn[p->kind], p->text, p->n, out);
 }
@@ -387,8 +394,10 @@ static void on_whole(gen *g, strbuf *out)
     jw_end_object(&w);
 }
 
-static const printer chat_printer = {.form = FORM_OPENAI, .begin = on_begin, .piece = on_piece, .part = on_part, .over = on_over, .end = on_end,
-                                     .fail = openai_fail, .whole = on_whole, .ping = OPENAI_PING};
+static const printer chat_printer = {
+    .form = FORM_OPENAI, .begin = on_begin, .piece = on_piece, .part = on_part, .over = on_over, .end = on_end,
+    .fail = openai_fail, .whole = on_whole, .ping = OPENAI_PING,
+};
 
 static bool settle(gen *g)
 {
@@ -416,7 +425,8 @@ void route_chat(call *c)
     }
     g->err = err;
     snprintf(g->id, sizeof g->id, "chatcmpl-%s", c->id + 4);
-    if (!doc || !fields_read(&g->a, &chat_fields, doc) || !fields_model(g->s, &g->a) || !settle(g) || !chat_check(&g->a) || !chat_prompt(g))
+    if (!doc || !fields_read(&g->a, &chat_fields, doc) || !fields_model(g->s, &g->a) || !settle(g) ||
+        !chat_check(&g->a) || !chat_prompt(g))
         gen_refuse(g);
     else
         gen_go(g);

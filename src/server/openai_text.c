@@ -91,7 +91,8 @@ static bool prompts(gen *g)
     if (!json_is_string(v) && !json_is_array(v))
         return field_fail(&g->a, "prompt", "wanted a string, a list of strings, token ids, or lists of token ids");
     if (n > MAX_PROMPTS || n * (size_t)g->a.n > MAX_PROMPTS)
-        return field_fail(&g->a, "prompt", "at most %d answers a request, got %zu prompts and n = %d", MAX_PROMPTS, n, g->a.n);
+        return field_fail(&g->a, "prompt", "at most %d answers a request, got %zu prompts and n = %d",
+                          MAX_PROMPTS, n, g->a.n);
     if (!gen_prompts(g, (uint32_t)n))
         return field_fail(&g->a, "prompt", "out of memory");
     for (size_t i = 0; i < n; i++) {
@@ -250,8 +251,10 @@ static void on_whole(gen *g, strbuf *out)
     jw_end_object(&w);
 }
 
-static const printer text_printer = {.form = FORM_OPENAI, .piece = on_piece, .over = on_over, .end = on_end, .fail = openai_fail, .whole = on_whole,
-                                     .ping = OPENAI_PING};
+static const printer text_printer = {
+    .form = FORM_OPENAI, .piece = on_piece, .over = on_over, .end = on_end, .fail = openai_fail, .whole = on_whole,
+    .ping = OPENAI_PING,
+};
 
 void route_completions(call *c)
 {
@@ -267,7 +270,8 @@ void route_completions(call *c)
     }
     g->err = err;
     snprintf(g->id, sizeof g->id, "cmpl-%s", c->id + 4);
-    if (!doc || !fields_read(&g->a, &completions_fields, doc) || !fields_model(g->s, &g->a) || !openai_settle(g) || !prompts(g))
+    if (!doc || !fields_read(&g->a, &completions_fields, doc) || !fields_model(g->s, &g->a) || !openai_settle(g) ||
+        !prompts(g))
         gen_refuse(g);
     else
         gen_go(g);

@@ -1,4 +1,5 @@
-/* The pump: one thread that carries engine events to printers, watches sockets for clients that leave, and keeps time. */
+/* The pump: one thread that carries engine events to printers, watches sockets for clients that leave, and
+ * keeps time. */
 #include <errno.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -9,7 +10,7 @@
 #include "base/mem.h"
 #include "server/stream.h"
 
-/* ---- from the engine thread: copy, and wake the pump if it sleeps ---------------------------------------------------- */
+/* ---- from the engine thread: copy, and wake the pump if it sleeps ----------------------------------------------- */
 static void wake(server *s)
 {
     uint64_t one = 1;
@@ -56,7 +57,7 @@ void pump_done(server *s, choice *c)
         wake(s);
 }
 
-/* ---- clients that leave ----------------------------------------------------------------------------------------------- */
+/* ---- clients that leave ------------------------------------------------------------------------------------------ */
 void pump_watch(call *c)
 {
     struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.u64 = c->serial};
@@ -100,7 +101,7 @@ static void on_hangup(server *s, uint64_t serial, uint32_t events)
     pthread_mutex_unlock(&s->lock);
 }
 
-/* ---- time --------------------------------------------------------------------------------------------------------------- */
+/* ---- time -------------------------------------------------------------------------------------------------------- */
 static void tick(server *s)
 {
     int64_t now = clock_ns();
@@ -123,7 +124,7 @@ static void tick(server *s)
     pthread_mutex_unlock(&s->lock);
 }
 
-/* ---- the thread ----------------------------------------------------------------------------------------------------------- */
+/* ---- the thread -------------------------------------------------------------------------------------------------- */
 static void mark(server *s, gen *g)
 {
     if (g->is_dirty)

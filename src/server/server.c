@@ -1,17 +1,19 @@
 /* imp serve.
  *
- * Threads. One I/O thread (libmicrohttpd's, http.c) reads requests and writes answers; it parses nothing but headers and
- * never waits. A complete request suspends its connection and goes to one of a few workers (jobs.c), which read the JSON,
- * render, tokenise and submit to the engine. The engine's thread delivers events; they are only copied into a queue
- * (pump.c). The pump thread takes them from there, runs the streaming state machine and the protocol's printer
- * (stream.c, openai_*.c, anthropic.c), adds to the call's output buffer and resumes the connection. The same thread watches
- * the sockets of suspended connections by an epoll of its own, since libmicrohttpd does not: a client that leaves cancels
- * its request, whether that is queued, in its prompt or generating. A client that reads slowly fills its own buffer, up to
- * a limit, and hurts nobody else. /health and /metrics are answered on the I/O thread and wait for no one.
+ * Threads. One I/O thread (libmicrohttpd's, http.c) reads requests and writes answers; it parses nothing but headers
+ * and never waits. A complete request suspends its connection and goes to one of a few workers (jobs.c), which read
+ * the JSON, render, tokenise and submit to the engine. The engine's thread delivers events; they are only copied into
+ * a queue (pump.c). The pump thread takes them from there, runs the streaming state machine and the protocol's printer
+ * (stream.c, openai_*.c, anthropic.c), adds to the call's output buffer and resumes the connection. The same thread
+ * watches the sockets of suspended connections by an epoll of its own, since libmicrohttpd does not: a client that
+ * leaves cancels its request, whether that is queued, in its prompt or generating. A client that reads slowly fills
+ * its own buffer, up to a limit, and hurts nobody else. /health and /metrics are answered on the I/O thread and wait
+ * for no one.
  *
  * Locks, in this order: server.lock, call.lock, then ev_lock, metrics.lock or the engine's own (never two of these).
- * Ends: server_drain lets running requests finish and refuses new ones; server_free cancels what is left, waits for the
- * engine's last event, resumes every suspended connection (libmicrohttpd would abort the process otherwise) and stops. */
+ * Ends: server_drain lets running requests finish and refuses new ones; server_free cancels what is left, waits for
+ * the engine's last event, resumes every suspended connection (libmicrohttpd would abort the process otherwise) and
+ * stops. */
 #include "server/server.h"
 
 #include <errno.h>
@@ -49,8 +51,8 @@ const route server_routes[] = {
 
 void server_params_init(server_params *p)
 {
-    *p = (server_params){.host = "127.0.0.1", .port = 8080, .max_queue = 512, .max_connections = 2048, .max_body = (size_t)32 << 20,
-                         .timeout_s = 3600, .drain_s = 300};
+    *p = (server_params){.host = "127.0.0.1", .port = 8080, .max_queue = 512, .max_connections = 2048,
+                         .max_body = (size_t)32 << 20, .timeout_s = 3600, .drain_s = 300};
     imp_sampling_init(&p->sampling);
 }
 

@@ -1,6 +1,6 @@
 /* server: HTTP over one model: OpenAI's and Anthropic's protocols, tokens, metrics. Uses the public C API only.
- * Owner: the caller keeps model and engine alive until server_free has returned. Threads: see server.c; server_drain may be
- * called from any thread, the rest from one. Fails when it cannot listen. */
+ * Owner: the caller keeps model and engine alive until server_free has returned. Threads: see server.c; server_drain
+ * may be called from any thread, the rest from one. Fails when it cannot listen. */
 #ifndef IMP_SERVER_SERVER_H
 #define IMP_SERVER_SERVER_H
 

@@ -130,10 +130,11 @@ void call_wake(call *c);
 void call_end(call *c);                         /* the stream is complete */
 void call_abort(call *c);                       /* cut the connection: the client has gone, or cannot be told */
 /* An error in the form of the call's protocol. code and param may be NULL. */
-void call_error(call *c, int http, const char *code, const char *param, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+void call_error(call *c, int http, const char *code, const char *param, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
 /* The same as one JSON document; extra: members to add to the error object ("\"n_ctx\":5"), or NULL. */
-void error_print(strbuf *out, error_form form, const char *id, int *http, const char *code, const char *param, const char *message,
-                 const char *extra);
+void error_print(strbuf *out, error_form form, const char *id, int *http, const char *code, const char *param,
+                 const char *message, const char *extra);
 imp_status http_start(server *s, imp_err *e);
 void http_stop(server *s);
 

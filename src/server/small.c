@@ -8,7 +8,7 @@
 #include "base/utf8.h"
 #include "server/fields.h"
 
-/* ---- on the I/O thread --------------------------------------------------------------------------------------------- */
+/* ---- on the I/O thread ------------------------------------------------------------------------------------------- */
 void route_health(call *c)
 {
     server *s = c->s;
@@ -93,7 +93,7 @@ void route_model(call *c)
     call_answer(c, 200, "application/json");
 }
 
-/* ---- on workers ------------------------------------------------------------------------------------------------------ */
+/* ---- on workers -------------------------------------------------------------------------------------------------- */
 static void bad(req_err *err, const char *what)
 {
     if (!err->http) {
@@ -181,8 +181,10 @@ static imp_status ids_of(const server *s, json_t *doc, bool *vllm, int32_t **ids
 {
     imp_err e = {0};
     imp_status st = IMP_OK;
-    json_t *content = json_object_get(doc, "content"), *prompt = json_object_get(doc, "prompt"), *messages = json_object_get(doc, "messages");
-    static const char *const fields[] = {"content", "prompt", "add_special", "add_special_tokens", "parse_special", "with_pieces", "model", NULL};
+    json_t *content = json_object_get(doc, "content"), *prompt = json_object_get(doc, "prompt");
+    json_t *messages = json_object_get(doc, "messages");
+    static const char *const fields[] = {"content", "prompt", "add_special", "add_special_tokens", "parse_special",
+                                         "with_pieces", "model", NULL};
     *vllm = !content;
     json_t *text = content ? content : prompt;
     if ((content || !messages) && !only(doc, fields, err)) /* beside messages, others are the template's variables */
@@ -192,7 +194,8 @@ static imp_status ids_of(const server *s, json_t *doc, bool *vllm, int32_t **ids
         st = json ? imp_chat_tokenize(s->m, s->p.chat_template, json, strlen(json), ids, n, &e) : IMP_E_NOMEM;
         free(json);
     } else if (!json_is_string(text)) {
-        bad(err, text ? "content: wanted a string" : "wanted 'content' (llama-server's form), or 'prompt' or 'messages' (vLLM's)");
+        bad(err, text ? "content: wanted a string"
+                      : "wanted 'content' (llama-server's form), or 'prompt' or 'messages' (vLLM's)");
         return IMP_E_USAGE;
     } else {
         bool add = content ? flag(doc, "add_special", false, err) : flag(doc, "add_special_tokens", true, err);
@@ -290,7 +293,8 @@ void route_apply_template(call *c)
     imp_err e = {0};
     char *json = json_dumps(doc, JSON_COMPACT), *text = NULL;
     size_t n = 0;
-    imp_status st = json ? imp_chat_render(c->s->m, c->s->p.chat_template, json, strlen(json), &text, &n, &e) : IMP_E_NOMEM;
+    imp_status st = json ? imp_chat_render(c->s->m, c->s->p.chat_template, json, strlen(json), &text, &n, &e)
+                         : IMP_E_NOMEM;
     free(json);
     if (st != IMP_OK) {
         bad(&err, e.message[0] ? e.message : imp_status_text(st));

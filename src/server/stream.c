@@ -5,8 +5,8 @@
  *   scoring (echo with logprobs) -> the prompts' logits come first, then the answers are submitted
  *   begun: a stream's first byte was printed; from then on errors are events in the stream
  *   finished: submitted, no DONE event to come: answered, freed
- * Invariants: (1) every submitted choice gives exactly one DONE; (2) only the pump thread frees a gen, after its last DONE;
- * (3) call.g is set before the first submission and cleared before the gen is freed, both under call.lock. */
+ * Invariants: (1) every submitted choice gives exactly one DONE; (2) only the pump thread frees a gen, after its last
+ * DONE; (3) call.g is set before the first submission and cleared before the gen is freed, both under call.lock. */
 #include "server/stream.h"
 
 #include <math.h>
@@ -29,8 +29,9 @@ gen *gen_new(call *c, const printer *pr, json_t *doc)
     g->pr = pr;
     g->doc = doc;
     g->created = clock_unix_s();
-    g->a = (ask){.sampling = c->s->p.sampling, .max_tokens = c->s->p.max_tokens, .max_completion = -1, .n = 1, .logprobs = -1, .top_logprobs = -1,
-                 .ignore_eos = c->s->p.ignore_eos, .seeded = c->s->p.has_seed, .mem = &g->mem, .err = &g->err};
+    g->a = (ask){.sampling = c->s->p.sampling, .max_tokens = c->s->p.max_tokens, .max_completion = -1, .n = 1,
+                 .logprobs = -1, .top_logprobs = -1, .ignore_eos = c->s->p.ignore_eos, .seeded = c->s->p.has_seed,
+                 .mem = &g->mem, .err = &g->err};
     return g;
 }
 
@@ -87,14 +88,14 @@ void gen_refuse(gen *g)
     if (http == 429 || http == 503)
         c->retry_after = 1;
     sb_clear(&c->out);
-    error_print(&c->out, c->form, c->id, &http, e->code, e->param[0] ? e->param : NULL, e->http ? e->message : "out of memory",
-                e->extra[0] ? e->extra : NULL);
+    error_print(&c->out, c->form, c->id, &http, e->code, e->param[0] ? e->param : NULL,
+                e->http ? e->message : "out of memory", e->extra[0] ? e->extra : NULL);
     gen_free(g);
     call_answer(c, http, "application/json");
     call_unref(c);
 }
 
-/* ---- from the engine thread -------------------------------------------------------------------------------------------- */
+/* ---- from the engine thread -------------------------------------------------------------------------------------- */
 /* The likeliest n of a row of logits and the logarithm of its sum of exponentials. */
 static double best_of_row(const float *l, uint32_t n_vocab, imp_logprob *top, uint32_t n_top)
 {
@@ -128,7 +129,8 @@ static void score(gen_sub *sub, const imp_event *ev)
     double lse = best_of_row(ev->logits, ev->n_vocab, top, n_top);
     for (uint32_t i = 0; i < n_top; i++)
         top[i].logprob = (float)((double)top[i].logprob - lse);
-    ev_record r = {.kind = EV_SCORE, .g = g, .c = &g->scorer[sub->prompt - g->prompt], .sub = sub, .position = next, .token = sub->prompt->ids[next],
+    ev_record r = {.kind = EV_SCORE, .g = g, .c = &g->scorer[sub->prompt - g->prompt], .sub = sub, .position = next,
+                   .token = sub->prompt->ids[next],
                    .logprob = (float)((double)ev->logits[sub->prompt->ids[next]] - lse), .n_top = n_top};
     pump_push(g->s, &r, top, "");
 }
@@ -165,7 +167,7 @@ static void on_event(void *user, const imp_event *ev)
     }
 }
 
-/* ---- submitting ----------------------------------------------------------------------------------------------------------- */
+/* ---- submitting -------------------------------------------------------------------------------------------------- */
 static void fail_req(req_err *e, int http, const char *code, const char *message)
 {
     if (e->http)
@@ -236,7 +238,8 @@ static uint32_t submit_all(gen *g, bool scoring)
     return 0;
 }
 
-/* With c->lock, or on the thread that submits. An id counts once n_sub has passed it; whoever submits meanwhile sees the flag. */
+/* With c->lock, or on the thread that submits. An id counts once n_sub has passed it; whoever submits meanwhile sees
+ * the flag. */
 void gen_cancel(gen *g)
 {
     atomic_store(&g->cancelled, true);
@@ -264,7 +267,8 @@ static bool check_sizes(gen *g)
         if (n < most || (n == most && !answers))
             continue;
         char text[200];
-        snprintf(text, sizeof text, "the prompt has %u tokens, which exceeds the available context size of %u tokens", n, most);
+        snprintf(text, sizeof text, "the prompt has %u tokens, which exceeds the available context size of %u tokens",
+                 n, most);
         fail_req(&g->err, 400, "context_length_exceeded", text);
         snprintf(g->err.extra, sizeof g->err.extra, "\"n_prompt_tokens\":%u,\"n_ctx\":%u", n, most);
         return false;
@@ -304,7 +308,7 @@ void gen_go(gen *g)
     pump_done(g->s, &g->scorer[g->n_prompt]);
 }
 
-/* ---- pump thread -------------------------------------------------------------------------------------------------------------- */
+/* ---- pump thread ------------------------------------------------------------------------------------------------- */
 static void begin(gen *g)
 {
     if (g->begun || !g->a.stream || g->err.http)
@@ -441,7 +445,8 @@ static void on_token(gen *g, const ev_record *r, const imp_logprob *top, const c
         c->n_token++;
         metrics_tokens(m, 0, 0, 1);
     }
-    piece p = {.text = text, .n_text = r->n_text, .token = r->token, .logprob = r->logprob, .top = top, .n_top = r->n_top};
+    piece p = {.text = text, .n_text = r->n_text, .token = r->token, .logprob = r->logprob, .top = top,
+               .n_top = r->n_top};
     give(g, c, &p);
 }
 
@@ -461,8 +466,11 @@ void gen_on_record(gen *g, const ev_record *r, const imp_logprob *top, const cha
 
 static void measure(gen *g, const choice *c)
 {
-    static const metric_finish reason[] = {[IMP_FINISH_NONE] = FINISHED_ERROR, [IMP_FINISH_STOP] = FINISHED_STOP, [IMP_FINISH_STOP_STRING] = FINISHED_STOP,
-        [IMP_FINISH_LENGTH] = FINISHED_LENGTH, [IMP_FINISH_CANCELLED] = FINISHED_ABORT, [IMP_FINISH_ERROR] = FINISHED_ERROR};
+    static const metric_finish reason[] = {
+        [IMP_FINISH_NONE] = FINISHED_ERROR, [IMP_FINISH_STOP] = FINISHED_STOP,
+        [IMP_FINISH_STOP_STRING] = FINISHED_STOP, [IMP_FINISH_LENGTH] = FINISHED_LENGTH,
+        [IMP_FINISH_CANCELLED] = FINISHED_ABORT, [IMP_FINISH_ERROR] = FINISHED_ERROR,
+    };
     metrics *m = &g->s->metrics;
     const imp_timing *t = &c->timing;
     double now = (double)clock_ns() * 1e-9;
@@ -633,7 +641,7 @@ void gen_tick(gen *g, int64_t now)
     send(g);
 }
 
-/* ---- for printers ---------------------------------------------------------------------------------------------------------------- */
+/* ---- for printers ------------------------------------------------------------------------------------------------ */
 gen_usage gen_count(const gen *g)
 {
     gen_usage u = {0};

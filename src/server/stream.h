@@ -1,6 +1,6 @@
-/* stream: one request's generation, from parsed fields to finished answer: the only streaming state machine of the server.
- * A gen is built by a worker (gen_new .. gen_go) and belongs to the pump thread from gen_go on. Engine events arrive
- * through the pump; a protocol is a printer over them. */
+/* stream: one request's generation, from parsed fields to finished answer: the only streaming state machine of the
+ * server. A gen is built by a worker (gen_new .. gen_go) and belongs to the pump thread from gen_go on. Engine events
+ * arrive through the pump; a protocol is a printer over them. */
 #ifndef IMP_SERVER_STREAM_H
 #define IMP_SERVER_STREAM_H
 
@@ -50,7 +50,8 @@ typedef struct lp_item {
     float logprob;
 } lp_item;
 
-/* A piece of one choice, as a printer sees it. token -1: text without a token of its own (the end of held-back text). */
+/* A piece of one choice, as a printer sees it. token -1: text without a token of its own
+ * (the end of held-back text). */
 typedef struct piece {
     const char *text;
     size_t n_text;
@@ -109,7 +110,8 @@ typedef struct printer {
     error_form form;
     void (*begin)(gen *g, strbuf *out);                             /* streams: before anything else; may be NULL */
     void (*piece)(gen *g, choice *c, const piece *p, strbuf *out);  /* keeps what the whole answer needs, or prints */
-    void (*part)(gen *g, choice *c, const imp_part *p, strbuf *out); /* streams: content, reasoning or a piece of a call; NULL: no parser */
+    void (*part)(gen *g, choice *c, const imp_part *p, strbuf *out); /* streams: content, reasoning or a piece
+                                                                        of a call; NULL: no parser */
     void (*over)(gen *g, choice *c, strbuf *out);                   /* streams: a choice has ended */
     void (*end)(gen *g, strbuf *out);                               /* streams: all have */
     void (*fail)(gen *g, int http, const char *message, strbuf *out); /* streams: an error after the first byte */
@@ -166,7 +168,8 @@ gen *gen_new(call *c, const printer *pr, json_t *doc);
 void gen_free(gen *g);
 /* Makes room for n prompts; gen_add_prompt takes the ids. */
 bool gen_prompts(gen *g, uint32_t n);
-/* Checks sizes, submits, and hands g to the pump; every failure is answered. Takes g and the caller's reference to c. */
+/* Checks sizes, submits, and hands g to the pump; every failure is answered. Takes g and the caller's
+ * reference to c. */
 void gen_go(gen *g);
 /* Answers with g->err and frees g; takes the reference to c. */
 void gen_refuse(gen *g);

@@ -19,7 +19,8 @@ static bool check_function(ask *a, const char *at, json_t *name, json_t *schema,
 {
     if (!good_name(json_string_value(name)))
         return field_fail(a, at, "wanted a name of 1 to %d letters, digits and _ - . : /", MAX_NAME);
-    return !schema || json_is_null(schema) || json_is_object(schema) || field_fail(a, at, "%s: wanted a JSON Schema: an object", schema_key);
+    return !schema || json_is_null(schema) || json_is_object(schema) ||
+           field_fail(a, at, "%s: wanted a JSON Schema: an object", schema_key);
 }
 
 bool field_tools(ask *a, const field *f, json_t *v)
@@ -46,7 +47,8 @@ bool field_tools(ask *a, const field *f, json_t *v)
 
 bool field_tool_choice(ask *a, const field *f, json_t *v)
 {
-    const char *s = json_string_value(v), *name = json_string_value(json_object_get(json_object_get(v, "function"), "name"));
+    const char *s = json_string_value(v);
+    const char *name = json_string_value(json_object_get(json_object_get(v, "function"), "name"));
     if (s && strcmp(s, "auto") == 0)
         a->tool_mode = TOOLS_AUTO;
     else if (s && strcmp(s, "none") == 0)
@@ -54,7 +56,8 @@ bool field_tool_choice(ask *a, const field *f, json_t *v)
     else if ((s && strcmp(s, "required") == 0) || name)
         a->tool_mode = TOOLS_MUST;
     else
-        return field_fail(a, f->name, "wanted none, auto, required or {\"type\": \"function\", \"function\": {\"name\": ...}}");
+        return field_fail(a, f->name,
+                          "wanted none, auto, required or {\"type\": \"function\", \"function\": {\"name\": ...}}");
     a->tool_name = name;
     return true;
 }
@@ -131,7 +134,7 @@ bool tools_settle(ask *a)
     return found || field_fail(a, "tool_choice", "there is no tool '%.128s'", a->tool_name);
 }
 
-/* ---- prompt and answer -------------------------------------------------------------------------------------------- */
+/* ---- prompt and answer ------------------------------------------------------------------------------------------- */
 /* Appends text to the prompt's tokens. */
 static imp_status append(gen *g, gen_prompt *p, const char *text, imp_err *e)
 {
@@ -148,12 +151,14 @@ static imp_status append(gen *g, gen_prompt *p, const char *text, imp_err *e)
     return st != IMP_OK || all ? st : IMP_E_NOMEM;
 }
 
-/* The answer begins in the prompt: with a call that must come, or with the end of a reasoning block that a constraint would have to stand in. */
+/* The answer begins in the prompt: with a call that must come, or with the end of a reasoning block that a constraint
+ * would have to stand in. */
 static imp_status force(gen *g, const char *tools, const char *tail, imp_err *e)
 {
     ask *a = &g->a;
     char *prefix = NULL, *schema = NULL;
-    imp_status st = imp_chat_force_call(g->s->m, g->s->p.chat_template, tools, tools ? strlen(tools) : 0, a->tool_name, tail, &prefix, &schema, e);
+    imp_status st = imp_chat_force_call(g->s->m, g->s->p.chat_template, tools, tools ? strlen(tools) : 0, a->tool_name,
+                                        tail, &prefix, &schema, e);
     if (st == IMP_OK && tools) {
         a->constraint_kind = IMP_CONSTRAINT_SCHEMA;
         a->constraint = arena_strdup(a->mem, schema);
@@ -172,11 +177,14 @@ bool tools_prompt(gen *g)
     enum { TAIL = 16 };
     const gen_prompt *p = &g->prompt[0];
     bool must = g->a.tool_mode == TOOLS_MUST && g->a.tools;
-    unsigned flags = IMP_PARSE_REASONING | (g->a.tools ? (unsigned)IMP_PARSE_TOOLS : 0) | (must ? (unsigned)IMP_PARSE_FORCED : 0);
+    unsigned flags = IMP_PARSE_REASONING | (g->a.tools ? (unsigned)IMP_PARSE_TOOLS : 0) |
+                     (must ? (unsigned)IMP_PARSE_FORCED : 0);
     imp_err e = {0};
     char *tail = NULL, *tools = g->a.tools ? json_dumps(g->a.tools, JSON_COMPACT) : NULL;
     size_t n = p->n < TAIL ? p->n : TAIL, n_tail;
-    imp_status st = g->a.tools && !tools ? IMP_E_NOMEM : imp_detokenize(g->s->m, p->ids + (p->n - n), n, true, &tail, &n_tail, &e);
+    imp_status st = g->a.tools && !tools
+                        ? IMP_E_NOMEM
+                        : imp_detokenize(g->s->m, p->ids + (p->n - n), n, true, &tail, &n_tail, &e);
     if (st == IMP_OK && (must || g->a.constraint_kind != IMP_CONSTRAINT_NONE))
         st = force(g, must ? tools : NULL, tail, &e);
     for (uint32_t i = 0; i < g->n_choice && st == IMP_OK; i++) {
@@ -204,13 +212,15 @@ void tools_explain(const gen *g, char *message, size_t size)
     if (json_array_size(tools) > 1 && !g->a.tool_name && strncmp(message, several, sizeof several - 1) == 0) {
         char *end;
         i = strtoul(message + sizeof several - 1, &end, 10);
-        const char *rest = strncmp(end, "/properties/", 12) == 0 ? end + 12 + strcspn(end + 12, "/:") : end; /* "arguments" */
+        const char *rest = strncmp(end, "/properties/", 12) == 0 ? end + 12 + strcspn(end + 12, "/:") /* "arguments" */
+                                                                 : end;
         skip = (size_t)(rest - message);
     } else {
         skip = strlen("schema: #");
     }
-    const char *name = g->a.tool_name ? g->a.tool_name
-                                      : json_string_value(json_object_get(json_object_get(json_array_get(tools, i), "function"), "name"));
+    const char *name = g->a.tool_name;
+    if (!name)
+        name = json_string_value(json_object_get(json_object_get(json_array_get(tools, i), "function"), "name"));
     char text[1100];
     snprintf(text, sizeof text, "tool '%.128s': #%.900s", name ? name : "", message + skip);
     snprintf(message, size, "%s", text);
