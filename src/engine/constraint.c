@@ -1,9 +1,10 @@
 /* Constraints of requests: compiled once a request on the thread that submits it; each choice follows its own text. The
  * vocabulary's token trie is made once an engine, when the first constrained request comes.
  *
- * Jump-ahead. Where the constraint forces the next tokens (jump.h), they are appended at once and travel through the model with
- * the token before them, as a prompt does: one step instead of one each. That is only a matter of speed: the answer is the one
- * that a mask of the forced token alone would give at each of those places (IMP_JUMP_STEPS does just that, and tests compare). */
+ * Jump-ahead. Where the constraint forces the next tokens (jump.h), they are appended at once and travel through the
+ * model with the token before them, as a prompt does: one step instead of one each. That is only a matter of speed: the
+ * answer is the one that a mask of the forced token alone would give at each of those places (IMP_JUMP_STEPS does just
+ * that, and tests compare). */
 #include <string.h>
 
 #include "base/mem.h"
@@ -49,9 +50,10 @@ imp_status constraint_compile(engine *g, request *q, imp_err *e)
     if (st != IMP_OK)
         return st;
     size_t n = r->constraint ? strlen(r->constraint) : 0;
-    /* One spelling for keys, constants and integers, and no long runs of white space: a model that drifts into \u escapes or
-     * blank lines would spend its tokens there. */
-    const constrain_options how = {.ws_max = 24, .plain_integers = true, .plain_escapes = true, .key_order = r->key_order};
+    /* One spelling for keys, constants and integers, and no long runs of white space: a model that drifts into \u
+     * escapes or blank lines would spend its tokens there. */
+    const constrain_options how = {.ws_max = 24, .plain_integers = true, .plain_escapes = true,
+                                   .key_order = r->key_order};
     switch (r->constraint_kind) {
     case IMP_CONSTRAINT_JSON: return constrain_compile_json(&how, &q->prog, e);
     case IMP_CONSTRAINT_SCHEMA: return constrain_compile_schema(r->constraint, n, &how, &q->prog, e);
@@ -105,7 +107,8 @@ imp_status constraint_jump(engine *g, seq *s, imp_err *e)
     bool more = !s->final;
     while (more && s->n_tok < s->cap_tok) {
         ids.n = 0;
-        st = jump_tokens(g->tk, s->constraint, s->tok + s->n_prompt, s->n_tok - s->n_prompt, s->cap_tok - s->n_tok, &ids, e);
+        st = jump_tokens(g->tk, s->constraint, s->tok + s->n_prompt, s->n_tok - s->n_prompt, s->cap_tok - s->n_tok,
+                         &ids, e);
         more = st == IMP_OK && ids.n;
         for (size_t i = 0; i < ids.n && more; i++) {
             more = ids.id[i] < (int32_t)g->m->config.n_vocab && constrain_state_accept_token(s->constraint, ids.id[i]);

@@ -85,7 +85,8 @@ static imp_status request_copy(request *q, const imp_request *r, imp_err *e)
     q->r = *r;
     q->r.prompt = copy(a, r->prompt, r->n_prompt, sizeof *r->prompt);
     q->r.stop_token = copy(a, r->stop_token, r->n_stop_token, sizeof *r->stop_token);
-    q->r.sampling.logit_bias = copy(a, r->sampling.logit_bias, r->sampling.n_logit_bias, sizeof *r->sampling.logit_bias);
+    q->r.sampling.logit_bias =
+        copy(a, r->sampling.logit_bias, r->sampling.n_logit_bias, sizeof *r->sampling.logit_bias);
     const char **stop = ARENA_ARRAY(a, const char *, r->n_stop + 1);
     for (uint32_t i = 0; stop && i < r->n_stop; i++)
         stop[i] = arena_strdup(a, r->stop[i]);
@@ -108,9 +109,11 @@ static imp_status check_request(const engine *g, const imp_request *r, imp_err *
 {
     const imp_sampling *s = &r->sampling;
     const struct { const char *name; double v, min, max; } number[] = {
-        {"temperature", (double)s->temperature, 0, 1000}, {"top_p", (double)s->top_p, 0, 1}, {"min_p", (double)s->min_p, 0, 1},
-        {"typical_p", (double)s->typical_p, 0, 1}, {"top_k", s->top_k, 0, INT32_MAX}, {"repeat_penalty", (double)s->repeat_penalty, 1e-6, 1e6},
-        {"frequency_penalty", (double)s->frequency_penalty, -1e4, 1e4}, {"presence_penalty", (double)s->presence_penalty, -1e4, 1e4},
+        {"temperature", (double)s->temperature, 0, 1000}, {"top_p", (double)s->top_p, 0, 1},
+        {"min_p", (double)s->min_p, 0, 1}, {"typical_p", (double)s->typical_p, 0, 1},
+        {"top_k", s->top_k, 0, INT32_MAX}, {"repeat_penalty", (double)s->repeat_penalty, 1e-6, 1e6},
+        {"frequency_penalty", (double)s->frequency_penalty, -1e4, 1e4},
+        {"presence_penalty", (double)s->presence_penalty, -1e4, 1e4},
         {"dry_multiplier", (double)s->dry_multiplier, 0, 1e4}, {"dry_base", (double)s->dry_base, 0, 1e4},
         {"mirostat_tau", (double)s->mirostat_tau, 0, 1e4}, {"mirostat_eta", (double)s->mirostat_eta, 0, 1e4},
         {"n", r->n, 1, 128}, {"logprobs", r->logprobs, -1, SAMPLE_MAX_TOP}, {"stop", r->n_stop, 0, 1024},
@@ -129,10 +132,12 @@ static imp_status check_request(const engine *g, const imp_request *r, imp_err *
     if (r->salt && strnlen(r->salt, MAX_SALT + 1) > MAX_SALT)
         return err_set(e, IMP_E_USAGE, "salt: wanted at most %d bytes, got more", MAX_SALT);
     if (r->rows_from >= r->n_prompt)
-        return err_set(e, IMP_E_USAGE, "rows_from: wanted less than the prompt's %u tokens, got %u", r->n_prompt, r->rows_from);
+        return err_set(e, IMP_E_USAGE, "rows_from: wanted less than the prompt's %u tokens, got %u", r->n_prompt,
+                       r->rows_from);
     for (uint32_t i = 0; i < r->n_prompt; i++)
         if (r->prompt[i] < 0 || (uint32_t)r->prompt[i] >= g->m->config.n_vocab)
-            return err_set(e, IMP_E_USAGE, "prompt: token %u is %d, wanted 0 to %u", i, r->prompt[i], g->m->config.n_vocab - 1);
+            return err_set(e, IMP_E_USAGE, "prompt: token %u is %d, wanted 0 to %u", i, r->prompt[i],
+                           g->m->config.n_vocab - 1);
     return IMP_OK;
 }
 
@@ -281,7 +286,8 @@ void engine_event(seq *s, imp_event *ev)
 void engine_finish(engine *g, seq *s, imp_finish why, imp_status status, const char *message)
 {
     int64_t now = clock_ns();
-    imp_event ev = {.kind = IMP_EVENT_DONE, .finish = why, .status = status, .message = message, .stop_string = s->text.hit,
+    imp_event ev = {.kind = IMP_EVENT_DONE, .finish = why, .status = status, .message = message,
+                    .stop_string = s->text.hit,
                     .stop_token = why == IMP_FINISH_STOP && s->n_said > s->n_prompt ? s->tok[s->n_said - 1] : -1};
     ev.timing = (imp_timing){.n_prompt = s->n_prompt, .n_cached = s->n_cached, .n_generated = s->n_said - s->n_prompt};
     ev.timing.queue_ns = (s->t_first_sched ? s->t_first_sched : now) - s->req->t_submit;
@@ -376,18 +382,18 @@ static imp_status make_flight(engine *g, flight *f, imp_err *e)
     f->row_seq = mem_calloc(r, sizeof *f->row_seq);
     f->owner = mem_calloc(n, sizeof *f->owner);
     f->from = mem_calloc(n, sizeof *f->from);
-    if (!f->id || !f->seq_of || !f->kv_index || !f->vis_begin || !f->vis_end || !f->pos || !f->cls || !f->seqs || !f->rows ||
-        !f->row_seq || !f->owner || !f->from)
+    if (!f->id || !f->seq_of || !f->kv_index || !f->vis_begin || !f->vis_end || !f->pos || !f->cls || !f->seqs ||
+        !f->rows || !f->row_seq || !f->owner || !f->from)
         return err_oom(e, "batch", t * 40);
-    f->b = (batch){.id = f->id, .seq = f->seq_of, .kv_index = f->kv_index, .pos = (const int32_t(*)[3])f->pos, .vis_begin = f->vis_begin,
-                   .vis_end = f->vis_end, .cls = f->cls, .seqs = f->seqs, .rows = f->rows};
+    f->b = (batch){.id = f->id, .seq = f->seq_of, .kv_index = f->kv_index, .pos = (const int32_t(*)[3])f->pos,
+                   .vis_begin = f->vis_begin, .vis_end = f->vis_end, .cls = f->cls, .seqs = f->seqs, .rows = f->rows};
     return IMP_OK;
 }
 
 static void free_flight(flight *f)
 {
-    void *own[] = {f->id, f->seq_of, f->kv_index, f->vis_begin, f->vis_end, f->pos, f->cls, f->seqs, f->rows, f->row_seq, f->owner, f->from, f->logits,
-                   f->row_mask, f->row_only};
+    void *own[] = {f->id, f->seq_of, f->kv_index, f->vis_begin, f->vis_end, f->pos, f->cls, f->seqs, f->rows,
+                   f->row_seq, f->owner, f->from, f->logits, f->row_mask, f->row_only};
     for (size_t i = 0; i < sizeof own / sizeof *own; i++)
         mem_free(own[i]);
 }
@@ -435,8 +441,8 @@ static const backend_api *const backends[] = {
     &backend_cpu,
 };
 
-/* A backend may serve shapes that its fast kernels do not take; the kernel's name says so (backend.h). Nobody is to find
- * out by waiting. */
+/* A backend may serve shapes that its fast kernels do not take; the kernel's name says so (backend.h). Nobody is to
+ * find out by waiting. */
 static void tell_slow_attention(const engine *g)
 {
     const plan *p = &g->m->text;
@@ -444,9 +450,9 @@ static void tell_slow_attention(const engine *g)
         const char *kernel = p->op[i].kind == OP_ATTEND ? g->api->exec_kernel(g->exec, i) : "";
         if (!strstr(kernel, "(generic)"))
             continue;
-        log_line(&g->log, LOG_WARN, "attention of layer %d runs on a general kernel of the %s, which is slow: its heads are of another shape "
-                 "than the fast ones take, or blocks of %d tokens are not a power of two from 8 on (--block-size)", (int)p->op[i].layer,
-                 g->api->name, (int)g->block_size);
+        log_line(&g->log, LOG_WARN, "attention of layer %d runs on a general kernel of the %s, which is slow: its "
+                 "heads are of another shape than the fast ones take, or blocks of %d tokens are not a power of two "
+                 "from 8 on (--block-size)", (int)p->op[i].layer, g->api->name, (int)g->block_size);
         return;
     }
 }
@@ -454,8 +460,8 @@ static void tell_slow_attention(const engine *g)
 static imp_status start(engine *g, const imp_engine_params *p, imp_err *e)
 {
     backend_options bo = {.device = p->device, .n_threads = p->n_threads, .cpu = p->cpu ? p->cpu : "auto",
-                          .deterministic = p->deterministic, .profile = p->profile, .prefill_fp8 = p->prefill == IMP_PREFILL_FP8, .log = &g->log,
-                          .precise = p->precise};
+                          .deterministic = p->deterministic, .profile = p->profile,
+                          .prefill_fp8 = p->prefill == IMP_PREFILL_FP8, .log = &g->log, .precise = p->precise};
     int64_t t0 = clock_ns();
     imp_status st = g->api->open(&bo, &g->be, e);
     if (st != IMP_OK)
@@ -479,9 +485,10 @@ static imp_status start(engine *g, const imp_engine_params *p, imp_err *e)
     if (st == IMP_OK)
         st = make_flights(g, p->n_ticket, e);
     if (st == IMP_OK)
-        log_line(&g->log, LOG_INFO, "%s opened in %.2f s; weights %.2f GB in %.2f s, %.1f GB/s; the rest %.2f s", g->api->name,
-                 (double)(t_open - t0) * 1e-9, (double)g->m->weight_bytes * 1e-9, (double)(t_up - t_open) * 1e-9,
-                 (double)g->m->weight_bytes / (double)(t_up - t_open + 1), (double)(clock_ns() - t_up) * 1e-9);
+        log_line(&g->log, LOG_INFO, "%s opened in %.2f s; weights %.2f GB in %.2f s, %.1f GB/s; the rest %.2f s",
+                 g->api->name, (double)(t_open - t0) * 1e-9, (double)g->m->weight_bytes * 1e-9,
+                 (double)(t_up - t_open) * 1e-9, (double)g->m->weight_bytes / (double)(t_up - t_open + 1),
+                 (double)(clock_ns() - t_up) * 1e-9);
     if (st == IMP_OK)
         tell_slow_attention(g);
     return st;
@@ -509,7 +516,8 @@ static void stop_backend(engine *g)
     *g = (engine){.m = g->m, .tk = g->tk, .log = g->log, .jump = g->jump};
 }
 
-/* Starts the backend that was asked for, or the best that can run this model here; a GPU that cannot is said so aloud. */
+/* Starts the backend that was asked for, or the best that can run this model here; a GPU that cannot is said so
+ * aloud. */
 static imp_status start_best(engine *g, const imp_engine_params *p, imp_err *e)
 {
     bool any = !p->backend || strcmp(p->backend, "auto") == 0;
@@ -526,7 +534,8 @@ static imp_status start_best(engine *g, const imp_engine_params *p, imp_err *e)
         stop_backend(g);
         if (!any || i + 1 == n || (st != IMP_E_UNSUPPORTED && st != IMP_E_DEVICE))
             return err_set(e, st, "%s", why.message);
-        log_line(&g->log, opened ? LOG_WARN : LOG_DEBUG, "%s; the %s runs the model instead", why.message, backends[i + 1]->name);
+        log_line(&g->log, opened ? LOG_WARN : LOG_DEBUG, "%s; the %s runs the model instead", why.message,
+                 backends[i + 1]->name);
     }
     if (strcmp(p->backend, "cuda") == 0)
         return err_set(e, IMP_E_UNSUPPORTED, "backend cuda: this program was built without it (make with nvcc)");
@@ -600,8 +609,9 @@ void engine_stats(engine *g, imp_stats *s)
     *s = (imp_stats){.size = size, .backend = g->describe, .n_ctx = g->n_ctx, .n_seq = g->n_seq, .n_batch = g->n_batch,
                      .block_size = (uint32_t)g->block_size, .running = g->n_running, .waiting = g->n_waiting,
                      .blocks_used = (uint64_t)atomic_load(&g->blocks_used), .prompt_tokens = g->n_prompt_tok,
-                     .cached_tokens = g->n_cached_tok, .generated_tokens = g->n_gen_tok, .preemptions = g->n_preempt, .forced_tokens = g->n_forced_tok,
-                     .weight_bytes = mem.weights, .kv_bytes = mem.kv, .workspace_bytes = mem.workspace, .load_seconds = g->load_seconds,
+                     .cached_tokens = g->n_cached_tok, .generated_tokens = g->n_gen_tok, .preemptions = g->n_preempt,
+                     .forced_tokens = g->n_forced_tok, .weight_bytes = mem.weights, .kv_bytes = mem.kv,
+                     .workspace_bytes = mem.workspace, .load_seconds = g->load_seconds,
                      .prefix_queries = g->n_query_tok, .blocks_cached = (uint64_t)atomic_load(&g->blocks_cached)};
     for (int i = 0; i < g->m->text.n_group; i++)
         s->blocks_total += (uint64_t)g->blk[i].n_total;
@@ -627,13 +637,15 @@ imp_status engine_profile(engine *g, double read_ceiling, strbuf *out, imp_err *
         prefix_clear(g->prefix); /* the repeated steps wrote over blocks */
     pthread_mutex_unlock(&g->lock);
     if (st == IMP_OK && p.n_step)
-        sb_printf(out, "%lld steps one after the other: %.1f us each, the device idle for %.1f us between them\n", (long long)p.n_step, p.step_us, p.idle_us);
+        sb_printf(out, "%lld steps one after the other: %.1f us each, the device idle for %.1f us between them\n",
+                  (long long)p.n_step, p.step_us, p.idle_us);
     sb_str(out, "| kernel | count | us each | us | GB/s | of ceiling |\n|---|---:|---:|---:|---:|---:|\n");
     for (int32_t i = 0; i < p.n && st == IMP_OK; i++) {
         const backend_profile_row *r = &p.row[i];
         sb_printf(out, "| %s | %d | %.2f | %.1f |", r->name, r->count, r->us / r->count, r->us);
         if (r->bytes > 0 && r->us > 0)
-            sb_printf(out, " %.0f | %.0f%% |\n", r->bytes / r->us * 1e-3, read_ceiling > 0 ? 100 * r->bytes / r->us * 1e6 / read_ceiling : 0);
+            sb_printf(out, " %.0f | %.0f%% |\n", r->bytes / r->us * 1e-3,
+                      read_ceiling > 0 ? 100 * r->bytes / r->us * 1e6 / read_ceiling : 0);
         else
             sb_str(out, " | |\n");
     }

@@ -6,11 +6,12 @@
  *
  * Life of a sequence (one choice of a request):
  *   WAITING -> RUNNING     admit(): a slot is free and its first chunk fits
- *   RUNNING -> WAITING     preempt(): KV blocks ran out and it is the youngest; it keeps its tokens, drops its blocks, and
- *                          computes them anew later: same tokens, because every draw depends on (seed, position) alone
+ *   RUNNING -> WAITING     preempt(): KV blocks ran out and it is the youngest; it keeps its tokens, drops its blocks,
+ *                          and computes them anew later: same tokens, because every draw depends on (seed, position)
+ *                          alone
  *   RUNNING -> gone        finish(): stop, length, cancelled or failed; exactly one DONE event
- * Invariants: (1) a running sequence's tables hold exactly the blocks its KV positions need; (2) tok[0..n_kv) are in the cache,
- * tok[n_kv..n_tok) are not; (3) a sequence that generates has n_tok = n_kv + 1 between steps. */
+ * Invariants: (1) a running sequence's tables hold exactly the blocks its KV positions need; (2) tok[0..n_kv) are in
+ * the cache, tok[n_kv..n_tok) are not; (3) a sequence that generates has n_tok = n_kv + 1 between steps. */
 #ifndef IMP_ENGINE_ENGINE_H
 #define IMP_ENGINE_ENGINE_H
 

@@ -36,10 +36,12 @@ struct seq {
     uint64_t age;              /* order of submission */
     int32_t *tok;              /* prompt, then what was generated */
     uint32_t n_tok, cap_tok, n_prompt, n_kv;
-    uint32_t n_said;           /* tok[0..n_said) are the prompt and what was delivered; behind them are forced tokens on their way */
+    uint32_t n_said;           /* tok[0..n_said) are the prompt and what was delivered; behind them are forced tokens
+                                  on their way */
     int32_t *table[PLAN_MAX_GROUPS];
     int32_t table_len[PLAN_MAX_GROUPS], base[PLAN_MAX_GROUPS];
-    prefix_at at;              /* its path in the prefix cache: the first at.depth blocks of its tables are the cache's too */
+    prefix_at at;              /* its path in the prefix cache: the first at.depth blocks of its tables are
+                                  the cache's too */
     uint32_t n_landed;         /* positions whose step has landed; <= n_kv */
     uint32_t n_cached;         /* prompt tokens that the cache had when it was first scheduled */
     bool looked_up;            /* n_cached is known */
@@ -69,7 +71,8 @@ typedef struct seq_list {
 
 #define MAX_FLIGHT 2
 
-/* A step from filling to its results. Its arrays are sized once for n_batch tokens; the backend reads them until wait. */
+/* A step from filling to its results. Its arrays are sized once for n_batch tokens; the backend reads them until
+ * wait. */
 typedef struct flight {
     batch b;
     int32_t *id, *seq_of, *kv_index, *vis_begin, *vis_end;
@@ -124,7 +127,8 @@ struct engine {
     /* engine thread */
     seq_list waiting, running;
     seq **slot;                /* [n_seq] */
-    _Atomic imp_status dead;   /* the device is lost: every request fails with this, and with the text, written before it */
+    _Atomic imp_status dead;   /* the device is lost: every request fails with this, and with the text,
+                                  written before it */
     char dead_why[512];
     /* steps: cur is being filled, flight[first] is the oldest of n_open that are computed */
     flight flight[MAX_FLIGHT], *cur;
@@ -137,23 +141,28 @@ struct engine {
 /* engine.c */
 void seq_free(engine *g, seq *s);
 void engine_event(seq *s, imp_event *ev);   /* fills in id and choice, delivers */
-/* constraint.c: compiles a request's constraint (on the caller's thread), gives each choice its state, steers its steps. */
+/* constraint.c: compiles a request's constraint (on the caller's thread), gives each choice its state, steers its
+ * steps. */
 imp_status constraint_compile(engine *g, request *q, imp_err *e);
 imp_status constraint_attach(engine *g, seq *s, imp_err *e);
-imp_status constraint_mask(engine *g, seq *s);     /* fills s->mask; IMP_E_NUMERIC never: IMP_E_LIMIT when nothing can follow */
+/* Fills s->mask; IMP_E_NUMERIC never: IMP_E_LIMIT when nothing can follow. */
+imp_status constraint_mask(engine *g, seq *s);
 /* Takes the chosen token; s->final: the text is complete and nothing may follow. */
 imp_status constraint_accept(seq *s, int32_t id);
 /* Appends the tokens that the constraint forces next (jump.h), up to cap_tok. */
 imp_status constraint_jump(engine *g, seq *s, imp_err *e);
-/* Forced tokens get rows of their own: somebody wants what the model thinks of them, or a test wants a step for each. */
+/* Forced tokens get rows of their own: somebody wants what the model thinks of them, or a test wants a step for
+ * each. */
 bool constraint_rows(const engine *g, const seq *s);
 bool constraint_row_masks(const engine *g, flight *f); /* makes room for the next; false: out of memory */
 /* The mask of batch row `row` that allows `id` alone. */
 const uint32_t *constraint_only(const engine *g, flight *f, int32_t row, int32_t id);
-/* kv.c: blocks for positions up to n_kv; false when there are not enough free or only cached ones. Drops what windows no longer see. */
+/* kv.c: blocks for positions up to n_kv; false when there are not enough free or only cached ones. Drops what windows
+ * no longer see. */
 bool kv_reserve(engine *g, seq *s, uint32_t n_kv);
 void kv_release(engine *g, seq *s);
-/* The prefix cache (g->prefix must be there): gives s, which holds nothing yet, the longest computed prefix of its tokens. */
+/* The prefix cache (g->prefix must be there): gives s, which holds nothing yet, the longest computed prefix of its
+ * tokens. */
 void kv_reuse(engine *g, seq *s);
 /* An earlier choice of the same request is computing what s could reuse. */
 bool kv_twin_ahead(const engine *g, const seq *s);
@@ -161,8 +170,8 @@ bool kv_twin_ahead(const engine *g, const seq *s);
 void kv_landed(engine *g, seq *s, uint32_t end);
 /* Makes g->prefix when it is asked for and the plan allows; after the blocks. */
 imp_status kv_cache_open(engine *g, const imp_engine_params *p, imp_err *e);
-/* step.c: fills and submits a step over the running sequences, and lands the oldest when as many are open as the backend
- * gains from: on a device the next step computes while the host reads the last one's results. */
+/* step.c: fills and submits a step over the running sequences, and lands the oldest when as many are open as the
+ * backend gains from: on a device the next step computes while the host reads the last one's results. */
 void engine_step(engine *g);
 void engine_finish(engine *g, seq *s, imp_finish why, imp_status status, const char *message);
 void list_push(seq_list *l, seq *s);

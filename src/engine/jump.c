@@ -1,10 +1,11 @@
-/* Forced bytes to tokens. The tokenizer is asked with the last tokens' text before them, and only where it puts a border
- * between the two: elsewhere the tokens so far are not its own, and the model goes on by itself.
+/* Forced bytes to tokens. The tokenizer is asked with the last tokens' text before them, and only where it puts a
+ * border between the two: elsewhere the tokens so far are not its own, and the model goes on by itself.
  *
- * Which of the tokens are certain? Let F be the forced bytes and X whatever follows. In BPE, SentencePiece and Unigram a token
- * border that the spelling of F X has at place s leaves the spelling of F[0..s) as it is alone. So for every place s at which a
- * token can begin that reaches into X, the tokens are those of F[0..s) up to there; what all of them share is certain. What a
- * pre-tokenizer's pattern looks ahead for (white space before a word, groups of digits) is found by trying an X of each kind. */
+ * Which of the tokens are certain? Let F be the forced bytes and X whatever follows. In BPE, SentencePiece and Unigram
+ * a token border that the spelling of F X has at place s leaves the spelling of F[0..s) as it is alone. So for every
+ * place s at which a token can begin that reaches into X, the tokens are those of F[0..s) up to there; what all of them
+ * share is certain. What a pre-tokenizer's pattern looks ahead for (white space before a word, groups of digits) is
+ * found by trying an X of each kind. */
 #include "engine/jump.h"
 
 #include <string.h>
@@ -17,9 +18,10 @@
 
 static const char *const PROBES[] = {"a", "A", " ", "\n", "\"", "1", "11", "111"};
 
-/* The tokens of text[0..n) behind the border at `at`: *first, and how many; 0 when there is no border or the tokens spell
- * other bytes. A space that SentencePiece puts in front is not text. */
-static imp_status behind(const tok *t, const char *text, size_t n, size_t at, tok_ids *ids, size_t *first, size_t *count, imp_err *e)
+/* The tokens of text[0..n) behind the border at `at`: *first, and how many; 0 when there is no border or the tokens
+ * spell other bytes. A space that SentencePiece puts in front is not text. */
+static imp_status behind(const tok *t, const char *text, size_t n, size_t at, tok_ids *ids, size_t *first,
+                         size_t *count, imp_err *e)
 {
     ids->n = 0;
     *first = *count = 0;
@@ -83,7 +85,8 @@ static imp_status spell(spelling *p, constrain_state *c, const strbuf *forced, i
     return st;
 }
 
-imp_status jump_tokens(const tok *t, constrain_state *c, const int32_t *said, size_t n_said, size_t max, tok_ids *out, imp_err *e)
+imp_status jump_tokens(const tok *t, constrain_state *c, const int32_t *said, size_t n_said, size_t max, tok_ids *out,
+                       imp_err *e)
 {
     strbuf forced = {0};
     spelling p = {.t = t};

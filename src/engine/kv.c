@@ -1,5 +1,5 @@
-/* Blocks of a sequence: as many as its positions need, none that its windows have left behind; and what the prefix cache lends it
- * and learns from it. */
+/* Blocks of a sequence: as many as its positions need, none that its windows have left behind; and what the prefix
+ * cache lends it and learns from it. */
 #include "engine/engine_impl.h"
 
 #define MAX_WINDOW_NODES 65536
@@ -135,7 +135,8 @@ bool kv_twin_ahead(const engine *g, const seq *s)
 
 void kv_reuse(engine *g, seq *s)
 {
-    uint32_t n = prefix_take(g->prefix, s->req->r.salt, s->tok, reusable(g, s), &s->at, s->table, s->table_len, s->base);
+    uint32_t n = prefix_take(g->prefix, s->req->r.salt, s->tok, reusable(g, s), &s->at, s->table, s->table_len,
+                             s->base);
     s->n_kv = s->n_landed = n * (uint32_t)g->block_size;
     if (!s->looked_up) {
         s->n_cached = s->n_kv;
@@ -167,7 +168,8 @@ imp_status kv_cache_open(engine *g, const imp_engine_params *p, imp_err *e)
     const plan *pl = &g->m->text;
     if (!p->prefix_cache || pl->n_state || !pl->n_group) /* a recurrent state is not in any block */
         return IMP_OK;
-    /* As many nodes as there can be blocks of tokens. Where all groups have windows, blocks go and their tokens stay. */
+    /* As many nodes as there can be blocks of tokens. Where all groups have windows, blocks go and their tokens
+     * stay. */
     int64_t n = (int64_t)g->n_seq * (g->n_ctx / (uint32_t)g->block_size + 1);
     n = n < MAX_WINDOW_NODES ? n : MAX_WINDOW_NODES;
     bool full = false;

@@ -13,7 +13,8 @@ static uint32_t window(int32_t last_n, uint32_t n) { return last_n < 0 || (uint3
 imp_status penalty_init(penalty *p, const imp_sampling *s, uint32_t n_ctx, imp_err *e)
 {
     *p = (penalty){0};
-    p->counts_on = s->repeat_last_n != 0 && (s->repeat_penalty != 1 || s->frequency_penalty != 0 || s->presence_penalty != 0);
+    p->counts_on = s->repeat_last_n != 0 &&
+                   (s->repeat_penalty != 1 || s->frequency_penalty != 0 || s->presence_penalty != 0);
     p->dry_on = s->dry_multiplier > 0;
     p->n_fixed = p->n_bias = (int32_t)s->n_logit_bias;
     p->cap_bias = p->n_fixed + (p->dry_on ? DRY_MAX_TOKENS : 0);

@@ -1,5 +1,5 @@
-/* penalty: what of a sequence's past the sampler needs: how often each recent token occurred, and DRY's sparse penalties.
- * Sized once a sequence; a step allocates nothing. Engine thread. */
+/* penalty: what of a sequence's past the sampler needs: how often each recent token occurred, and DRY's sparse
+ * penalties. Sized once a sequence; a step allocates nothing. Engine thread. */
 #ifndef IMP_ENGINE_PENALTY_H
 #define IMP_ENGINE_PENALTY_H
 

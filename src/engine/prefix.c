@@ -43,7 +43,10 @@ struct prefix {
 };
 
 static int32_t *tok_of(const prefix *p, int32_t id) { return p->tok + (size_t)id * (size_t)p->block_size; }
-static int32_t *block_of(const prefix *p, int32_t id, int i) { return &p->block[(size_t)id * (size_t)p->n_group + (size_t)i]; }
+static int32_t *block_of(const prefix *p, int32_t id, int i)
+{
+    return &p->block[(size_t)id * (size_t)p->n_group + (size_t)i];
+}
 
 /* ---- life ------------------------------------------------------------------------------------------------------- */
 void prefix_free(prefix *p)
@@ -77,14 +80,15 @@ static bool idle_init(idle_list *l, int32_t n)
     return l->older && l->newer && l->owner && l->in;
 }
 
-imp_status prefix_new(blocks *blk, const plan_kv_group *group, int n_group, int32_t block_size, int32_t n_node, prefix **out, imp_err *e)
+imp_status prefix_new(blocks *blk, const plan_kv_group *group, int n_group, int32_t block_size, int32_t n_node,
+                      prefix **out, imp_err *e)
 {
     size_t n = (size_t)n_node;
     prefix *p = mem_calloc(1, sizeof *p);
     if (!p)
         return err_oom(e, "prefix cache", sizeof *p);
-    *p = (prefix){.blk = blk, .n_group = n_group, .block_size = block_size, .n_node = n_node, .mask = 63, .unused = NONE, .first = NONE, .last = NONE,
-                  .seed = (uint64_t)clock_ns() * 0x9E3779B97F4A7C15u};
+    *p = (prefix){.blk = blk, .n_group = n_group, .block_size = block_size, .n_node = n_node, .mask = 63,
+                  .unused = NONE, .first = NONE, .last = NONE, .seed = (uint64_t)clock_ns() * 0x9E3779B97F4A7C15u};
     while (p->mask < n && p->mask < (uint32_t)1 << 30)
         p->mask = p->mask * 2 + 1;
     /* untouched pages of these cost nothing: they fill as the cache does */
@@ -190,7 +194,8 @@ static int32_t find(const prefix *p, int32_t parent, const char *salt, const int
 {
     for (int32_t id = p->bucket[hash & p->mask] - 1; id != NONE; id = p->node[id].next) {
         const node *n = &p->node[id];
-        if (n->hash == hash && n->parent == parent && memcmp(tok_of(p, id), tok, (size_t)p->block_size * sizeof *tok) == 0 &&
+        if (n->hash == hash && n->parent == parent &&
+            memcmp(tok_of(p, id), tok, (size_t)p->block_size * sizeof *tok) == 0 &&
             (parent != NONE || strcmp(plain(n->salt), plain(salt)) == 0))
             return id;
     }
@@ -204,7 +209,8 @@ static uint32_t first_seen(const prefix *p, int i, uint32_t n)
     return w && at > w ? (uint32_t)((at - w) / (uint32_t)p->block_size) : 0;
 }
 
-/* How many blocks of the longest path can be used, and its last node: in each window group all that is seen must be there. */
+/* How many blocks of the longest path can be used, and its last node: in each window group all that is seen must be
+ * there. */
 static uint32_t longest(const prefix *p, const char *salt, const int32_t *tok, uint32_t max, int32_t *last)
 {
     uint32_t run[PLAN_MAX_GROUPS] = {0}, best = 0;
@@ -228,8 +234,8 @@ static uint32_t longest(const prefix *p, const char *salt, const int32_t *tok, u
     return best;
 }
 
-uint32_t prefix_take(prefix *p, const char *salt, const int32_t *tok, uint32_t max_blocks, prefix_at *at, int32_t *const *table,
-                     int32_t *table_len, int32_t *base)
+uint32_t prefix_take(prefix *p, const char *salt, const int32_t *tok, uint32_t max_blocks, prefix_at *at,
+                     int32_t *const *table, int32_t *table_len, int32_t *base)
 {
     int32_t id = NONE;
     uint32_t n = longest(p, salt, tok, max_blocks, &id);
@@ -313,7 +319,8 @@ static int32_t new_node(prefix *p)
     return id;
 }
 
-static int32_t make(prefix *p, int32_t parent, const char *salt, const int32_t *tok, uint64_t hash, int32_t *const *entry)
+static int32_t make(prefix *p, int32_t parent, const char *salt, const int32_t *tok, uint64_t hash,
+                    int32_t *const *entry)
 {
     char *own = NULL;
     if (parent == NONE && salt && *salt && !(own = mem_strdup(salt)))
@@ -323,7 +330,8 @@ static int32_t make(prefix *p, int32_t parent, const char *salt, const int32_t *
         mem_free(own);
         return NONE;
     }
-    p->node[id] = (node){.parent = parent, .next = p->bucket[hash & p->mask] - 1, .users = 1, .hash = hash, .salt = own};
+    p->node[id] = (node){.parent = parent, .next = p->bucket[hash & p->mask] - 1, .users = 1, .hash = hash,
+                         .salt = own};
     p->bucket[hash & p->mask] = id + 1;
     if (parent != NONE)
         p->node[parent].n_child++;

@@ -3,7 +3,9 @@
 #include <math.h>
 #include <string.h>
 
-static const double kv_type_bits[] = {[KV_F32] = 32, [KV_F16] = 16, [KV_BF16] = 16, [KV_FP8] = 8, [KV_Q8_0] = 8.5, [KV_NVFP4] = 4.5};
+static const double kv_type_bits[] = {
+    [KV_F32] = 32, [KV_F16] = 16, [KV_BF16] = 16, [KV_FP8] = 8, [KV_Q8_0] = 8.5, [KV_NVFP4] = 4.5,
+};
 
 /* Bits a KV value takes at most, for sizing; the backend may choose less. */
 static double kv_bits(kv_type t, const plan *p)
@@ -65,21 +67,24 @@ imp_status engine_sizes(engine *g, const imp_engine_params *p, kv_options *ko, i
     g->n_row = p->n_row ? p->n_row : g->n_seq;
     g->block_size = p->block_size ? (int32_t)p->block_size : 64;
     if (g->n_seq > 4096 || g->n_batch > 65536 || g->n_row > 65536 || p->block_size > 4096)
-        return err_set(e, IMP_E_USAGE, "engine: wanted at most 4096 sequences, 65536 tokens and rows a step, 4096 tokens a block");
+        return err_set(e, IMP_E_USAGE, "engine: wanted at most 4096 sequences, 65536 tokens and rows a step, "
+                       "4096 tokens a block");
     if (g->n_batch < g->n_seq)
         g->n_batch = g->n_seq; /* every running sequence decodes in every step */
     if (g->n_row < g->n_seq)
         g->n_row = g->n_seq;
     uint64_t budget = p->memory_budget ? p->memory_budget : mem.free;
     double copies = p->prefill == IMP_PREFILL_FP8 ? fp8_bytes(pl) : 0;
-    double weights = (double)g->m->weight_bytes + copies, room = (double)budget - weights * 1.05; /* repacking may grow a format a little */
+    double weights = (double)g->m->weight_bytes + copies;
+    double room = (double)budget - weights * 1.05; /* repacking may grow a format a little */
     if (weights > (double)budget && copies > 0)
         return err_set(e, IMP_E_NOMEM,
-                       "model: wanted %.1f GB for its weights, %.1f of them FP8 copies for prompts (prefill fp8), got %.1f GB of memory",
-                       weights / 1e9, copies / 1e9, (double)budget / 1e9);
+                       "model: wanted %.1f GB for its weights, %.1f of them FP8 copies for prompts (prefill fp8), "
+                       "got %.1f GB of memory", weights / 1e9, copies / 1e9, (double)budget / 1e9);
     if (weights > (double)budget)
-        return err_set(e, IMP_E_NOMEM, "model: wanted %.1f GB for its weights, got %.1f GB of memory; a file of %.1f bits a weight would fit",
-                       weights / 1e9, (double)budget / 1e9, 0.85 * 8 * (double)budget / (double)g->m->n_param);
+        return err_set(e, IMP_E_NOMEM, "model: wanted %.1f GB for its weights, got %.1f GB of memory; a file of "
+                       "%.1f bits a weight would fit", weights / 1e9, (double)budget / 1e9,
+                       0.85 * 8 * (double)budget / (double)g->m->n_param);
     room = room > 64e6 ? room : 64e6;
     double bits = kv_bits((kv_type)p->kv, pl);
     uint64_t bs = (uint64_t)g->block_size, asked = p->n_ctx ? p->n_ctx : g->m->config.n_ctx_train;
@@ -87,8 +92,8 @@ imp_status engine_sizes(engine *g, const imp_engine_params *p, kv_options *ko, i
         asked = DEFAULT_CTX;
     double one = kv_bytes(pl, bits, asked, 1, g->n_batch, bs);
     if (one > room && p->n_ctx)
-        return err_set(e, IMP_E_NOMEM, "context of %llu tokens: wanted %.1f GB for KV, got %.1f GB of memory; ask for fewer with -c or a smaller --kv",
-                       (unsigned long long)asked, one / 1e9, room / 1e9);
+        return err_set(e, IMP_E_NOMEM, "context of %llu tokens: wanted %.1f GB for KV, got %.1f GB of memory; ask for "
+                       "fewer with -c or a smaller --kv", (unsigned long long)asked, one / 1e9, room / 1e9);
     while (one > room && asked > 256) {
         asked /= 2;
         one = kv_bytes(pl, bits, asked, 1, g->n_batch, bs);
@@ -104,7 +109,8 @@ imp_status engine_sizes(engine *g, const imp_engine_params *p, kv_options *ko, i
     ko->block_size = g->block_size;
     ko->n_state = pl->n_state ? (int32_t)g->n_seq : 0;
     for (int i = 0; i < pl->n_group; i++) {
-        uint64_t b = blocks_for(&pl->group[i], asked, n, g->n_batch, bs), least = blocks_for(&pl->group[i], asked, 1, g->n_batch, bs);
+        uint64_t b = blocks_for(&pl->group[i], asked, n, g->n_batch, bs);
+        uint64_t least = blocks_for(&pl->group[i], asked, 1, g->n_batch, bs);
         if (pl->group[i].kind == KVG_WINDOW && p->prefix_cache && g->api->n_ticket > 1)
             b += g->n_batch / bs; /* of an open step, which a window keeps for the cache until it lands */
         if (p->kv_blocks && b > p->kv_blocks)

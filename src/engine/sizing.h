@@ -4,7 +4,8 @@
 
 #include "engine/engine_impl.h"
 
-/* Fills in g->n_ctx, n_seq, n_batch, n_row, block_size and the KV options. IMP_E_NOMEM with the numbers when it cannot fit. */
+/* Fills in g->n_ctx, n_seq, n_batch, n_row, block_size and the KV options. IMP_E_NOMEM with the numbers when it cannot
+ * fit. */
 imp_status engine_sizes(engine *g, const imp_engine_params *p, kv_options *ko, imp_err *e);
 
 /* See imp_engine_step_bytes and what follows it in imp.h. */

@@ -20,13 +20,17 @@ static int turn(const seq *s)
 }
 
 /* Its next choice depends on the last one in ways that only the host knows. */
-static bool is_sync(const seq *s) { return s->pen.counts_on || s->pen.dry_on || s->constraint || s->req->r.sampling.mirostat; }
+static bool is_sync(const seq *s)
+{
+    return s->pen.counts_on || s->pen.dry_on || s->constraint || s->req->r.sampling.mirostat;
+}
 
 /* Nothing to compute until open steps are done: the token that they sample decides, or is the last one anyway. */
 static bool must_wait(const seq *s)
 {
     const imp_request *r = &s->req->r;
-    return s->n_pend && (is_sync(s) || s->n_kv + 1 != total(s) || total(s) >= s->cap_tok || (r->max_tokens && total(s) - s->n_prompt >= r->max_tokens));
+    return s->n_pend && (is_sync(s) || s->n_kv + 1 != total(s) || total(s) >= s->cap_tok ||
+                         (r->max_tokens && total(s) - s->n_prompt >= r->max_tokens));
 }
 
 /* How many logits rows of this prompt chunk the request wants. */
@@ -110,7 +114,9 @@ static bool say_all(engine *g, seq *s)
 /* A row at position p that only tells what the model thinks of the forced token behind it. */
 static void force_row(engine *g, seq *s, batch_row *r, uint32_t p)
 {
-    r->sample = (sample_row_in){.position = p + 1, .mask = constraint_only(g, g->cur, g->cur->b.n_row, s->tok[p + 1]), .n_top = s->req->r.logprobs};
+    r->sample = (sample_row_in){.position = p + 1,
+                                .mask = constraint_only(g, g->cur, g->cur->b.n_row, s->tok[p + 1]),
+                                .n_top = s->req->r.logprobs};
     sample_params_init(&r->sample.par);
 }
 
@@ -129,12 +135,14 @@ static void add_row(engine *g, seq *s, int32_t tok, uint32_t want)
         const imp_sampling *q = &s->req->r.sampling;
         penalty_update(&s->pen, q, s->tok, s->n_tok);
         r->sample = (sample_row_in){
-            .par = {.temperature = q->temperature, .top_k = q->top_k, .top_p = q->top_p, .min_p = q->min_p, .typical_p = q->typical_p,
-                    .repeat_penalty = q->repeat_penalty, .frequency_penalty = q->frequency_penalty, .presence_penalty = q->presence_penalty,
-                    .mirostat = q->mirostat, .mirostat_tau = q->mirostat_tau, .mirostat_eta = q->mirostat_eta, .seed = q->seed,
-                    .choice = s->choice},
-            .position = total(s), .bias = s->pen.bias, .n_bias = s->pen.n_bias, .count = s->pen.count, .n_count = s->pen.n_count,
-            .mask = s->mask, .mirostat_mu = q->mirostat ? &s->mirostat_mu : NULL, .n_top = s->req->r.logprobs,
+            .par = {.temperature = q->temperature, .top_k = q->top_k, .top_p = q->top_p, .min_p = q->min_p,
+                    .typical_p = q->typical_p, .repeat_penalty = q->repeat_penalty,
+                    .frequency_penalty = q->frequency_penalty, .presence_penalty = q->presence_penalty,
+                    .mirostat = q->mirostat, .mirostat_tau = q->mirostat_tau, .mirostat_eta = q->mirostat_eta,
+                    .seed = q->seed, .choice = s->choice},
+            .position = total(s), .bias = s->pen.bias, .n_bias = s->pen.n_bias, .count = s->pen.count,
+            .n_count = s->pen.n_count, .mask = s->mask, .mirostat_mu = q->mirostat ? &s->mirostat_mu : NULL,
+            .n_top = s->req->r.logprobs,
         };
         s->n_pend++;
     }
@@ -147,8 +155,8 @@ static void add_tokens(engine *g, seq *s, uint32_t n)
     flight *f = g->cur;
     batch_seq *bs = &f->seqs[f->b.n_seq];
     uint32_t end = total(s);
-    *bs = (batch_seq){.n_kv = (int32_t)(s->n_kv + n), .slot = s->slot, .state_in = s->state_ready ? s->slot : -1, .state_out = s->slot,
-                      .tok_begin = f->b.n_tok, .tok_end = f->b.n_tok + (int32_t)n};
+    *bs = (batch_seq){.n_kv = (int32_t)(s->n_kv + n), .slot = s->slot, .state_in = s->state_ready ? s->slot : -1,
+                      .state_out = s->slot, .tok_begin = f->b.n_tok, .tok_end = f->b.n_tok + (int32_t)n};
     for (int i = 0; i < g->m->text.n_group; i++) {
         bs->table[i] = s->table[i];
         bs->table_len[i] = s->table_len[i];
@@ -164,8 +172,10 @@ static void add_tokens(engine *g, seq *s, uint32_t n)
         f->vis_end[t] = p + 1;
         f->cls[t] = (uint32_t)p < s->n_prompt ? BATCH_P : BATCH_D;
         bool last = (uint32_t)p + 1 == end;
-        bool prompt_row = (uint32_t)p < s->n_prompt && (uint32_t)p >= s->n_row && (uint32_t)p >= s->req->r.rows_from && (wants_rows(s) || (s->req->r.last_logits && last));
-        bool chosen = last || ((uint32_t)p + 1 >= s->n_said && constraint_rows(g, s)); /* a generated token comes next */
+        bool prompt_row = (uint32_t)p < s->n_prompt && (uint32_t)p >= s->n_row &&
+                          (uint32_t)p >= s->req->r.rows_from && (wants_rows(s) || (s->req->r.last_logits && last));
+        /* a generated token comes next */
+        bool chosen = last || ((uint32_t)p + 1 >= s->n_said && constraint_rows(g, s));
         bool sample = chosen && !(s->req->r.last_logits || s->req->r.echo_logits);
         bool logits = prompt_row || (s->req->r.gen_logits && chosen);
         uint32_t want = (logits ? (uint32_t)BATCH_LOGITS : 0) | (sample ? (uint32_t)BATCH_SAMPLE : 0);
@@ -186,12 +196,14 @@ static uint32_t chunk_of(engine *g, seq *s)
     if (n > budget)
         n = budget;
     if (constraint_rows(g, s)) { /* every token before a forced one that was not delivered yet needs a row */
-        uint32_t rows = g->jump == IMP_JUMP_STEPS ? 1 : g->n_row - (uint32_t)g->cur->b.n_row, free = s->n_said - 1 > s->n_kv ? s->n_said - 1 - s->n_kv : 0;
+        uint32_t rows = g->jump == IMP_JUMP_STEPS ? 1 : g->n_row - (uint32_t)g->cur->b.n_row;
+        uint32_t free = s->n_said - 1 > s->n_kv ? s->n_said - 1 - s->n_kv : 0;
         if (n > free + rows)
             n = free + rows;
     }
     if (wants_rows(s)) { /* every token from rows_from on needs a row */
-        uint32_t rows = g->n_row - (uint32_t)g->cur->b.n_row, free = s->req->r.rows_from > s->n_kv ? s->req->r.rows_from - s->n_kv : 0;
+        uint32_t rows = g->n_row - (uint32_t)g->cur->b.n_row;
+        uint32_t free = s->req->r.rows_from > s->n_kv ? s->req->r.rows_from - s->n_kv : 0;
         if (n > free + rows)
             n = free + rows;
     }
@@ -216,8 +228,9 @@ static bool masked(engine *g, seq *s, uint32_t n)
         return true;
     imp_status st = constraint_mask(g, s);
     if (st != IMP_OK)
-        engine_finish(g, s, IMP_FINISH_ERROR, st, st == IMP_E_LIMIT ? "constraint: no token of this vocabulary can continue the text"
-                                                                    : "constraint: out of memory");
+        engine_finish(g, s, IMP_FINISH_ERROR, st,
+                      st == IMP_E_LIMIT ? "constraint: no token of this vocabulary can continue the text"
+                                        : "constraint: out of memory");
     return st == IMP_OK;
 }
 
@@ -229,7 +242,8 @@ static void visit(engine *g, seq *s)
             return;
         begin(g, s);
     }
-    if (s->closed && !constraint_rows(g, s)) { /* forced from the first token to the last: there is nothing to ask the model */
+    /* forced from the first token to the last: there is nothing to ask the model */
+    if (s->closed && !constraint_rows(g, s)) {
         say_all(g, s);
         return;
     }
@@ -283,8 +297,8 @@ static bool ends(const engine *g, const seq *s, int32_t id)
     return !s->req->r.ignore_eos && g->tk && tok_is_eog(g->tk, id);
 }
 
-/* Delivers tok[n_said]: text, events, and whether the answer is over (then s is gone: false). o: NULL for a forced token whose
- * log-probability nobody asked for. */
+/* Delivers tok[n_said]: text, events, and whether the answer is over (then s is gone: false). o: NULL for a forced
+ * token whose log-probability nobody asked for. */
 static bool say(engine *g, seq *s, const sample_row_out *o)
 {
     int32_t id = s->tok[s->n_said++];
@@ -293,11 +307,12 @@ static bool say(engine *g, seq *s, const sample_row_out *o)
     atomic_fetch_add(&g->n_gen_tok, 1);
     bool eos = ends(g, s, id), hit = false;
     imp_logprob top[SAMPLE_MAX_TOP];
-    imp_event ev = {.kind = IMP_EVENT_TOKEN, .token = id, .logprob = o ? o->logprob : NAN, .top = top, .n_top = o ? (uint32_t)o->n_top : 0,
-                    .n_done = s->n_said - s->n_prompt, .text = ""};
+    imp_event ev = {.kind = IMP_EVENT_TOKEN, .token = id, .logprob = o ? o->logprob : NAN, .top = top,
+                    .n_top = o ? (uint32_t)o->n_top : 0, .n_done = s->n_said - s->n_prompt, .text = ""};
     for (uint32_t i = 0; i < ev.n_top; i++)
         top[i] = (imp_logprob){o->top_id[i], o->top_logprob[i]};
-    bool full = !eos && (s->n_said >= s->cap_tok || (s->req->r.max_tokens && s->n_said - s->n_prompt >= s->req->r.max_tokens));
+    bool full = !eos && (s->n_said >= s->cap_tok ||
+                         (s->req->r.max_tokens && s->n_said - s->n_prompt >= s->req->r.max_tokens));
     if (!eos)
         hit = stream_push(&s->text, id, &ev.text, &ev.n_text);
     if (s->text.held.failed) {
@@ -306,11 +321,13 @@ static bool say(engine *g, seq *s, const sample_row_out *o)
     }
     if (!eos)
         engine_event(s, &ev);
-    eos = eos || (s->final && s->n_said == s->n_tok); /* a constrained text that nothing may follow needs no token that says so */
+    /* a constrained text that nothing may follow needs no token that says so */
+    eos = eos || (s->final && s->n_said == s->n_tok);
     if (!eos && !hit && !full)
         return true;
     if (!hit) {
-        imp_event rest = {.kind = IMP_EVENT_TOKEN, .token = -1, .logprob = NAN, .n_done = s->n_said - s->n_prompt, .text = ""};
+        imp_event rest = {.kind = IMP_EVENT_TOKEN, .token = -1, .logprob = NAN, .n_done = s->n_said - s->n_prompt,
+                          .text = ""};
         hit = stream_flush(&s->text, &rest.text, &rest.n_text);
         if (rest.n_text)
             engine_event(s, &rest);
@@ -399,8 +416,9 @@ static void process_row(engine *g, const flight *f, const step_result *res, int3
         engine_finish(g, s, IMP_FINISH_LENGTH, IMP_OK, NULL);
     else if ((r->want & BATCH_SAMPLE) && res->row_status[i] != IMP_OK)
         engine_finish(g, s, IMP_FINISH_ERROR, res->row_status[i],
-                      res->row_status[i] == IMP_E_NUMERIC ? "the model's logits are not finite numbers: the weights are damaged"
-                                                          : imp_status_text(res->row_status[i]));
+                      res->row_status[i] == IMP_E_NUMERIC
+                          ? "the model's logits are not finite numbers: the weights are damaged"
+                          : imp_status_text(res->row_status[i]));
     else if (r->want & BATCH_SAMPLE)
         accept(g, s, (uint32_t)f->kv_index[r->tok], &res->row[i]);
 }

@@ -1,5 +1,5 @@
-/* stream: from tokens to text that may be shown. Holds back unfinished characters and anything that could still become a
- * stop string, so that what was delivered is never taken back. Engine thread. */
+/* stream: from tokens to text that may be shown. Holds back unfinished characters and anything that could still become
+ * a stop string, so that what was delivered is never taken back. Engine thread. */
 #ifndef IMP_ENGINE_STREAM_H
 #define IMP_ENGINE_STREAM_H
 
