@@ -80,7 +80,8 @@ static bool spell(build *b, int32_t layer, int32_t expert, const char *role, cha
     /* Patterns are ours, but expanded by hand: %d is the layer, a second one the expert. */
     size_t len = 0;
     int seen = 0;
-    if (!gguf && b->arch->next_layers && layer >= (int32_t)b->c->n_layer && strncmp(pattern, "model.layers.", 13) == 0) {
+    if (!gguf && b->arch->next_layers && layer >= (int32_t)b->c->n_layer &&
+        strncmp(pattern, "model.layers.", 13) == 0) {
         len = (size_t)snprintf(out, n, "%s", b->arch->next_layers);
         pattern += 13;
         layer -= (int32_t)b->c->n_layer;
@@ -140,7 +141,8 @@ static void bind_bias(build *b, const bind_spec *q, const char *name, weight *w)
     mf_tensor *t = find_bias(b, name, bias, sizeof bias);
     if (!t) {
         if (q->flags & BIND_BIAS)
-            build_fail(b, IMP_E_MODEL, "tensor %s: missing, wanted %llu values", bias, (unsigned long long)(w->n_expert * q->total));
+            build_fail(b, IMP_E_MODEL, "tensor %s: missing, wanted %llu values", bias,
+                       (unsigned long long)(w->n_expert * q->total));
         return;
     }
     uint64_t have = 1;
@@ -158,10 +160,11 @@ static void bind_bias(build *b, const bind_spec *q, const char *name, weight *w)
         return;
     }
     for (uint32_t i = 0; i < w->n_expert; i++)
-        s[i] = (weight_slice){.data = t->data + (i * q->total + q->row) * f->bytes, .rows = w->rows, .stride = f->bytes * q->step, .map = t->map};
+        s[i] = (weight_slice){.data = t->data + (i * q->total + q->row) * f->bytes, .rows = w->rows,
+                              .stride = f->bytes * q->step, .map = t->map};
     t->used = true;
-    w->part[w->n_parts++] =
-        (weight_part){.role = PART_BIAS, .type = t->type, .gran_rows = 1, .gran_cols = 0, .n_slices = w->n_expert, .slices = s};
+    w->part[w->n_parts++] = (weight_part){.role = PART_BIAS, .type = t->type, .gran_rows = 1, .gran_cols = 0,
+                                          .n_slices = w->n_expert, .slices = s};
     w->n_bytes += w->n_expert * w->rows * f->bytes;
 }
 
@@ -178,7 +181,8 @@ static uint64_t file_cols(const bind_spec *q) { return q->pitch ? q->pitch : q->
 
 static uint64_t row_bytes(const pq_part *p, const bind_spec *q)
 {
-    uint64_t bytes = 0, values = p->role == PART_DATA ? q->cols : p->gran_cols ? (q->cols + p->gran_cols - 1) / p->gran_cols : 1;
+    uint64_t bytes = 0, values = p->role == PART_DATA ? q->cols
+                                 : p->gran_cols ? (q->cols + p->gran_cols - 1) / p->gran_cols : 1;
     if (p->transposed)
         values = q->total;
     if (p->type == QUANT_I4 && p->packed_rows)
@@ -193,9 +197,12 @@ static void add_slices(build *b, const bind_spec *q, const pq_part *p, weight *w
     weight_part *part = &w->part[i];
     weight_slice *s = (weight_slice *)(uintptr_t)part->slices + part->n_slices;
     uint64_t stride = row_bytes(p, q), g = p->gran_rows ? p->gran_rows : 1;
-    uint64_t per_line = p->packed_rows ? p->packed_rows : g, total = (q->total + per_line - 1) / per_line; /* lines of the tensor */
-    if (!stride || q->row % g || (q->step > 1 && g > 1) || (p->packed_rows && (q->row % p->packed_rows || q->step > 1))) {
-        build_fail(b, IMP_E_UNSUPPORTED, "tensor %s: its blocks do not fit rows %llu to %llu", p->t->name, (unsigned long long)q->row,
+    uint64_t per_line = p->packed_rows ? p->packed_rows : g;
+    uint64_t total = (q->total + per_line - 1) / per_line; /* lines of the tensor */
+    if (!stride || q->row % g || (q->step > 1 && g > 1) ||
+        (p->packed_rows && (q->row % p->packed_rows || q->step > 1))) {
+        build_fail(b, IMP_E_UNSUPPORTED, "tensor %s: its blocks do not fit rows %llu to %llu", p->t->name,
+                   (unsigned long long)q->row,
                    (unsigned long long)(q->row + q->n * q->step));
         return;
     }
@@ -205,27 +212,33 @@ static void add_slices(build *b, const bind_spec *q, const pq_part *p, weight *w
         d->map = p->t->map;
         if (p->role != PART_DATA && !p->gran_rows) { /* one value an expert, or one for all */
             bool each = n_stacked > 1 && p->t->n_bytes == (uint64_t)n_stacked * stride;
-            *d = (weight_slice){.data = p->t->data + (each ? k * stride : 0), .rows = 1, .stride = stride, .map = p->t->map};
+            *d = (weight_slice){.data = p->t->data + (each ? k * stride : 0), .rows = 1, .stride = stride,
+                                .map = p->t->map};
         } else if (p->transposed) {
             uint64_t size = quant_get(p->type)->bytes;
-            *d = (weight_slice){.data = p->t->data + k * file_cols(q) * stride + q->row * size, .rows = q->n, .stride = stride, .map = p->t->map};
+            *d = (weight_slice){.data = p->t->data + k * file_cols(q) * stride + q->row * size, .rows = q->n,
+                                .stride = stride, .map = p->t->map};
         } else {
-            *d = (weight_slice){.data = p->t->data + (k * total + q->row / per_line) * stride, .rows = rows, .stride = stride * q->step, .map = p->t->map};
+            *d = (weight_slice){.data = p->t->data + (k * total + q->row / per_line) * stride, .rows = rows,
+                                .stride = stride * q->step, .map = p->t->map};
         }
-        w->n_bytes += p->transposed ? q->n * q->cols * quant_get(p->type)->bytes : d->rows == 1 ? stride : lines * stride;
+        w->n_bytes += p->transposed ? q->n * q->cols * quant_get(p->type)->bytes
+                      : d->rows == 1 ? stride : lines * stride;
     }
     part->n_slices += n_stacked;
 }
 
 static bool same_layout(const weight_part *a, const pq_part *p)
 {
-    return a->role == p->role && a->type == p->type && a->gran_rows == p->gran_rows && a->gran_cols == p->gran_cols && a->reciprocal == p->reciprocal;
+    return a->role == p->role && a->type == p->type && a->gran_rows == p->gran_rows && a->gran_cols == p->gran_cols &&
+           a->reciprocal == p->reciprocal;
 }
 
 static const weight *missing(build *b, const bind_spec *q, const char *name)
 {
     if (!(q->flags & BIND_OPTIONAL))
-        build_fail(b, IMP_E_MODEL, "tensor %s: missing, wanted shape %llux%llu", name, (unsigned long long)q->total, (unsigned long long)q->cols);
+        build_fail(b, IMP_E_MODEL, "tensor %s: missing, wanted shape %llux%llu", name, (unsigned long long)q->total,
+                   (unsigned long long)q->cols);
     return NULL;
 }
 
@@ -236,7 +249,8 @@ const weight *bind_full(build *b, int32_t layer, const bind_spec *q)
         return NULL;
     if (!spell(b, layer, 0, q->role, name, sizeof name))
         return missing(b, q, q->role);
-    if (!q->n_expert || !q->n || !q->cols || q->row > q->total) { /* no heads, no width: the configuration says nonsense */
+    /* no heads, no width: the configuration says nonsense */
+    if (!q->n_expert || !q->n || !q->cols || q->row > q->total) {
         build_fail(b, IMP_E_MODEL, "tensor %s: the configuration wants %llux%llu of it", name, (unsigned long long)q->n,
                    (unsigned long long)q->cols);
         return NULL;
@@ -265,8 +279,9 @@ const weight *bind_full(build *b, int32_t layer, const bind_spec *q)
             w->n_parts = n;
             for (uint32_t i = 0; i < n; i++)
                 w->part[i] = (weight_part){.role = part[i].role, .type = part[i].type, .reciprocal = part[i].reciprocal,
-                                           .transposed = part[i].transposed, .gran_rows = part[i].gran_rows, .gran_cols = part[i].gran_cols,
-                                           .packed_rows = part[i].packed_rows, .slices = ARENA_ARRAY(b->mem, weight_slice, q->n_expert)};
+                                           .transposed = part[i].transposed, .gran_rows = part[i].gran_rows,
+                                           .gran_cols = part[i].gran_cols, .packed_rows = part[i].packed_rows,
+                                           .slices = ARENA_ARRAY(b->mem, weight_slice, q->n_expert)};
         }
         if (!going_on(b))
             return NULL;
@@ -288,10 +303,11 @@ const weight *bind_full(build *b, int32_t layer, const bind_spec *q)
     return b->status == IMP_OK ? w : NULL;
 }
 
-const weight *bind_rows(build *b, int32_t layer, const char *role, uint64_t total, uint64_t row, uint64_t n, uint64_t step,
-                        uint64_t cols, unsigned flags)
+const weight *bind_rows(build *b, int32_t layer, const char *role, uint64_t total, uint64_t row, uint64_t n,
+                        uint64_t step, uint64_t cols, unsigned flags)
 {
-    return bind_full(b, layer, &(bind_spec){.role = role, .n_expert = 1, .total = total, .row = row, .n = n, .step = step, .cols = cols, .flags = flags});
+    return bind_full(b, layer, &(bind_spec){.role = role, .n_expert = 1, .total = total, .row = row, .n = n,
+                                            .step = step, .cols = cols, .flags = flags});
 }
 
 const weight *bind_weight(build *b, int32_t layer, const char *role, uint64_t rows, uint64_t cols, unsigned flags)
@@ -304,9 +320,11 @@ const weight *bind_vector(build *b, int32_t layer, const char *role, uint64_t n,
     return bind_rows(b, layer, role, 1, 0, 1, 1, n, flags);
 }
 
-const weight *bind_experts(build *b, int32_t layer, const char *role, uint32_t n_expert, uint64_t rows, uint64_t cols, unsigned flags)
+const weight *bind_experts(build *b, int32_t layer, const char *role, uint32_t n_expert, uint64_t rows, uint64_t cols,
+                           unsigned flags)
 {
-    return bind_full(b, layer, &(bind_spec){.role = role, .n_expert = n_expert, .total = rows, .n = rows, .step = 1, .cols = cols, .flags = flags});
+    return bind_full(b, layer, &(bind_spec){.role = role, .n_expert = n_expert, .total = rows, .n = rows, .step = 1,
+                                            .cols = cols, .flags = flags});
 }
 
 /* ---- nothing is left over ---------------------------------------------------------------------------------------- */
@@ -323,38 +341,45 @@ static bool matches(const char *const *list, const char *name)
     return false;
 }
 
-/* Keys that say nothing about the computation: people's facts, the tokenizer (src/text reads it), how the file was made. */
+/* Keys that say nothing about the computation: people's facts, the tokenizer (src/text reads it), how the file was
+ * made. */
 static const char *const harmless_gguf[] = {
     "general.*", "tokenizer.*", "split.*", "quantize.*", "imatrix.*", "GGUF.*", "sampling.*", NULL,
 };
-/* Every configuration of transformers may carry these, at the top or in text_config: how a model was trained or is to be sampled
- * from, what a task or another framework makes of it. Matched without "text_config.". */
+/* Every configuration of transformers may carry these, at the top or in text_config: how a model was trained or is to
+ * be sampled from, what a task or another framework makes of it. Matched without "text_config.". */
 static const char *const harmless_hf[] = {
-    "architectures*", "model_type", "torch_dtype", "dtype", "transformers_version", "*bos_token_id", "*eos_token_id", "*pad_token_id",
-    "*unk_token_id", "*sep_token_id", "decoder_start_token_id", "_name_or_path", "auto_map*", "initializer_range", "use_cache",
-    "attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "*_attn_implementation", "_attn_implementation_autoset",
-    "pretraining_tp", "return_dict", "output_hidden_states", "output_attentions", "is_encoder_decoder", "is_decoder",
-    "cross_attention_hidden_size", "add_cross_attention", "tie_encoder_decoder", "chunk_size_feed_forward", "problem_type",
-    "tie_word_embeddings", "head_dim", "max_window_layers", "attention_bias", "mlp_bias", "id2label.*", "label2id.*",
-    "finetuning_task", "task_specific_params*", "pruned_heads*", "tokenizer_class", "prefix", "torchscript", "use_bfloat16", "tf_legacy_loss",
-    "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k",
-    "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids",
-    "num_return_sequences", "output_scores", "return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty",
-    "suppress_tokens", "begin_suppress_tokens", "transformers.js_config.*", "unsloth_fixed", "unsloth_version", "generation_config.*",
+    "architectures*", "model_type", "torch_dtype", "dtype", "transformers_version", "*bos_token_id", "*eos_token_id",
+    "*pad_token_id", "*unk_token_id", "*sep_token_id", "decoder_start_token_id", "_name_or_path", "auto_map*",
+    "initializer_range", "use_cache", "attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop",
+    "*_attn_implementation", "_attn_implementation_autoset", "pretraining_tp", "return_dict", "output_hidden_states",
+    "output_attentions", "is_encoder_decoder", "is_decoder", "cross_attention_hidden_size", "add_cross_attention",
+    "tie_encoder_decoder", "chunk_size_feed_forward", "problem_type", "tie_word_embeddings", "head_dim",
+    "max_window_layers", "attention_bias", "mlp_bias", "id2label.*", "label2id.*", "finetuning_task",
+    "task_specific_params*", "pruned_heads*", "tokenizer_class", "prefix", "torchscript", "use_bfloat16",
+    "tf_legacy_loss", "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups",
+    "diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty",
+    "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores",
+    "return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
+    "begin_suppress_tokens", "transformers.js_config.*", "unsloth_fixed", "unsloth_version", "generation_config.*",
     "quantization_config*", "compression_config*", "hf_quant_config*", NULL,
 };
-/* Rotations that are computed, and scales of quantised caches where they lie beside no weight; imp's caches need none. */
-static const char *const ignored_tensors[] = {"*.rotary_emb.inv_freq", "*.attn_rot_embd", "rope_freqs.weight", "*.self_attn.q_scale",
-                                              "*.self_attn.k_scale", "*.self_attn.v_scale", "*.kv_scale", NULL};
+/* Rotations that are computed, and scales of quantised caches where they lie beside no weight; imp's caches need
+ * none. */
+static const char *const ignored_tensors[] = {
+    "*.rotary_emb.inv_freq", "*.attn_rot_embd", "rope_freqs.weight", "*.self_attn.q_scale", "*.self_attn.k_scale",
+    "*.self_attn.v_scale", "*.kv_scale", NULL,
+};
 
-/* A tensor of a multi-token-prediction module that its plan has no use for: those that the configuration counts come after
- * the text's layers. A module that was planned may still hold copies of the embedding and the head. */
+/* A tensor of a multi-token-prediction module that its plan has no use for: those that the configuration counts come
+ * after the text's layers. A module that was planned may still hold copies of the embedding and the head. */
 static bool of_next(const build *b, const char *name)
 {
-    static const char *const copies[] = {"*.embed_tokens.weight", "*.shared_head.head.weight", "*.shared_head_head.weight", NULL};
+    static const char *const copies[] = {"*.embed_tokens.weight", "*.shared_head.head.weight",
+                                         "*.shared_head_head.weight", NULL};
     unsigned layer;
-    if ((sscanf(name, "blk.%u.", &layer) != 1 && sscanf(name, "model.layers.%u.", &layer) != 1) || layer < b->c->n_layer ||
-        layer - b->c->n_layer >= b->c->n_next)
+    if ((sscanf(name, "blk.%u.", &layer) != 1 && sscanf(name, "model.layers.%u.", &layer) != 1) ||
+        layer < b->c->n_layer || layer - b->c->n_layer >= b->c->n_next)
         return false;
     return layer - b->c->n_layer >= b->n_next || matches(copies, name);
 }
@@ -366,17 +391,21 @@ imp_status bind_check_all(build *b)
     bool gguf = mf_get_kind(b->mf) == MF_GGUF;
     for (size_t i = 0; i < mf_meta_count(b->mf); i++) {
         const meta_kv *kv = mf_meta_at(b->mf, i);
-        const char *inner = strncmp(kv->key, "text_config.", 12) == 0 ? kv->key + 12 : kv->key; /* nested or not, the same key */
-        if (!kv->used && kv->v.type != META_NULL && !matches(gguf ? harmless_gguf : harmless_hf, inner) && !matches(b->arch->harmless, kv->key) &&
-            !matches(b->arch->harmless, inner))
-            return build_fail(b, IMP_E_UNSUPPORTED, "key %s: family %s does not read it, so the model may mean something else",
+        /* nested or not, the same key */
+        const char *inner = strncmp(kv->key, "text_config.", 12) == 0 ? kv->key + 12 : kv->key;
+        if (!kv->used && kv->v.type != META_NULL && !matches(gguf ? harmless_gguf : harmless_hf, inner) &&
+            !matches(b->arch->harmless, kv->key) && !matches(b->arch->harmless, inner))
+            return build_fail(b, IMP_E_UNSUPPORTED,
+                              "key %s: family %s does not read it, so the model may mean something else",
                               kv->key, b->arch->title);
     }
     for (size_t i = 0; i < mf_tensor_count(b->mf); i++) {
         const mf_tensor *t = mf_tensor_at(b->mf, i);
-        if (!t->used && !matches(ignored_tensors, t->name) && !of_next(b, t->name) && !matches(b->arch->ignored_tensor, t->name) &&
+        if (!t->used && !matches(ignored_tensors, t->name) && !of_next(b, t->name) &&
+            !matches(b->arch->ignored_tensor, t->name) &&
             !(b->c->tied && strcmp(t->name, gguf ? "output.weight" : "lm_head.weight") == 0))
-            return build_fail(b, IMP_E_UNSUPPORTED, "tensor %s: family %s has no place for it", t->name, b->arch->title);
+            return build_fail(b, IMP_E_UNSUPPORTED, "tensor %s: family %s has no place for it", t->name,
+                              b->arch->title);
     }
     return IMP_OK;
 }

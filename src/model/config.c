@@ -53,7 +53,9 @@ bool cfg_has(cfg *k, const char *gguf, const char *hf) { return cfg_value(k, ggu
 
 static const char *type_name(meta_type t)
 {
-    static const char *const name[] = {"a boolean", "an integer", "an integer", "a number", "a string", "an array", "null"};
+    static const char *const name[] = {
+        "a boolean", "an integer", "an integer", "a number", "a string", "an array", "null",
+    };
     return name[t];
 }
 
@@ -268,18 +270,21 @@ void cfg_common(cfg *k, model_config *c)
     for (uint32_t i = 0; i < c->n_layer; i++)
         c->layer[i] = (layer_config){
             .mixer = MIX_ATTENTION, .ffn = FFN_GLU,
-            .n_head = (uint32_t)cfg_layer_int(k, "attention.head_count", "num_attention_heads", (int32_t)i, 0, 65536, c->n_head),
-            .n_kv_head = (uint32_t)cfg_layer_int(k, "attention.head_count_kv", "num_key_value_heads", (int32_t)i, 0, 65536, c->n_head),
+            .n_head = (uint32_t)cfg_layer_int(k, "attention.head_count", "num_attention_heads", (int32_t)i, 0, 65536,
+                                              c->n_head),
+            .n_kv_head = (uint32_t)cfg_layer_int(k, "attention.head_count_kv", "num_key_value_heads", (int32_t)i, 0,
+                                                 65536, c->n_head),
             .d_k = c->d_head,
             .d_v = (uint32_t)cfg_int(k, "attention.value_length", NULL, 1, 4096, c->d_head),
-            .n_ff = (uint32_t)cfg_layer_int(k, "feed_forward_length", "intermediate_size", (int32_t)i, 0, MAX_DIM, c->n_ff),
+            .n_ff = (uint32_t)cfg_layer_int(k, "feed_forward_length", "intermediate_size", (int32_t)i, 0, MAX_DIM,
+                                            c->n_ff),
             .kv_from = -1,
         };
     for (uint32_t i = 0; i < c->n_layer && k->status == IMP_OK; i++) {
         const layer_config *l = &c->layer[i];
         if (l->n_kv_head && l->n_head % l->n_kv_head)
-            cfg_fail(k, "key %s: wanted a divisor of %u query heads, got %u", k->gguf ? "attention.head_count_kv" : "num_key_value_heads",
-                     l->n_head, l->n_kv_head);
+            cfg_fail(k, "key %s: wanted a divisor of %u query heads, got %u",
+                     k->gguf ? "attention.head_count_kv" : "num_key_value_heads", l->n_head, l->n_kv_head);
     }
 }
 
@@ -306,7 +311,8 @@ void cfg_moe(cfg *k, model_config *c)
     m->scale = 1;
     m->gated = true;
     if (m->n_expert && (m->n_used == 0 || m->n_used > m->n_expert))
-        cfg_fail(k, "key %s: wanted 1 to %u, got %u", k->gguf ? "expert_used_count" : "num_experts_per_tok", m->n_expert, m->n_used);
+        cfg_fail(k, "key %s: wanted 1 to %u, got %u", k->gguf ? "expert_used_count" : "num_experts_per_tok",
+                 m->n_expert, m->n_used);
 }
 
 void cfg_moe_layers(cfg *k, model_config *c)
@@ -325,7 +331,8 @@ void cfg_moe_layers(cfg *k, model_config *c)
 void cfg_window_from(cfg *k, model_config *c)
 {
     bool on = cfg_bool(k, NULL, "use_sliding_window", false);
-    int64_t from = cfg_int(k, NULL, "max_window_layers", 0, 1 << 20, 28), window = cfg_int(k, NULL, "sliding_window", 0, 1 << 30, 0);
+    int64_t from = cfg_int(k, NULL, "max_window_layers", 0, 1 << 20, 28);
+    int64_t window = cfg_int(k, NULL, "sliding_window", 0, 1 << 30, 0);
     c->window = on ? (uint32_t)window : 0;
     for (uint32_t i = 0; i < c->n_layer; i++)
         c->layer[i].window = cfg_layer_is(k, i, "sliding_attention", i >= from) ? c->window : 0;
@@ -336,15 +343,16 @@ void cfg_moe_deepseek(cfg *k, model_config *c)
     moe_config *m = &c->moe;
     cfg_moe(k, c);
     int64_t shared = cfg_int(k, "expert_shared_count", "n_shared_experts", 0, 64, 0);
-    m->n_ff_shared = (uint32_t)cfg_int(k, "expert_shared_feed_forward_length", "moe_shared_expert_intermediate_size", 0, MAX_DIM,
-                                       shared * m->n_ff);
+    m->n_ff_shared = (uint32_t)cfg_int(k, "expert_shared_feed_forward_length", "moe_shared_expert_intermediate_size",
+                                       0, MAX_DIM, shared * m->n_ff);
     m->n_group = (uint32_t)cfg_int(k, "expert_group_count", "n_group", 0, 1024, 1);
     m->topk_group = (uint32_t)cfg_int(k, "expert_group_used_count", "topk_group", 0, 1024, m->n_group);
     m->scale = (float)cfg_float(k, "expert_weights_scale", "routed_scaling_factor", 1);
     m->renormalise = cfg_bool(k, "expert_weights_norm", "norm_topk_prob", false);
     m->renorm_eps = 1e-20f;
     if (m->n_group > 1 && (m->n_expert % m->n_group || m->topk_group > m->n_group || !m->topk_group))
-        cfg_fail(k, "expert groups: wanted a divisor of %u experts and at most as many used, got %u, %u", m->n_expert, m->n_group, m->topk_group);
+        cfg_fail(k, "expert groups: wanted a divisor of %u experts and at most as many used, got %u, %u", m->n_expert,
+                 m->n_group, m->topk_group);
     uint32_t dense = (uint32_t)cfg_int(k, "leading_dense_block_count", "first_k_dense_replace", 0, c->n_layer, 0);
     for (uint32_t i = dense; i < c->n_layer && m->n_expert; i++)
         c->layer[i].ffn = FFN_MOE;

@@ -8,7 +8,9 @@
 
 typedef enum mixer_kind { MIX_NONE, MIX_ATTENTION, MIX_MLA, MIX_GDN, MIX_MAMBA2 } mixer_kind;
 typedef enum ffn_kind { FFN_NONE, FFN_GLU, FFN_MLP /* up, activation, down */, FFN_MOE } ffn_kind;
-typedef enum rope_kind { ROPE_NONE, ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN, ROPE_LONGROPE, ROPE_PROPORTIONAL } rope_kind;
+typedef enum rope_kind {
+    ROPE_NONE, ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN, ROPE_LONGROPE, ROPE_PROPORTIONAL
+} rope_kind;
 
 typedef struct rope_config {
     rope_kind kind;
@@ -40,7 +42,8 @@ typedef struct layer_config {
 
 typedef struct moe_config {
     uint32_t n_expert, n_used, n_ff;
-    uint32_t n_latent;         /* experts work on a projection of this width (Nemotron 3), 0 = on the hidden row itself */
+    uint32_t n_latent;         /* experts work on a projection of this width (Nemotron 3), 0 = on the hidden row
+                                  itself */
     uint32_t n_ff_shared;      /* 0 = no shared expert */
     bool gated;                /* experts are GLUs; else up, activation, down */
     bool shared_gate;          /* sigmoid(gate x) scales the shared expert */
@@ -56,7 +59,8 @@ typedef struct moe_config {
 
 typedef struct model_config {
     uint32_t n_layer, n_hidden, n_vocab, n_ctx_train, n_ctx;
-    uint32_t n_next;           /* multi-token-prediction modules after them in the file: plans of their own (model/next.c) */
+    uint32_t n_next;           /* multi-token-prediction modules after them in the file: plans of their own
+                                  (model/next.c) */
     uint32_t n_head, n_kv_head, d_head, n_ff;  /* what most layers have; layer[] is what counts */
     float norm_eps;
     bool norm_plus_one;        /* weights hold w, the norm multiplies by 1 + w */
@@ -92,7 +96,8 @@ typedef struct cfg {
     bool gguf;
     const char *arch;          /* general.architecture */
     const char *nest;          /* "" or "text_config." */
-    const cfg_default *absent; /* what config.json's missing integers mean in this family; hf NULL-terminated, or NULL */
+    const cfg_default *absent; /* what config.json's missing integers mean in this family; hf NULL-terminated,
+                                  or NULL */
     const char *rope_kind;     /* while cfg_rope_kind reads: the kind of layer; else NULL */
     imp_err *e;
     arena *mem;                /* of the model: what rope divisors and layer tables live in */
@@ -100,7 +105,8 @@ typedef struct cfg {
 } cfg;
 
 #define CFG_REQUIRED INT64_MIN
-/* gguf or hf may be NULL: that kind of file does not have it (dflt is returned). dflt CFG_REQUIRED: absence is an error. */
+/* gguf or hf may be NULL: that kind of file does not have it (dflt is returned). dflt CFG_REQUIRED: absence is an
+ * error. */
 int64_t cfg_int(cfg *k, const char *gguf, const char *hf, int64_t min, int64_t max, int64_t dflt);
 double cfg_float(cfg *k, const char *gguf, const char *hf, double dflt);
 bool cfg_bool(cfg *k, const char *gguf, const char *hf, bool dflt);
@@ -129,7 +135,8 @@ bool cfg_str_is(meta_str s, const char *text);
 void cfg_common(cfg *k, model_config *c);
 /* rope_theta, rope scaling of every kind, partial rotation, frequency divisors in the file: into *r. */
 void cfg_rope(cfg *k, const model_config *c, uint32_t d_head, rope_config *r);
-/* The same where rope_parameters are kept by kind of layer ("full_attention"); what rope_scaling and rope_theta say counts for it too. */
+/* The same where rope_parameters are kept by kind of layer ("full_attention"); what rope_scaling and rope_theta say
+ * counts for it too. */
 void cfg_rope_kind(cfg *k, const model_config *c, uint32_t d_head, const char *kind, rope_config *r);
 /* Qwen's windows: use_sliding_window, from layer max_window_layers on or by layer_types. Not in GGUF. */
 void cfg_window_from(cfg *k, model_config *c);
@@ -137,12 +144,13 @@ void cfg_window_from(cfg *k, model_config *c);
 void cfg_moe(cfg *k, model_config *c);
 /* Qwen's choice of layers that are mixtures: all but mlp_only_layers and those that decoder_sparse_step leaves out. */
 void cfg_moe_layers(cfg *k, model_config *c);
-/* DeepSeek V3's way of choosing, which others took over: groups, sigmoid scores, choice bias, shared experts, scale, leading
- * dense layers. */
+/* DeepSeek V3's way of choosing, which others took over: groups, sigmoid scores, choice bias, shared experts, scale,
+ * leading dense layers. */
 void cfg_moe_deepseek(cfg *k, model_config *c);
 /* Gated DeltaNet's widths, and which layers are of that kind. */
 void cfg_gdn(cfg *k, model_config *c);
-/* Multi-token-prediction modules: GGUF counts them as blocks, so they leave n_layer; call it before layers are told apart. */
+/* Multi-token-prediction modules: GGUF counts them as blocks, so they leave n_layer; call it before layers are told
+ * apart. */
 void cfg_next(cfg *k, model_config *c, const char *gguf, const char *hf);
 /* hidden_act / hidden_activation must be one that c->act says; anything else is refused by name. */
 void cfg_act(cfg *k, model_config *c, plan_act dflt);

@@ -55,9 +55,11 @@ plan_reg piece_gdn(build *b, int32_t layer, plan_reg qkv, plan_reg z, plan_reg b
 {
     const model_config *c = b->c;
     bool gguf = mf_get_kind(b->mf) == MF_GGUF;
-    uint32_t nk = c->gdn.n_k_head, nv = c->gdn.n_v_head, dk = c->gdn.d_k, dv = c->gdn.d_v, kw = nk * dk, vw = nv * dv, w = 2 * kw + vw;
+    uint32_t nk = c->gdn.n_k_head, nv = c->gdn.n_v_head, dk = c->gdn.d_k, dv = c->gdn.d_v;
+    uint32_t kw = nk * dk, vw = nv * dv, w = 2 * kw + vw;
     plan_reg conv = op_conv(b, layer, "ssm_conv", qkv, w, c->gdn.taps, false);
-    plan_reg q = l2norm(b, layer, "gdn_q_norm", op_slice(b, layer, "gdn_q", conv, 0, kw, 1, w), dk, 1 / sqrtf((float)dk));
+    plan_reg q = l2norm(b, layer, "gdn_q_norm", op_slice(b, layer, "gdn_q", conv, 0, kw, 1, w), dk,
+                        1 / sqrtf((float)dk));
     plan_reg k = l2norm(b, layer, "gdn_k_norm", op_slice(b, layer, "gdn_k", conv, kw, kw, 1, w), dk, 1);
     plan_reg v = op_slice(b, layer, "gdn_v", conv, 2 * kw, vw, 1, w);
     plan_reg g = decay(b, layer, a, nv, gguf);
@@ -104,11 +106,13 @@ plan_reg piece_gated_attention(build *b, int32_t layer, plan_reg x)
 plan_reg piece_mamba2(build *b, int32_t layer, plan_reg x)
 {
     const model_config *c = b->c;
-    uint32_t nh = c->mamba.n_head, hd = c->mamba.head_dim, d_in = nh * hd, gn = c->mamba.n_group * c->mamba.d_state, w = d_in + 2 * gn;
+    uint32_t nh = c->mamba.n_head, hd = c->mamba.head_dim, d_in = nh * hd;
+    uint32_t gn = c->mamba.n_group * c->mamba.d_state, w = d_in + 2 * gn;
     uint32_t all = d_in + w + nh;
     plan_reg in = op_linear(b, layer, "ssm_in", x, bind_weight(b, layer, "ssm_in", all, c->n_hidden, 0), REG_ACT);
     plan_reg z = op_slice(b, layer, "ssm_z", in, 0, d_in, 1, all);
-    plan_reg conv = op_conv(b, layer, "ssm_conv", op_slice(b, layer, "ssm_xbc", in, d_in, w, 1, all), w, c->mamba.taps, true);
+    plan_reg conv = op_conv(b, layer, "ssm_conv", op_slice(b, layer, "ssm_xbc", in, d_in, w, 1, all), w,
+                            c->mamba.taps, true);
     plan_reg dt = op_slice(b, layer, "ssm_dt_raw", in, d_in + w, nh, 1, all);
     plan_op op = plan_op_init(OP_MAMBA2, layer, "mamba2");
     op.in[0] = op_slice(b, layer, "ssm_x", conv, 0, d_in, 1, w);
@@ -142,7 +146,7 @@ plan_reg piece_mamba2(build *b, int32_t layer, plan_reg x)
     return op_linear(b, layer, "ssm_out", norm.out[0], bind_weight(b, layer, "ssm_out", c->n_hidden, d_in, 0), REG_ACT);
 }
 
-/* ---- which layers are which ------------------------------------------------------------------------------------------- */
+/* ---- which layers are which ------------------------------------------------------------------------------------- */
 void cfg_gdn(cfg *k, model_config *c)
 {
     static const char *const silu[] = {"silu", "swish", NULL};
@@ -151,12 +155,14 @@ void cfg_gdn(cfg *k, model_config *c)
     c->gdn.n_v_head = (uint32_t)cfg_int(k, "ssm.time_step_rank", "linear_num_value_heads", 1, 4096, CFG_REQUIRED);
     c->gdn.d_k = (uint32_t)cfg_int(k, "ssm.state_size", "linear_key_head_dim", 1, 4096, CFG_REQUIRED);
     uint32_t inner = (uint32_t)cfg_int(k, "ssm.inner_size", NULL, 1, 1 << 24, c->gdn.n_v_head * c->gdn.d_k);
-    c->gdn.d_v = k->gguf ? inner / c->gdn.n_v_head : (uint32_t)cfg_int(k, NULL, "linear_value_head_dim", 1, 4096, CFG_REQUIRED);
+    c->gdn.d_v = k->gguf ? inner / c->gdn.n_v_head
+                         : (uint32_t)cfg_int(k, NULL, "linear_value_head_dim", 1, 4096, CFG_REQUIRED);
     c->gdn.taps = (uint32_t)cfg_int(k, "ssm.conv_kernel", "linear_conv_kernel_dim", 2, 64, 4);
     if (c->gdn.n_v_head % c->gdn.n_k_head || (uint64_t)c->gdn.n_v_head * c->gdn.d_v > 1 << 20 || !c->gdn.d_v)
-        cfg_fail(k, "gated delta net: wanted value heads to be a multiple of %u key heads, got %u of width %u", c->gdn.n_k_head, c->gdn.n_v_head,
-                 c->gdn.d_v);
-    const meta_value *types = cfg_value(k, NULL, "layer_types"), *rec = cfg_value(k, "attention.recurrent_layers", NULL);
+        cfg_fail(k, "gated delta net: wanted value heads to be a multiple of %u key heads, got %u of width %u",
+                 c->gdn.n_k_head, c->gdn.n_v_head, c->gdn.d_v);
+    const meta_value *types = cfg_value(k, NULL, "layer_types");
+    const meta_value *rec = cfg_value(k, "attention.recurrent_layers", NULL);
     uint32_t every = (uint32_t)cfg_int(k, "full_attention_interval", "full_attention_interval", 1, 4096, 4);
     for (uint32_t i = 0; i < c->n_layer; i++) {
         meta_str s;

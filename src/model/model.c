@@ -51,15 +51,17 @@ static imp_status check_method(model *m, imp_err *e)
     static const char *const known[] = {"modelopt", "compressed-tensors", "fp8", "mxfp4"};
     for (size_t i = 0; i < mf_meta_count(m->mf); i++)
         if (strncmp(mf_meta_at(m->mf, i)->key, "quantization_config.transform_config.", 37) == 0)
-            return err_set(e, IMP_E_UNSUPPORTED, "key %s: rotated weights are not supported", mf_meta_at(m->mf, i)->key);
+            return err_set(e, IMP_E_UNSUPPORTED, "key %s: rotated weights are not supported",
+                           mf_meta_at(m->mf, i)->key);
     const meta_value *v = mf_meta(m->mf, "quantization_config.quant_method");
     if (!v || v->type != META_STR)
         return IMP_OK;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (cfg_str_is(v->str, known[i]))
             return IMP_OK;
-    return err_set(e, IMP_E_UNSUPPORTED, "key quantization_config.quant_method: '%.*s' is not supported; supported are modelopt, "
-                   "compressed-tensors, fp8, mxfp4", (int)(v->str.n < 64 ? v->str.n : 64), v->str.s);
+    return err_set(e, IMP_E_UNSUPPORTED, "key quantization_config.quant_method: '%.*s' is not supported; "
+                   "supported are modelopt, compressed-tensors, fp8, mxfp4",
+                   (int)(v->str.n < 64 ? v->str.n : 64), v->str.s);
 }
 
 static void count(model *m)
@@ -100,7 +102,8 @@ static void begin_plan(build *b, plan *p)
     p->n_ctx_train = c->n_ctx_train;
 }
 
-/* Modules that the file has, up to the first that it has not. Their layers are like the text's last one that attends. */
+/* Modules that the file has, up to the first that it has not. Their layers are like the text's last one that
+ * attends. */
 static imp_status plan_next(model *m, build *b)
 {
     model_config *c = &m->config;

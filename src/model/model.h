@@ -1,5 +1,5 @@
-/* model: an opened model: file, configuration, plan and tokenizer-independent facts. Read-only after model_open and shared
- * by any threads; owns the mapped files, so it must outlive every backend weight made from it. */
+/* model: an opened model: file, configuration, plan and tokenizer-independent facts. Read-only after model_open and
+ * shared by any threads; owns the mapped files, so it must outlive every backend weight made from it. */
 #ifndef IMP_MODEL_MODEL_H
 #define IMP_MODEL_MODEL_H
 
@@ -15,7 +15,8 @@ typedef struct model {
     uint64_t n_param_next;    /* values in their own weights, not counted below */
     arena mem;
     uint64_t n_param;         /* values in all bound weights */
-    uint64_t n_param_active;  /* values a token multiplies: experts count by k/E, the embedding table not unless it is the head */
+    uint64_t n_param_active;  /* values a token multiplies: experts count by k/E, the embedding table not unless it is
+                                 the head */
     uint64_t weight_bytes;    /* bytes in the file of all bound weights */
 } model;
 

@@ -1,6 +1,6 @@
-/* Multi-token prediction: module i of the checkpoint, one layer that guesses the token after the next, as a plan of its own
- * over the same embedding and head. Its inputs are a token and the `hidden` row that the text plan (or module i-1) made of
- * the token before; positions are those of the token. Its own `hidden` is what the next module takes.
+/* Multi-token prediction: module i of the checkpoint, one layer that guesses the token after the next, as a plan of its
+ * own over the same embedding and head. Its inputs are a token and the `hidden` row that the text plan (or module i-1)
+ * made of the token before; positions are those of the token. Its own `hidden` is what the next module takes.
  *   x = proj [norm(embedding) | norm(hidden)];  x = layer(x);  hidden = norm(x);  logits = head hidden
  * Sources: DeepSeek-V3 (2024), section 2.2; checked against transformers' MtpModel and a reference of our own. */
 #include "model/arch.h"
@@ -37,7 +37,8 @@ imp_status build_next(build *b, const plan *text, uint32_t i, bool *there)
     *there = bind_has(b, layer, "next_proj");
     if (!*there || b->status != IMP_OK)
         return b->status;
-    plan_reg e = op_norm(b, layer, "next_enorm", embed(b, text), 0), r = op_norm(b, layer, "next_hnorm", hidden(b, layer), 0);
+    plan_reg e = op_norm(b, layer, "next_enorm", embed(b, text), 0);
+    plan_reg r = op_norm(b, layer, "next_hnorm", hidden(b, layer), 0);
     plan_reg x = op_concat(b, layer, "next_in", e, r, 1, false);
     x = op_linear(b, layer, "next_proj", x, bind_weight(b, layer, "next_proj", h, 2 * h, 0), REG_WIDE);
     if (b->status == IMP_OK)

@@ -31,7 +31,10 @@ static plan_reg norm(build *b, int32_t layer, const char *role, plan_reg x, uint
     return emit(b, &op, REG_ACT, width(b, x));
 }
 
-plan_reg op_norm(build *b, int32_t layer, const char *role, plan_reg x, uint32_t group) { return norm(b, layer, role, x, group, true); }
+plan_reg op_norm(build *b, int32_t layer, const char *role, plan_reg x, uint32_t group)
+{
+    return norm(b, layer, role, x, group, true);
+}
 
 plan_reg op_norm_plain(build *b, int32_t layer, const char *role, plan_reg x, uint32_t group)
 {
@@ -73,7 +76,8 @@ plan_reg op_mul(build *b, int32_t layer, const char *role, plan_reg x, const wei
     return emit(b, &op, x >= 0 && b->status == IMP_OK ? b->p->reg[x].type : REG_ACT, width(b, x));
 }
 
-plan_reg op_glu_interleaved(build *b, int32_t layer, const char *role, plan_reg x, plan_act act, float limit, float alpha)
+plan_reg op_glu_interleaved(build *b, int32_t layer, const char *role, plan_reg x, plan_act act, float limit,
+                            float alpha)
 {
     plan_op op = plan_op_init(OP_GLU, layer, role);
     op.in[0] = x;
@@ -135,7 +139,8 @@ plan_reg op_gate(build *b, int32_t layer, const char *role, plan_reg x, plan_reg
     return emit(b, &op, REG_ACT, width(b, x));
 }
 
-plan_reg op_slice(build *b, int32_t layer, const char *role, plan_reg x, uint32_t off, uint32_t w, uint32_t groups, uint32_t stride)
+plan_reg op_slice(build *b, int32_t layer, const char *role, plan_reg x, uint32_t off, uint32_t w, uint32_t groups,
+                  uint32_t stride)
 {
     plan_op op = plan_op_init(OP_SLICE, layer, role);
     op.in[0] = x;
@@ -162,7 +167,8 @@ static void rope_prepare(build *b, int32_t r, uint32_t rot)
         b->rope_const[r] = plan_add_constant(b->p, freq, rot / 2);
 }
 
-plan_reg op_rope(build *b, int32_t layer, const char *role, plan_reg x, int32_t rope, uint32_t n_head, uint32_t head_dim, uint32_t rot_off)
+plan_reg op_rope(build *b, int32_t layer, const char *role, plan_reg x, int32_t rope, uint32_t n_head,
+                 uint32_t head_dim, uint32_t rot_off)
 {
     if (rope < 0 || b->status != IMP_OK)
         return x;
@@ -171,8 +177,9 @@ plan_reg op_rope(build *b, int32_t layer, const char *role, plan_reg x, int32_t 
     rope_prepare(b, rope, rot);
     plan_op op = plan_op_init(OP_ROPE, layer, role);
     op.in[0] = x;
-    op.attr.rope = (plan_rope){.n_head = n_head, .head_dim = head_dim, .rot = rot, .rot_off = rot_off, .interleaved = r->interleaved,
-                               .freq = b->rope_const[rope], .mscale = b->rope_mscale[rope]};
+    op.attr.rope = (plan_rope){.n_head = n_head, .head_dim = head_dim, .rot = rot, .rot_off = rot_off,
+                               .interleaved = r->interleaved, .freq = b->rope_const[rope],
+                               .mscale = b->rope_mscale[rope]};
     return emit(b, &op, REG_ACT, width(b, x));
 }
 
@@ -211,8 +218,8 @@ plan_reg op_attend(build *b, int32_t layer, plan_reg q, plan_reg k, plan_reg v, 
     plan_op op = plan_op_init(OP_ATTEND, layer, "attend");
     op.in[0] = q;
     op.weight[0] = plan_add_weight(b->p, sinks);
-    op.attr.attend = (plan_attend){.n_head = l->n_head, .n_kv_head = l->n_kv_head, .d_k = l->d_k, .d_v = l->d_v, .scale = scale,
-                                   .softcap = b->c->attn_softcap, .window = l->window, .group = b->kvgroup_of_layer[layer],
-                                   .slot = b->slot_of_layer[layer]};
+    op.attr.attend = (plan_attend){.n_head = l->n_head, .n_kv_head = l->n_kv_head, .d_k = l->d_k, .d_v = l->d_v,
+                                   .scale = scale, .softcap = b->c->attn_softcap, .window = l->window,
+                                   .group = b->kvgroup_of_layer[layer], .slot = b->slot_of_layer[layer]};
     return emit(b, &op, REG_ACT, l->n_head * l->d_v);
 }

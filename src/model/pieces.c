@@ -5,13 +5,17 @@
 
 static unsigned bias_flag(bool wanted) { return wanted ? BIND_BIAS : 0; }
 
-static bool fused_qkv(build *b, int32_t layer) { return !bind_has(b, layer, "attn_q") && bind_has(b, layer, "attn_qkv"); }
+static bool fused_qkv(build *b, int32_t layer)
+{
+    return !bind_has(b, layer, "attn_q") && bind_has(b, layer, "attn_qkv");
+}
 
 plan_reg piece_attention(build *b, int32_t layer, plan_reg x)
 {
     const model_config *c = b->c;
     const layer_config *l = &c->layer[layer];
-    uint64_t h = c->n_hidden, nq = (uint64_t)l->n_head * l->d_k, nk = (uint64_t)l->n_kv_head * l->d_k, nv = (uint64_t)l->n_kv_head * l->d_v;
+    uint64_t h = c->n_hidden, nq = (uint64_t)l->n_head * l->d_k;
+    uint64_t nk = (uint64_t)l->n_kv_head * l->d_k, nv = (uint64_t)l->n_kv_head * l->d_v;
     unsigned bias = bias_flag(c->qkv_bias);
     const weight *wq, *wk, *wv;
     if (fused_qkv(b, layer)) {
@@ -35,8 +39,8 @@ plan_reg piece_attention(build *b, int32_t layer, plan_reg x)
     float scale = c->attn_scale > 0 ? c->attn_scale : 1.0f / sqrtf((float)l->d_k);
     const weight *sinks = c->attn_sinks ? bind_vector(b, layer, "attn_sinks", l->n_head, 0) : NULL;
     plan_reg o = op_attend(b, layer, q, k, v, scale, sinks);
-    return op_linear(b, layer, "attn_output", o, bind_weight(b, layer, "attn_output", h, (uint64_t)l->n_head * l->d_v, bias_flag(c->o_bias)),
-                     REG_ACT);
+    const weight *wo = bind_weight(b, layer, "attn_output", h, (uint64_t)l->n_head * l->d_v, bias_flag(c->o_bias));
+    return op_linear(b, layer, "attn_output", o, wo, REG_ACT);
 }
 
 plan_reg piece_glu(build *b, int32_t layer, plan_reg x, const char *prefix, uint32_t n_ff)
@@ -74,13 +78,15 @@ plan_reg piece_mlp(build *b, int32_t layer, plan_reg x, const char *prefix, uint
         return PLAN_NONE;
     }
     plan_reg u = op_linear(b, layer, up, x, bind_weight(b, layer, up, n_ff, c->n_hidden, bias), REG_ACT);
-    return op_linear(b, layer, down, op_act(b, layer, act, u, c->act), bind_weight(b, layer, down, c->n_hidden, n_ff, bias), REG_ACT);
+    return op_linear(b, layer, down, op_act(b, layer, act, u, c->act),
+                     bind_weight(b, layer, down, c->n_hidden, n_ff, bias), REG_ACT);
 }
 
 void piece_route(build *b, int32_t layer, plan_reg x, unsigned bias_flags, plan_reg *ids, plan_reg *w)
 {
     const moe_config *m = &b->c->moe;
-    plan_reg scores = op_linear(b, layer, "ffn_router", x, bind_weight(b, layer, "ffn_router", m->n_expert, b->c->n_hidden, bias_flags), REG_WIDE);
+    const weight *router = bind_weight(b, layer, "ffn_router", m->n_expert, b->c->n_hidden, bias_flags);
+    plan_reg scores = op_linear(b, layer, "ffn_router", x, router, REG_WIDE);
     const weight *bias = m->choice_bias ? bind_vector(b, layer, "ffn_router_bias", m->n_expert, 0) : NULL;
     if (b->status != IMP_OK)
         return;
@@ -89,12 +95,14 @@ void piece_route(build *b, int32_t layer, plan_reg x, unsigned bias_flags, plan_
     op.weight[0] = plan_add_weight(b->p, bias);
     op.out[0] = *ids = plan_add_reg(b->p, REG_IDX, DIM_T, m->n_used);
     op.out[1] = *w = plan_add_reg(b->p, REG_WIDE, DIM_T, m->n_used);
-    op.attr.route = (plan_route){.score = m->score, .n_expert = m->n_expert, .k = m->n_used, .n_group = m->n_group, .topk_group = m->topk_group,
-                                 .group_top = m->group_top, .renormalise = m->renormalise, .renorm_eps = m->renorm_eps, .scale = m->scale};
+    op.attr.route = (plan_route){.score = m->score, .n_expert = m->n_expert, .k = m->n_used, .n_group = m->n_group,
+                                 .topk_group = m->topk_group, .group_top = m->group_top,
+                                 .renormalise = m->renormalise, .renorm_eps = m->renorm_eps, .scale = m->scale};
     plan_add_op(b->p, &op);
 }
 
-plan_reg op_expert_linear(build *b, int32_t layer, const char *role, plan_reg x, plan_reg ids, const weight *w, bool per_choice)
+plan_reg op_expert_linear(build *b, int32_t layer, const char *role, plan_reg x, plan_reg ids, const weight *w,
+                          bool per_choice)
 {
     if (b->status != IMP_OK || !w)
         return PLAN_NONE;
@@ -118,8 +126,10 @@ static void experts_gate_up(build *b, int32_t layer, const weight **gate, const 
     const moe_config *m = &b->c->moe;
     uint64_t h = expert_width(b->c), f = m->n_ff;
     if (!bind_has(b, layer, "ffn_gate_exps") && bind_has(b, layer, "ffn_gate_up_fused")) {
-        *gate = bind_full(b, layer, &(bind_spec){.role = "ffn_gate_up_fused", .n_expert = m->n_expert, .total = 2 * f, .n = f, .step = 1, .cols = h});
-        *up = bind_full(b, layer, &(bind_spec){.role = "ffn_gate_up_fused", .n_expert = m->n_expert, .total = 2 * f, .row = f, .n = f, .step = 1, .cols = h});
+        *gate = bind_full(b, layer, &(bind_spec){.role = "ffn_gate_up_fused", .n_expert = m->n_expert, .total = 2 * f,
+                                                 .n = f, .step = 1, .cols = h});
+        *up = bind_full(b, layer, &(bind_spec){.role = "ffn_gate_up_fused", .n_expert = m->n_expert, .total = 2 * f,
+                                               .row = f, .n = f, .step = 1, .cols = h});
     } else {
         *gate = bind_experts(b, layer, "ffn_gate_exps", m->n_expert, f, h, 0);
         *up = bind_experts(b, layer, "ffn_up_exps", m->n_expert, f, h, 0);
@@ -142,7 +152,8 @@ plan_reg piece_experts(build *b, int32_t layer, plan_reg x, plan_reg ids, plan_r
         a = op_act(b, layer, "ffn_act_exps", op_expert_linear(b, layer, "ffn_up_exps", x, ids, wu, false), c->act);
     }
     bool fused = !bind_has(b, layer, "ffn_down_exps") && bind_has(b, layer, "ffn_down_fused");
-    const weight *wd = bind_experts(b, layer, fused ? "ffn_down_fused" : "ffn_down_exps", m->n_expert, expert_width(c), m->n_ff, 0);
+    const weight *wd = bind_experts(b, layer, fused ? "ffn_down_fused" : "ffn_down_exps", m->n_expert,
+                                    expert_width(c), m->n_ff, 0);
     return op_combine(b, layer, op_expert_linear(b, layer, "ffn_down_exps", a, ids, wd, true), w);
 }
 
@@ -165,13 +176,20 @@ plan_reg piece_moe(build *b, int32_t layer, plan_reg x, plan_reg router_x)
     const moe_config *m = &c->moe;
     plan_reg ids = PLAN_NONE, w = PLAN_NONE;
     piece_route(b, layer, router_x, 0, &ids, &w);
-    plan_reg in = m->n_latent ? op_linear(b, layer, "ffn_latent_in", x, bind_weight(b, layer, "ffn_latent_in", m->n_latent, c->n_hidden, 0), REG_ACT) : x;
+    plan_reg in = x;
+    if (m->n_latent) {
+        const weight *w_in = bind_weight(b, layer, "ffn_latent_in", m->n_latent, c->n_hidden, 0);
+        in = op_linear(b, layer, "ffn_latent_in", x, w_in, REG_ACT);
+    }
     plan_reg y = piece_experts(b, layer, in, ids, w);
-    if (m->n_latent)
-        y = op_linear(b, layer, "ffn_latent_out", y, bind_weight(b, layer, "ffn_latent_out", c->n_hidden, m->n_latent, 0), REG_ACT);
+    if (m->n_latent) {
+        const weight *w_out = bind_weight(b, layer, "ffn_latent_out", c->n_hidden, m->n_latent, 0);
+        y = op_linear(b, layer, "ffn_latent_out", y, w_out, REG_ACT);
+    }
     if (!m->n_ff_shared)
         return y;
-    plan_reg s = m->gated ? piece_glu(b, layer, x, "ffn_shexp", m->n_ff_shared) : piece_mlp(b, layer, x, "ffn_shexp", m->n_ff_shared);
+    plan_reg s = m->gated ? piece_glu(b, layer, x, "ffn_shexp", m->n_ff_shared)
+                          : piece_mlp(b, layer, x, "ffn_shexp", m->n_ff_shared);
     if (m->shared_gate) {
         const weight *wg = bind_weight(b, layer, "ffn_shexp_router", 1, c->n_hidden, 0);
         s = op_gate(b, layer, "ffn_shexp_gated", s, op_linear(b, layer, "ffn_shexp_router", x, wg, REG_WIDE));
@@ -234,7 +252,8 @@ void build_head(build *b, int32_t layer, const char *role, plan_reg x, const wei
         return;
     p->hidden = x = op_norm(b, layer, role, gather(b, x), 0);
     if (!head)
-        head = c->tied && p->n_op ? p->weight[p->op[0].weight[0]] : bind_weight(b, -1, "output", c->n_vocab, c->n_hidden, 0);
+        head = c->tied && p->n_op ? p->weight[p->op[0].weight[0]]
+                                  : bind_weight(b, -1, "output", c->n_vocab, c->n_hidden, 0);
     plan_reg y = op_linear(b, -1, "output", x, head, REG_WIDE);
     if (c->logit_scale != 0 && c->logit_scale != 1)
         y = op_scale(b, -1, "output_scale", y, c->logit_scale);

@@ -7,20 +7,22 @@
  * compressed-tensors (.weight_packed), gpt-oss (_blocks). */
 typedef struct data_row { const char *suffix; quant_id stored, read; } data_row;
 static const data_row data_rows[] = {
-    {".weight", QUANT_U8, QUANT_E2M1}, {".weight_packed", QUANT_U8, QUANT_E2M1}, {".weight_packed", QUANT_I32, QUANT_I4},
-    {"_blocks", QUANT_U8, QUANT_E2M1},
+    {".weight", QUANT_U8, QUANT_E2M1}, {".weight_packed", QUANT_U8, QUANT_E2M1},
+    {".weight_packed", QUANT_I32, QUANT_I4}, {"_blocks", QUANT_U8, QUANT_E2M1},
 };
 
-/* Scale tensors. `inverse` in a name says what a writer divided by; whether imp multiplies is the column `reciprocal`. */
+/* Scale tensors. `inverse` in a name says what a writer divided by; whether imp multiplies is the column
+ * `reciprocal`. */
 typedef struct scale_row { const char *suffix; weight_role role; bool reciprocal; } scale_row;
 static const scale_row scale_rows[] = {
-    {".weight_scale", PART_SCALE, false}, {".weight_scale_inv", PART_SCALE, false}, {".weight_scale_2", PART_SCALE2, false},
-    {".weight_global_scale", PART_SCALE2, true}, {"_scales", PART_SCALE, false}, {".weight_zero_point", PART_ZERO, false},
+    {".weight_scale", PART_SCALE, false}, {".weight_scale_inv", PART_SCALE, false},
+    {".weight_scale_2", PART_SCALE2, false}, {".weight_global_scale", PART_SCALE2, true},
+    {"_scales", PART_SCALE, false}, {".weight_zero_point", PART_ZERO, false},
 };
 
 /* Beside them, without effect on the values: scales for activations and caches, which imp keeps in better formats. */
-static const char *const silent[] = {".input_scale", ".input_global_scale", ".activation_scale", ".weight_shape", ".k_scale",
-                                     ".v_scale", ".output_scale"};
+static const char *const silent[] = {".input_scale", ".input_global_scale", ".activation_scale", ".weight_shape",
+                                     ".k_scale", ".v_scale", ".output_scale"};
 /* Beside them, with an effect that imp does not know. */
 static const char *const unknown[] = {".weight_g_idx", ".qzeros", ".qweight", ".g_idx", ".weight_scale_3"};
 
@@ -77,17 +79,19 @@ static imp_status misshapen(const mf_tensor *t, uint32_t n_expert, uint64_t rows
     char got[96];
     shape_text(t, got, sizeof got);
     if (n_expert > 1)
-        return err_set(e, IMP_E_MODEL, "tensor %s: wanted shape %ux%llux%llu, got %s", t->name, n_expert, (unsigned long long)rows,
-                       (unsigned long long)cols, got);
+        return err_set(e, IMP_E_MODEL, "tensor %s: wanted shape %ux%llux%llu, got %s", t->name, n_expert,
+                       (unsigned long long)rows, (unsigned long long)cols, got);
     if (rows > 1)
         return err_set(e, IMP_E_MODEL, "tensor %s: wanted shape %llux%llu, got %s", t->name, (unsigned long long)rows,
                        (unsigned long long)cols, got);
-    return err_set(e, IMP_E_MODEL, "tensor %s: wanted %llu values, got shape %s", t->name, (unsigned long long)cols, got);
+    return err_set(e, IMP_E_MODEL, "tensor %s: wanted %llu values, got shape %s", t->name, (unsigned long long)cols,
+                   got);
 }
 
-/* The data tensor's shape, in values: cols counts what is packed. Trailing dimensions of one are allowed ([C,1,4] filters),
- * and gpt-oss splits its columns over two. */
-static bool data_fits(const mf_tensor *t, quant_id read, uint32_t n_expert, uint64_t rows, uint64_t cols, bool transposed)
+/* The data tensor's shape, in values: cols counts what is packed. Trailing dimensions of one are allowed ([C,1,4]
+ * filters), and gpt-oss splits its columns over two. */
+static bool data_fits(const mf_tensor *t, quant_id read, uint32_t n_expert, uint64_t rows, uint64_t cols,
+                      bool transposed)
 {
     uint64_t pack = read == QUANT_E2M1 && t->type == QUANT_U8 ? 2 : read == QUANT_I4 ? 8 : 1;
     uint64_t row = transposed ? rows : cols, want = n_expert * rows * cols;
@@ -100,7 +104,8 @@ static bool data_fits(const mf_tensor *t, quant_id read, uint32_t n_expert, uint
 }
 
 /* A scale's granularity, from its shape against the matrix's. */
-static imp_status granularity(const mf_tensor *t, uint32_t n_expert, uint64_t rows, uint64_t cols, pq_part *p, imp_err *e)
+static imp_status granularity(const mf_tensor *t, uint32_t n_expert, uint64_t rows, uint64_t cols, pq_part *p,
+                              imp_err *e)
 {
     uint64_t n = count(t), per = n / n_expert;
     uint64_t across = t->n_dims ? t->dim[0] : 1;
@@ -117,8 +122,8 @@ static imp_status granularity(const mf_tensor *t, uint32_t n_expert, uint64_t ro
     } else {
         char got[96];
         shape_text(t, got, sizeof got);
-        return err_set(e, IMP_E_UNSUPPORTED, "tensor %s: shape %s is no granularity of a %llux%llu matrix", t->name, got,
-                       (unsigned long long)rows, (unsigned long long)cols);
+        return err_set(e, IMP_E_UNSUPPORTED, "tensor %s: shape %s is no granularity of a %llux%llu matrix", t->name,
+                       got, (unsigned long long)rows, (unsigned long long)cols);
     }
     return IMP_OK;
 }
@@ -141,15 +146,17 @@ static mf_tensor *find_data(modelfile *mf, const char *name, quant_id *read)
     return NULL;
 }
 
-static imp_status add_scales(modelfile *mf, const char *name, uint32_t n_expert, uint64_t rows, uint64_t cols, pq_part *out, uint32_t *n,
-                             imp_err *e)
+static imp_status add_scales(modelfile *mf, const char *name, uint32_t n_expert, uint64_t rows, uint64_t cols,
+                             pq_part *out, uint32_t *n, imp_err *e)
 {
     for (size_t i = 0; i < sizeof scale_rows / sizeof *scale_rows; i++) {
         mf_tensor *t = sibling(mf, name, scale_rows[i].suffix);
         if (!t)
             continue;
-        pq_part p = {.role = scale_rows[i].role, .t = t, .type = t->type == QUANT_U8 ? QUANT_E8M0 : t->type, .reciprocal = scale_rows[i].reciprocal};
-        if (p.role == PART_ZERO && t->type == QUANT_I32) { /* compressed-tensors packs eight rows' zero points in a word */
+        pq_part p = {.role = scale_rows[i].role, .t = t, .type = t->type == QUANT_U8 ? QUANT_E8M0 : t->type,
+                     .reciprocal = scale_rows[i].reciprocal};
+        /* compressed-tensors packs eight rows' zero points in a word */
+        if (p.role == PART_ZERO && t->type == QUANT_I32) {
             p.type = QUANT_I4;
             p.packed_rows = 8;
             p.gran_rows = 1;
@@ -167,8 +174,8 @@ static imp_status add_scales(modelfile *mf, const char *name, uint32_t n_expert,
     return IMP_OK;
 }
 
-imp_status prequant_parts(modelfile *mf, const char *name, uint32_t n_expert, uint64_t rows, uint64_t cols, bool transposed,
-                          pq_part out[WEIGHT_MAX_PARTS], uint32_t *n, imp_err *e)
+imp_status prequant_parts(modelfile *mf, const char *name, uint32_t n_expert, uint64_t rows, uint64_t cols,
+                          bool transposed, pq_part out[WEIGHT_MAX_PARTS], uint32_t *n, imp_err *e)
 {
     quant_id read = QUANT_NONE;
     *n = 0;
@@ -177,7 +184,8 @@ imp_status prequant_parts(modelfile *mf, const char *name, uint32_t n_expert, ui
         return IMP_OK;
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++)
         if (sibling(mf, name, unknown[i]))
-            return err_set(e, IMP_E_UNSUPPORTED, "tensor %s: this quantised layout is not supported", sibling(mf, name, unknown[i])->name);
+            return err_set(e, IMP_E_UNSUPPORTED, "tensor %s: this quantised layout is not supported",
+                           sibling(mf, name, unknown[i])->name);
     const quant_fmt *f = quant_get(read);
     if (!f || !f->decode)
         return err_set(e, IMP_E_UNSUPPORTED, "tensor %s: type %s cannot hold weights", t->name, f ? f->name : "?");
@@ -186,7 +194,8 @@ imp_status prequant_parts(modelfile *mf, const char *name, uint32_t n_expert, ui
     if (!vector && !data_fits(t, read, n_expert, rows, cols, transposed))
         return misshapen(t, n_expert, rows, cols, e);
     t->used = true;
-    out[(*n)++] = (pq_part){.role = PART_DATA, .t = t, .type = read, .gran_rows = 1, .gran_cols = 1, .transposed = transposed};
+    out[(*n)++] = (pq_part){.role = PART_DATA, .t = t, .type = read, .gran_rows = 1, .gran_cols = 1,
+                            .transposed = transposed};
     for (size_t i = 0; i < sizeof silent / sizeof *silent; i++)
         if ((t = sibling(mf, name, silent[i])) != NULL)
             t->used = true;

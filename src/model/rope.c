@@ -43,7 +43,8 @@ static float table_mscale(const rope_config *r)
 imp_status rope_table(const rope_config *r, uint32_t rot, uint32_t n_ctx, float *freq, float *mscale, imp_err *e)
 {
     if (!(r->theta > 1) || rot == 0 || rot % 2)
-        return err_set(e, IMP_E_MODEL, "rope: wanted a base above 1 and an even width, got base %g, width %u", r->theta, rot);
+        return err_set(e, IMP_E_MODEL, "rope: wanted a base above 1 and an even width, got base %g, width %u",
+                       r->theta, rot);
     if (r->kind != ROPE_PLAIN && r->kind != ROPE_PROPORTIONAL && !(r->factor > 0))
         return err_set(e, IMP_E_MODEL, "rope: wanted a positive scaling factor, got %g", r->factor);
     if (r->kind == ROPE_PROPORTIONAL && !(r->partial > 0 && r->partial <= 1))
@@ -61,7 +62,8 @@ imp_status rope_table(const rope_config *r, uint32_t rot, uint32_t n_ctx, float 
         if (lo == hi)
             hi += 0.001; /* a ramp of no width would divide by zero */
     }
-    const float *divisor = r->kind == ROPE_LONGROPE && r->divisor_long && n_ctx > r->original_ctx ? r->divisor_long : r->divisor;
+    const float *divisor =
+        r->kind == ROPE_LONGROPE && r->divisor_long && n_ctx > r->original_ctx ? r->divisor_long : r->divisor;
     for (uint32_t i = 0; i < rot / 2; i++) {
         double f = pow(r->theta, -2.0 * i / rot);
         switch (r->kind) {
@@ -127,11 +129,13 @@ static const float *divisors_key(cfg *k, const char *hf, uint32_t n)
 static rope_kind kind_of(cfg *k)
 {
     static const struct { const char *name; rope_kind kind; } known[] = {
-        {"none", ROPE_PLAIN}, {"default", ROPE_PLAIN}, {"linear", ROPE_LINEAR}, {"llama3", ROPE_LLAMA3}, {"yarn", ROPE_YARN},
-        {"longrope", ROPE_LONGROPE}, {"su", ROPE_LONGROPE}, {"proportional", ROPE_PROPORTIONAL}, {"mrope", ROPE_PLAIN},
+        {"none", ROPE_PLAIN}, {"default", ROPE_PLAIN}, {"linear", ROPE_LINEAR}, {"llama3", ROPE_LLAMA3},
+        {"yarn", ROPE_YARN}, {"longrope", ROPE_LONGROPE}, {"su", ROPE_LONGROPE},
+        {"proportional", ROPE_PROPORTIONAL}, {"mrope", ROPE_PLAIN},
     };
     char key[96];
-    meta_str s = cfg_str(k, "rope.scaling.type", "rope_scaling.rope_type", NULL), t = cfg_str(k, NULL, "rope_scaling.type", NULL);
+    meta_str s = cfg_str(k, "rope.scaling.type", "rope_scaling.rope_type", NULL);
+    meta_str t = cfg_str(k, NULL, "rope_scaling.type", NULL);
     if (!s.s)
         s = t;
     if (!s.s)
@@ -187,7 +191,8 @@ void cfg_rope(cfg *k, const model_config *c, uint32_t d_head, rope_config *r)
         cfg_fail(k, "key partial_rotary_factor: wanted more than 0 and at most 1, got %g", partial);
         partial = 1;
     }
-    r->rot = k->gguf ? (uint32_t)cfg_int(k, "rope.dimension_count", NULL, 2, 4096, d_head) : (uint32_t)(d_head * partial);
+    r->rot = k->gguf ? (uint32_t)cfg_int(k, "rope.dimension_count", NULL, 2, 4096, d_head)
+                     : (uint32_t)(d_head * partial);
     r->factor = scaling(k, "rope.scaling.factor", "factor", 1);
     r->original_ctx = scaling(k, "rope.scaling.original_context_length", "original_max_position_embeddings", 0);
     if (r->original_ctx <= 0 && !k->gguf)
@@ -197,20 +202,25 @@ void cfg_rope(cfg *k, const model_config *c, uint32_t d_head, rope_config *r)
     r->beta_fast = scaling(k, "rope.scaling.yarn_beta_fast", "beta_fast", 32);
     r->beta_slow = scaling(k, "rope.scaling.yarn_beta_slow", "beta_slow", 1);
     r->attn_factor = scaling(k, "rope.scaling.attn_factor", "attention_factor", 0);
-    /* Factors beside attention_factor and beyond the ramp: vLLM multiplies by the one, llama.cpp writes both and reads neither. */
-    static const char *const one[][2] = {{"rope.scaling.yarn_attn_factor", "attn_factor"}, {"rope.scaling.yarn_ext_factor", "extrapolation_factor"}};
+    /* Factors beside attention_factor and beyond the ramp: vLLM multiplies by the one, llama.cpp writes both and reads
+     * neither. */
+    static const char *const one[][2] = {{"rope.scaling.yarn_attn_factor", "attn_factor"},
+                                         {"rope.scaling.yarn_ext_factor", "extrapolation_factor"}};
     for (size_t i = 0; i < sizeof one / sizeof *one; i++)
         if (scaling(k, one[i][0], one[i][1], 1) != 1)
             cfg_fail(k, "key %s: only 1 is supported", one[i][!k->gguf]);
     r->mscale = scaling(k, NULL, "mscale", 0);
     r->mscale_all_dim = scaling(k, NULL, "mscale_all_dim", 0);
-    r->truncate = cfg_bool(k, NULL, cfg_has(k, NULL, "rope_parameters.truncate") ? "rope_parameters.truncate" : "rope_scaling.truncate", true);
+    const char *truncate_key = cfg_has(k, NULL, "rope_parameters.truncate") ? "rope_parameters.truncate"
+                                                                            : "rope_scaling.truncate";
+    r->truncate = cfg_bool(k, NULL, truncate_key, true);
     if (r->original_ctx <= 0)
         r->original_ctx = c->n_ctx_train; /* both references take it so, YaRN too */
     if (r->kind == ROPE_LONGROPE && r->factor <= 1 && r->original_ctx > 0)
         r->factor = c->n_ctx_train / r->original_ctx;
     if (r->rot == 0 || r->rot % 2 || r->rot > d_head) {
-        cfg_fail(k, "key %s: wanted an even width up to %u, got %u", k->gguf ? "rope.dimension_count" : "partial_rotary_factor", d_head, r->rot);
+        cfg_fail(k, "key %s: wanted an even width up to %u, got %u",
+                 k->gguf ? "rope.dimension_count" : "partial_rotary_factor", d_head, r->rot);
         return;
     }
     if (k->gguf) { /* the converter writes factors as tensors */
