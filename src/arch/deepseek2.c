@@ -1,5 +1,5 @@
-/* DeepSeek V2, V3, R1: latent attention (MLA) in its absorbed form, so the cache holds the latent and the rotated key alone;
- * shared and routed experts, chosen within groups. */
+/* DeepSeek V2, V3, R1: latent attention (MLA) in its absorbed form, so the cache holds the latent and the rotated key
+ * alone; shared and routed experts, chosen within groups. */
 #include <math.h>
 #include <stdio.h>
 
@@ -27,7 +27,8 @@ static bool choice_bias(cfg *k, const model_config *c)
     uint32_t i = 0;
     while (i + 1 < c->n_layer && c->layer[i].ffn != FFN_MOE)
         i++;
-    snprintf(name, sizeof name, k->gguf ? "blk.%u.exp_probs_b.bias" : "model.layers.%u.mlp.gate.e_score_correction_bias", i);
+    snprintf(name, sizeof name,
+             k->gguf ? "blk.%u.exp_probs_b.bias" : "model.layers.%u.mlp.gate.e_score_correction_bias", i);
     return mf_tensor_find(k->mf, name) != NULL;
 }
 
@@ -59,11 +60,13 @@ static void config(cfg *k, model_config *c)
     c->mla.q_lora = (uint32_t)cfg_int(k, "attention.q_lora_rank", "q_lora_rank", 0, 1 << 16, 0);
     c->mla.d_rope = (uint32_t)cfg_int(k, "rope.dimension_count", "qk_rope_head_dim", 2, 4096, CFG_REQUIRED);
     uint32_t d_k = (uint32_t)cfg_int(k, "attention.key_length_mla", NULL, 1, 4096, c->d_head);
-    c->mla.d_nope = k->gguf ? d_k - c->mla.d_rope : (uint32_t)cfg_int(k, NULL, "qk_nope_head_dim", 1, 4096, CFG_REQUIRED);
+    c->mla.d_nope = k->gguf ? d_k - c->mla.d_rope
+                            : (uint32_t)cfg_int(k, NULL, "qk_nope_head_dim", 1, 4096, CFG_REQUIRED);
     c->mla.d_v = (uint32_t)cfg_int(k, "attention.value_length_mla", "v_head_dim", 1, 4096, c->layer[0].d_v);
     if (k->gguf && d_k <= c->mla.d_rope)
         cfg_fail(k, "key attention.key_length_mla: wanted more than %u, got %u", c->mla.d_rope, d_k);
-    cfg_next(k, c, "nextn_predict_layers", cfg_has(k, NULL, "num_mtp_layers") ? "num_mtp_layers" : "num_nextn_predict_layers");
+    cfg_next(k, c, "nextn_predict_layers",
+             cfg_has(k, NULL, "num_mtp_layers") ? "num_mtp_layers" : "num_nextn_predict_layers");
     cfg_rope(k, c, c->mla.d_rope, &c->rope[0]);
     rope_config *r = &c->rope[0];
     r->rot = c->mla.d_rope;
@@ -84,7 +87,8 @@ static void config(cfg *k, model_config *c)
     }
 }
 
-/* kv_b quantised in blocks cannot be read sideways: its key half is decoded and turned once. Rows of heads stay together. */
+/* kv_b quantised in blocks cannot be read sideways: its key half is decoded and turned once. Rows of heads stay
+ * together. */
 static const weight *turned_k_b(build *b, int32_t layer, uint32_t n_head)
 {
     uint64_t lora = b->c->mla.kv_lora, nope = b->c->mla.d_nope, per = nope + b->c->mla.d_v;
@@ -110,7 +114,8 @@ static const weight *turned_k_b(build *b, int32_t layer, uint32_t n_head)
     *s = (weight_slice){.data = (const uint8_t *)t, .rows = n_head * lora, .stride = nope * sizeof(float)};
     *w = (weight){.name = kv->name, .format = QUANT_F32, .n_expert = n_head, .rows = lora, .cols = nope, .n_parts = 1,
                   .n_bytes = kv->n_bytes / per * nope};
-    w->part[0] = (weight_part){.role = PART_DATA, .type = QUANT_F32, .gran_rows = 1, .gran_cols = 1, .n_slices = 1, .slices = s};
+    w->part[0] = (weight_part){.role = PART_DATA, .type = QUANT_F32, .gran_rows = 1, .gran_cols = 1, .n_slices = 1,
+                               .slices = s};
     return w;
 }
 
@@ -126,11 +131,12 @@ static void absorbed(build *b, int32_t layer, uint32_t n_head, const weight **k_
     const weight *all = bind_weight(b, layer, "attn_kv_b", n_head * per, lora, 0);
     const quant_fmt *f = all ? quant_get(all->format) : NULL;
     if (f && f->is_float && all->n_parts == 1) /* the file's [nope][lora] read as [lora, nope] transposed */
-        *k_b = bind_full(b, layer, &(bind_spec){.role = "attn_kv_b", .n_expert = n_head, .total = lora, .n = lora, .step = 1, .cols = nope,
-                                                .transposed = true, .pitch = per});
+        *k_b = bind_full(b, layer, &(bind_spec){.role = "attn_kv_b", .n_expert = n_head, .total = lora, .n = lora,
+                                                .step = 1, .cols = nope, .transposed = true, .pitch = per});
     else
         *k_b = all ? turned_k_b(b, layer, n_head) : NULL;
-    *v_b = bind_full(b, layer, &(bind_spec){.role = "attn_kv_b", .n_expert = n_head, .total = per, .row = nope, .n = v, .step = 1, .cols = lora});
+    *v_b = bind_full(b, layer, &(bind_spec){.role = "attn_kv_b", .n_expert = n_head, .total = per, .row = nope, .n = v,
+                                            .step = 1, .cols = lora});
 }
 
 #define LATENT_EPS 1e-6f /* the reference's default for the two inner norms, whatever rms_norm_eps says */
@@ -154,11 +160,13 @@ static plan_reg attention(build *b, int32_t i, plan_reg x)
     plan_reg qr = op_rope(b, i, "rope_q", op_slice(b, i, "q_rope", q, nope, rope, nh, nope + rope), 0, nh, rope, 0);
     q = op_concat(b, i, "q_latent", qn, qr, nh, false);
     plan_reg kv = op_linear(b, i, "attn_kv_a", x, bind_weight(b, i, "attn_kv_a", lora + rope, h, 0), REG_ACT);
-    plan_reg kn = op_norm_eps(b, i, "attn_kv_a_norm", op_slice(b, i, "kv_latent", kv, 0, lora, 1, lora + rope), 0, LATENT_EPS);
+    plan_reg kn = op_norm_eps(b, i, "attn_kv_a_norm", op_slice(b, i, "kv_latent", kv, 0, lora, 1, lora + rope), 0,
+                              LATENT_EPS);
     plan_reg kr = op_rope(b, i, "rope_k", op_slice(b, i, "k_rope", kv, lora, rope, 1, lora + rope), 0, 1, rope, 0);
     plan_reg k = op_concat(b, i, "k_latent", kn, kr, 1, false);
     plan_reg o = op_head_linear(b, i, "attn_v_b", op_attend(b, i, q, k, PLAN_NONE, c->attn_scale, NULL), v_b);
-    return op_linear(b, i, "attn_output", o, bind_weight(b, i, "attn_output", h, (uint64_t)nh * c->mla.d_v, 0), REG_ACT);
+    const weight *wo = bind_weight(b, i, "attn_output", h, (uint64_t)nh * c->mla.d_v, 0);
+    return op_linear(b, i, "attn_output", o, wo, REG_ACT);
 }
 
 static void layer(build *b, int32_t i, plan_reg *x)
@@ -169,9 +177,9 @@ static void layer(build *b, int32_t i, plan_reg *x)
     *x = op_add(b, i, "ffn_residual", *x, y);
 }
 
-static const char *const harmless[] = {"output_router_logits", "router_aux_loss_coef", "aux_loss_alpha", "seq_aux", "ep_size", "qk_head_dim",
-                                       "head_dim", "v_head_dim", "deepseek2.rope.scaling.finetuned",
-                                       "topk_method", "norm_topk_prob", NULL};
+static const char *const harmless[] = {"output_router_logits", "router_aux_loss_coef", "aux_loss_alpha", "seq_aux",
+                                       "ep_size", "qk_head_dim", "head_dim", "v_head_dim",
+                                       "deepseek2.rope.scaling.finetuned", "topk_method", "norm_topk_prob", NULL};
 
 const arch_def arch_deepseek2 = {
     .title = "DeepSeek V2, V3, R1",

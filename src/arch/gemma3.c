@@ -1,5 +1,5 @@
-/* Gemma 3 (text): Gemma 2's layer with QK norms instead of soft caps; five windowed layers to one global, each kind with a
- * rotation of its own. */
+/* Gemma 3 (text): Gemma 2's layer with QK norms instead of soft caps; five windowed layers to one global, each kind
+ * with a rotation of its own. */
 #include <math.h>
 
 #include "model/arch.h"
@@ -27,7 +27,8 @@ static void config(cfg *k, model_config *c)
         c->rope[0].theta = 1e6;
     double theta = cfg_float(k, "rope.freq_base_swa", "rope_local_base_freq", 10000);
     c->rope[1] = (rope_config){.kind = ROPE_PLAIN, .factor = 1, .partial = 1, .rot = c->rope[0].rot,
-                               .theta = cfg_float(k, "rope.freq_base_swa", "rope_parameters.sliding_attention.rope_theta", theta)};
+                               .theta = cfg_float(k, "rope.freq_base_swa",
+                                                  "rope_parameters.sliding_attention.rope_theta", theta)};
     meta_str local = cfg_str(k, NULL, "rope_parameters.sliding_attention.rope_type", "default");
     if (!cfg_str_is(local, "default"))
         cfg_fail(k, "key rope_parameters.sliding_attention.rope_type: only default is supported");
@@ -44,7 +45,8 @@ static void config(cfg *k, model_config *c)
     c->final_softcap = (float)cfg_float(k, "final_logit_softcapping", "final_logit_softcapping", 0);
     c->window = (uint32_t)cfg_int(k, "attention.sliding_window", "sliding_window", 0, 1 << 30, 1024);
     int64_t newer = cfg_int(k, NULL, "_sliding_window_pattern", 1, 1024, 6);
-    uint32_t pattern = (uint32_t)cfg_int(k, "attention.sliding_window_pattern", "sliding_window_pattern", 1, 1024, newer);
+    uint32_t pattern =
+        (uint32_t)cfg_int(k, "attention.sliding_window_pattern", "sliding_window_pattern", 1, 1024, newer);
     if (cfg_bool(k, NULL, "use_bidirectional_attention", false))
         cfg_fail(k, "key use_bidirectional_attention: only false is supported");
     for (uint32_t i = 0; i < c->n_layer; i++) {
@@ -54,8 +56,9 @@ static void config(cfg *k, model_config *c)
     }
 }
 
-static const char *const harmless[] = {"cache_implementation", "gemma3.mm.tokens_per_image", "mm_tokens_per_image", "boi_token_index",
-                                       "eoi_token_index", "image_token_index", "vision_config*", NULL};
+static const char *const harmless[] = {"cache_implementation", "gemma3.mm.tokens_per_image", "mm_tokens_per_image",
+                                       "boi_token_index", "eoi_token_index", "image_token_index",
+                                       "vision_config*", NULL};
 static const char *const ignored[] = {"vision_tower.*", "multi_modal_projector.*", "model.vision_tower.*",
                                       "model.multi_modal_projector.*", NULL};
 

@@ -1,6 +1,6 @@
-/* Gemma 4: windowed layers and global ones of other head widths, value norms, keys that serve as values (26B-A4B), a mixture
- * beside the dense branch, a scalar a layer; in the E models inputs of their own for each layer and K and V shared by the last
- * layers. */
+/* Gemma 4: windowed layers and global ones of other head widths, value norms, keys that serve as values (26B-A4B), a
+ * mixture beside the dense branch, a scalar a layer; in the E models inputs of their own for each layer and K and V
+ * shared by the last layers. */
 #include <math.h>
 #include <stdio.h>
 
@@ -32,7 +32,8 @@ static const tensor_name names[] = {
 
 static bool is_global(cfg *k, uint32_t i)
 {
-    const meta_value *types = cfg_value(k, NULL, "layer_types"), *slides = cfg_value(k, "attention.sliding_window_pattern", NULL);
+    const meta_value *types = cfg_value(k, NULL, "layer_types");
+    const meta_value *slides = cfg_value(k, "attention.sliding_window_pattern", NULL);
     meta_str s;
     int64_t v;
     if (types && mf_array_str(types, i, &s))
@@ -78,7 +79,8 @@ static void share_kv(cfg *k, model_config *c)
     }
 }
 
-/* What transformers 5 writes where layer i differs from the rest; it pads layer numbers with zeros to the widest of them. */
+/* What transformers 5 writes where layer i differs from the rest; it pads layer numbers with zeros to the widest of
+ * them. */
 static int64_t own_int(cfg *k, uint32_t i, const char *name, int64_t max, int64_t dflt)
 {
     char key[64];
@@ -90,7 +92,8 @@ static int64_t own_int(cfg *k, uint32_t i, const char *name, int64_t max, int64_
     return dflt;
 }
 
-/* Head width and key heads of global layers that say nothing of their own: where any layer does, they are as the others. */
+/* Head width and key heads of global layers that say nothing of their own: where any layer does, they are as the
+ * others. */
 static void global_shape(cfg *k, const model_config *c, bool k_eq_v, uint32_t *width, uint32_t *n_kv)
 {
     bool by_layer = false;
@@ -127,7 +130,8 @@ static void config(cfg *k, model_config *c)
     c->moe.renormalise = true;
     if (!k->gguf && !cfg_bool(k, NULL, "enable_moe_block", false))
         c->moe.n_expert = 0;
-    c->ple.width = (uint32_t)cfg_int(k, "embedding_length_per_layer_input", "hidden_size_per_layer_input", 0, 1 << 16, 0);
+    c->ple.width =
+        (uint32_t)cfg_int(k, "embedding_length_per_layer_input", "hidden_size_per_layer_input", 0, 1 << 16, 0);
     for (uint32_t i = 0; i < c->n_layer && k->status == IMP_OK; i++) {
         layer_config *l = &c->layer[i];
         bool global = is_global(k, i);
@@ -139,10 +143,12 @@ static void config(cfg *k, model_config *c)
         if (global && c->rope[0].rot > l->d_k)
             cfg_fail(k, "rotation: wanted at most %u columns, got %u", l->d_k, c->rope[0].rot);
         if (!k->gguf)
-            l->n_kv_head = (uint32_t)own_int(k, i, "num_key_value_heads", 65536, global && kv_global ? kv_global : l->n_kv_head);
+            l->n_kv_head = (uint32_t)own_int(k, i, "num_key_value_heads", 65536,
+                                             global && kv_global ? kv_global : l->n_kv_head);
         l->v_is_k = global && (k->gguf ? !mf_tensor_find(k->mf, v) : k_eq_v);
         if (l->n_kv_head == 0 || l->n_head % l->n_kv_head)
-            cfg_fail(k, "key num_key_value_heads: layer %u: wanted a divisor of %u, got %u", i, l->n_head, l->n_kv_head);
+            cfg_fail(k, "key num_key_value_heads: layer %u: wanted a divisor of %u, got %u", i, l->n_head,
+                     l->n_kv_head);
     }
     share_kv(k, c);
 }
@@ -152,7 +158,8 @@ static plan_reg attention(build *b, int32_t i, plan_reg x)
     const model_config *c = b->c;
     const layer_config *l = &c->layer[i];
     uint64_t h = c->n_hidden, nq = (uint64_t)l->n_head * l->d_k, nk = (uint64_t)l->n_kv_head * l->d_k;
-    plan_reg q = op_linear(b, i, "attn_q", x, bind_weight(b, i, "attn_q", nq, h, 0), REG_ACT), k = PLAN_NONE, v = PLAN_NONE;
+    plan_reg q = op_linear(b, i, "attn_q", x, bind_weight(b, i, "attn_q", nq, h, 0), REG_ACT);
+    plan_reg k = PLAN_NONE, v = PLAN_NONE;
     q = op_norm(b, i, "attn_q_norm", q, l->d_k);
     q = op_rope(b, i, "rope_q", q, l->rope, l->n_head, l->d_k, 0);
     if (l->kv_from < 0) {
@@ -166,7 +173,8 @@ static plan_reg attention(build *b, int32_t i, plan_reg x)
     return op_linear(b, i, "attn_output", o, bind_weight(b, i, "attn_output", h, nq, 0), REG_ACT);
 }
 
-/* The mixture reads the residual stream itself: the router through a plain norm, the experts through a norm of theirs. */
+/* The mixture reads the residual stream itself: the router through a plain norm, the experts through a norm of
+ * theirs. */
 static plan_reg mixture(build *b, int32_t i, plan_reg residual)
 {
     const model_config *c = b->c;
@@ -182,7 +190,8 @@ static plan_reg mixture(build *b, int32_t i, plan_reg residual)
     return op_norm(b, i, "ffn_post_norm_2", y, 0);
 }
 
-/* x += norm(out(gelu(gate x) * this layer's input)). The inputs of all layers are one register, made after the embedding. */
+/* x += norm(out(gelu(gate x) * this layer's input)). The inputs of all layers are one register, made after the
+ * embedding. */
 static plan_reg layer_input(build *b, int32_t i, plan_reg x)
 {
     uint32_t d = b->c->ple.width;
@@ -227,11 +236,12 @@ static void embed(build *b, plan_reg *x)
 }
 
 static const char *const harmless[] = {
-    "audio_config*", "audio_token_id", "boa_token_id", "boi_token_id", "eoa_token_index", "eoa_token_id", "eoi_token_id", "image_token_id",
-    "video_token_id", "vision_config*", "vision_soft_tokens_per_image", "use_bidirectional_attention",
-    "vocab_size_per_layer_input", "num_global_key_value_heads", "attention_k_eq_v", NULL};
-static const char *const ignored[] = {"model.embed_vision.*", "model.vision_embedder.*", "model.vision_tower.*", "model.audio_tower.*",
-                                      "model.embed_audio.*", NULL};
+    "audio_config*", "audio_token_id", "boa_token_id", "boi_token_id", "eoa_token_index", "eoa_token_id",
+    "eoi_token_id", "image_token_id", "video_token_id", "vision_config*", "vision_soft_tokens_per_image",
+    "use_bidirectional_attention", "vocab_size_per_layer_input", "num_global_key_value_heads", "attention_k_eq_v",
+    NULL};
+static const char *const ignored[] = {"model.embed_vision.*", "model.vision_embedder.*", "model.vision_tower.*",
+                                      "model.audio_tower.*", "model.embed_audio.*", NULL};
 
 const arch_def arch_gemma4 = {
     .title = "Gemma 4",

@@ -1,4 +1,5 @@
-/* GLM-4.5, 4.6 (MoE): GQA with biases on q, k, v, half of each head rotated, optional QK norms; DeepSeek V3's routing. */
+/* GLM-4.5, 4.6 (MoE): GQA with biases on q, k, v, half of each head rotated, optional QK norms; DeepSeek V3's
+ * routing. */
 #include "model/arch.h"
 
 static const tensor_name names[] = {
@@ -14,17 +15,21 @@ static void config(cfg *k, model_config *c)
     cfg_common(k, c);
     if (k->status != IMP_OK)
         return;
-    cfg_next(k, c, "nextn_predict_layers", cfg_has(k, NULL, "num_mtp_layers") ? "num_mtp_layers" : "num_nextn_predict_layers");
+    cfg_next(k, c, "nextn_predict_layers",
+             cfg_has(k, NULL, "num_mtp_layers") ? "num_mtp_layers" : "num_nextn_predict_layers");
     cfg_rope(k, c, c->d_head, &c->rope[0]);
     cfg_moe_deepseek(k, c);
     c->moe.score = k->gguf && cfg_int(k, "expert_gating_func", NULL, 1, 2, 2) == 1 ? ROUTE_SOFTMAX : ROUTE_SIGMOID;
     c->moe.choice_bias = true;
     c->moe.group_top = 2;
-    c->qkv_bias = k->gguf ? mf_tensor_find(k->mf, "blk.0.attn_q.bias") != NULL : cfg_bool(k, NULL, "attention_bias", false);
-    c->qk_norm = k->gguf ? mf_tensor_find(k->mf, "blk.0.attn_q_norm.weight") != NULL : cfg_bool(k, NULL, "use_qk_norm", false);
+    c->qkv_bias = k->gguf ? mf_tensor_find(k->mf, "blk.0.attn_q.bias") != NULL
+                          : cfg_bool(k, NULL, "attention_bias", false);
+    c->qk_norm = k->gguf ? mf_tensor_find(k->mf, "blk.0.attn_q_norm.weight") != NULL
+                         : cfg_bool(k, NULL, "use_qk_norm", false);
 }
 
-static const char *const harmless[] = {"output_router_logits", "router_aux_loss_coef", "glm4moe.rope.scaling.finetuned", NULL};
+static const char *const harmless[] = {"output_router_logits", "router_aux_loss_coef",
+                                       "glm4moe.rope.scaling.finetuned", NULL};
 
 const arch_def arch_glm4moe = {
     .title = "GLM-4 MoE",

@@ -1,5 +1,5 @@
-/* gpt-oss: attention with a sink logit a head, biases everywhere, every other layer windowed, MXFP4 experts whose gate and up
- * alternate (Hugging Face) or lie apart (GGUF), clamped SwiGLU, softmax over the chosen experts. */
+/* gpt-oss: attention with a sink logit a head, biases everywhere, every other layer windowed, MXFP4 experts whose gate
+ * and up alternate (Hugging Face) or lie apart (GGUF), clamped SwiGLU, softmax over the chosen experts. */
 #include "model/arch.h"
 
 static const tensor_name names[] = {
@@ -37,11 +37,14 @@ static plan_reg gate_up(build *b, int32_t layer, plan_reg x, plan_reg ids)
 {
     const moe_config *m = &b->c->moe;
     uint64_t h = b->c->n_hidden;
-    if (!bind_has(b, layer, "ffn_gate_exps")) { /* published checkpoints keep [E, in, 2F] in bf16, [E, 2F, in] in MXFP4 */
+    /* published checkpoints keep [E, in, 2F] in bf16, [E, 2F, in] in MXFP4 */
+    if (!bind_has(b, layer, "ffn_gate_exps")) {
         bool plain = mf_tensor_find(b->mf, "model.layers.0.mlp.experts.gate_up_proj") != NULL;
-        const weight *w = bind_full(b, layer, &(bind_spec){.role = "ffn_gate_up_fused", .n_expert = m->n_expert, .total = 2ull * m->n_ff,
-                                    .n = 2ull * m->n_ff, .step = 1, .cols = h, .transposed = plain, .flags = BIND_BIAS});
-        return op_glu_interleaved(b, layer, "ffn_act_exps", op_expert_linear(b, layer, "ffn_gate_up_exps", x, ids, w, false),
+        bind_spec both = {.role = "ffn_gate_up_fused", .n_expert = m->n_expert, .total = 2ull * m->n_ff,
+                          .n = 2ull * m->n_ff, .step = 1, .cols = h, .transposed = plain, .flags = BIND_BIAS};
+        const weight *w = bind_full(b, layer, &both);
+        return op_glu_interleaved(b, layer, "ffn_act_exps",
+                                  op_expert_linear(b, layer, "ffn_gate_up_exps", x, ids, w, false),
                                   ACT_SWIGLU_OAI, LIMIT, ALPHA);
     }
     const weight *wg = bind_experts(b, layer, "ffn_gate_exps", m->n_expert, m->n_ff, h, BIND_BIAS);
@@ -64,9 +67,10 @@ static plan_reg mixture(build *b, int32_t layer, plan_reg x)
     plan_reg a = gate_up(b, layer, x, ids);
     bool fused = !bind_has(b, layer, "ffn_down_exps");
     bool plain = mf_tensor_find(b->mf, "model.layers.0.mlp.experts.down_proj") != NULL;
-    const weight *wd = bind_full(b, layer, &(bind_spec){.role = fused ? "ffn_down_fused" : "ffn_down_exps", .n_expert = m->n_expert,
-                                 .total = b->c->n_hidden, .n = b->c->n_hidden, .step = 1, .cols = m->n_ff, .transposed = fused && plain,
-                                 .flags = BIND_BIAS});
+    bind_spec spec = {.role = fused ? "ffn_down_fused" : "ffn_down_exps", .n_expert = m->n_expert,
+                      .total = b->c->n_hidden, .n = b->c->n_hidden, .step = 1, .cols = m->n_ff,
+                      .transposed = fused && plain, .flags = BIND_BIAS};
+    const weight *wd = bind_full(b, layer, &spec);
     return op_combine(b, layer, op_expert_linear(b, layer, "ffn_down_exps", a, ids, wd, true), w);
 }
 
@@ -78,8 +82,8 @@ static void layer(build *b, int32_t i, plan_reg *x)
     *x = op_add(b, i, "ffn_residual", *x, y);
 }
 
-static const char *const harmless[] = {"output_router_logits", "router_aux_loss_coef", "experts_per_token", "initial_context_length",
-                                       "rope_scaling.truncate", "router_dtype", NULL};
+static const char *const harmless[] = {"output_router_logits", "router_aux_loss_coef", "experts_per_token",
+                                       "initial_context_length", "rope_scaling.truncate", "router_dtype", NULL};
 
 const arch_def arch_gpt_oss = {
     .title = "gpt-oss",

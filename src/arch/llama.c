@@ -1,4 +1,5 @@
-/* Llama 2 and 3.x, Mistral (with window), Mixtral, SmolLM, R1 distills of Llama: pre-norm, GQA, SwiGLU, no biases by default. */
+/* Llama 2 and 3.x, Mistral (with window), Mixtral, SmolLM, R1 distills of Llama: pre-norm, GQA, SwiGLU, no biases by
+ * default. */
 #include "model/arch.h"
 
 static void config(cfg *k, model_config *c)
@@ -30,9 +31,9 @@ static const tensor_name names[] = {
     {NULL, NULL, NULL},
 };
 
-static const char *const harmless[] = {"llama.attention.layer_norm_epsilon", "llama.rope.scaling.finetuned", "output_router_logits",
-                                       "router_aux_loss_coef", "router_jitter_noise", "is_llama_config", "max_sequence_length",
-                                       "llama.tensor_data_layout", NULL};
+static const char *const harmless[] = {"llama.attention.layer_norm_epsilon", "llama.rope.scaling.finetuned",
+                                       "output_router_logits", "router_aux_loss_coef", "router_jitter_noise",
+                                       "is_llama_config", "max_sequence_length", "llama.tensor_data_layout", NULL};
 
 const arch_def arch_llama = {
     .title = "Llama, Mistral, Mixtral",

@@ -1,5 +1,5 @@
-/* Nemotron-H and Nemotron-3: one norm and one mixer a layer, by a pattern of Mamba-2 (M), attention without rotation (*),
- * squared-ReLU MLP (-) and mixture (E) with DeepSeek V3's routing. */
+/* Nemotron-H and Nemotron-3: one norm and one mixer a layer, by a pattern of Mamba-2 (M), attention without rotation
+ * (*), squared-ReLU MLP (-) and mixture (E) with DeepSeek V3's routing. */
 #include <stdio.h>
 
 #include "model/arch.h"
@@ -39,7 +39,8 @@ static const tensor_name names[] = {
 static char kind_by_tensor(cfg *k, uint32_t i)
 {
     static const struct { const char *name; char kind; } sign[] = {
-        {"blk.%u.ssm_in.weight", 'M'}, {"blk.%u.attn_q.weight", '*'}, {"blk.%u.ffn_gate_inp.weight", 'E'}, {"blk.%u.ffn_up.weight", '-'}};
+        {"blk.%u.ssm_in.weight", 'M'}, {"blk.%u.attn_q.weight", '*'}, {"blk.%u.ffn_gate_inp.weight", 'E'},
+        {"blk.%u.ffn_up.weight", '-'}};
     char name[64];
     for (size_t j = 0; j < sizeof sign / sizeof *sign; j++) {
         snprintf(name, sizeof name, sign[j].name, i);
@@ -53,7 +54,8 @@ static char kind_by_tensor(cfg *k, uint32_t i)
 static char kind_by_key(cfg *k, const model_config *c, uint32_t i)
 {
     static const struct { const char *word; char kind; } known[] = {
-        {"mamba", 'M'}, {"linear_attention", 'M'}, {"attention", '*'}, {"full_attention", '*'}, {"moe", 'E'}, {"mlp", '-'}};
+        {"mamba", 'M'}, {"linear_attention", 'M'}, {"attention", '*'}, {"full_attention", '*'}, {"moe", 'E'},
+        {"mlp", '-'}};
     const meta_value *words = cfg_value(k, NULL, "layers_block_type"), *types = cfg_value(k, NULL, "layer_types");
     meta_str letters = cfg_str(k, NULL, "hybrid_override_pattern", NULL), s;
     if (letters.s) {
@@ -85,7 +87,8 @@ static void pattern(cfg *k, model_config *c)
     }
 }
 
-/* Time steps are not clamped here: files say 0 to Infinity, 1e308, or (transformers 5) an object that spells Infinity. */
+/* Time steps are not clamped here: files say 0 to Infinity, 1e308, or (transformers 5) an object that spells
+ * Infinity. */
 static void no_limit(cfg *k)
 {
     const meta_value *v = cfg_value(k, NULL, "time_step_limit");
@@ -99,7 +102,8 @@ static void config(cfg *k, model_config *c)
     cfg_common(k, c);
     if (k->status != IMP_OK)
         return;
-    double eps = cfg_float(k, "attention.layer_norm_epsilon", "layer_norm_epsilon", 1e-5); /* its norms are RMS whatever the key says */
+    /* its norms are RMS whatever the key says */
+    double eps = cfg_float(k, "attention.layer_norm_epsilon", "layer_norm_epsilon", 1e-5);
     c->norm_eps = (float)cfg_float(k, "attention.layer_norm_rms_epsilon", "norm_eps", eps);
     cfg_act(k, c, ACT_RELU2);
     cfg_next(k, c, "nextn_predict_layers", NULL);
@@ -111,14 +115,15 @@ static void config(cfg *k, model_config *c)
         c->layer[i].d_k = c->layer[i].d_v = c->d_head;
     c->mamba.n_head = (uint32_t)cfg_int(k, "ssm.time_step_rank", "mamba_num_heads", 1, 65536, CFG_REQUIRED);
     uint32_t inner = (uint32_t)cfg_int(k, "ssm.inner_size", NULL, 1, 1 << 20, c->mamba.n_head);
-    c->mamba.head_dim = k->gguf ? inner / c->mamba.n_head : (uint32_t)cfg_int(k, NULL, "mamba_head_dim", 1, 4096, CFG_REQUIRED);
+    c->mamba.head_dim = k->gguf ? inner / c->mamba.n_head
+                                : (uint32_t)cfg_int(k, NULL, "mamba_head_dim", 1, 4096, CFG_REQUIRED);
     c->mamba.n_group = (uint32_t)cfg_int(k, "ssm.group_count", "n_groups", 1, 4096, 1);
     c->mamba.d_state = (uint32_t)cfg_int(k, "ssm.state_size", "ssm_state_size", 1, 4096, CFG_REQUIRED);
     c->mamba.taps = (uint32_t)cfg_int(k, "ssm.conv_kernel", "conv_kernel", 2, 64, 4);
     if (c->mamba.n_head % c->mamba.n_group || !c->mamba.head_dim)
         cfg_fail(k, "mamba: wanted heads to be a multiple of %u groups, got %u", c->mamba.n_group, c->mamba.n_head);
-    if (cfg_bool(k, NULL, "use_bias", false) || cfg_bool(k, NULL, "mamba_proj_bias", false) || cfg_bool(k, NULL, "attention_bias", false) ||
-        cfg_bool(k, NULL, "mlp_bias", false))
+    if (cfg_bool(k, NULL, "use_bias", false) || cfg_bool(k, NULL, "mamba_proj_bias", false) ||
+        cfg_bool(k, NULL, "attention_bias", false) || cfg_bool(k, NULL, "mlp_bias", false))
         cfg_fail(k, "keys use_bias, mamba_proj_bias, attention_bias, mlp_bias: only false is supported");
     if (!cfg_bool(k, NULL, "use_conv_bias", true))
         cfg_fail(k, "key use_conv_bias: only true is supported");
@@ -146,12 +151,13 @@ static void layer(build *b, int32_t i, plan_reg *x)
 }
 
 static const char *const harmless[] = {
-    "chunk_size", "expand", "hidden_dropout", "num_hidden_layers", "layers_block_type", "layer_types", "attention_head_dim",
-    "mamba_ssm_cache_dtype", "moe_shared_expert_overlap", "mtp_*", "num_logits_to_keep", "num_nextn_predict_layers",
-    "rescale_prenorm_residual", "residual_in_fp32", "sliding_window", "time_step_*", "use_mamba_kernels", "output_router_logits", "norm_eps",
-    "n_shared_experts", "rope_theta", "partial_rotary_factor", "intermediate_size", "max_position_embeddings", "nemotron_h_moe.rope.*",
-    "nemotron_h.rope.*", "nemotron_h_moe.attention.layer_norm_epsilon", "nemotron_h.attention.layer_norm_epsilon", "mamba_dt_*",
-    "expert_gating_func", NULL};
+    "chunk_size", "expand", "hidden_dropout", "num_hidden_layers", "layers_block_type", "layer_types",
+    "attention_head_dim", "mamba_ssm_cache_dtype", "moe_shared_expert_overlap", "mtp_*", "num_logits_to_keep",
+    "num_nextn_predict_layers", "rescale_prenorm_residual", "residual_in_fp32", "sliding_window", "time_step_*",
+    "use_mamba_kernels", "output_router_logits", "norm_eps", "n_shared_experts", "rope_theta",
+    "partial_rotary_factor", "intermediate_size", "max_position_embeddings", "nemotron_h_moe.rope.*",
+    "nemotron_h.rope.*", "nemotron_h_moe.attention.layer_norm_epsilon", "nemotron_h.attention.layer_norm_epsilon",
+    "mamba_dt_*", "expert_gating_func", NULL};
 static const char *const ignored[] = {"mtp.*", NULL};
 
 const arch_def arch_nemotron_h = {

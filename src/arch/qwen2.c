@@ -13,7 +13,8 @@ static void config(cfg *k, model_config *c)
         cfg_fail(k, "key use_mrope: only false is supported");
 }
 
-/* The 1M models: how a server may attend in chunks beyond what the model was trained on; transformers attends to all, as imp does. */
+/* The 1M models: how a server may attend in chunks beyond what the model was trained on; transformers attends to all,
+ * as imp does. */
 static const char *const harmless[] = {"qwen2.rope.scaling.finetuned", "dual_chunk_attention_config.*", NULL};
 
 const arch_def arch_qwen2 = {

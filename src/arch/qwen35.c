@@ -1,5 +1,5 @@
-/* Qwen 3.5 and 3.6, dense and MoE: Gated DeltaNet layers with gated attention every few; a quarter of each head rotates. GGUF
- * keeps value heads tiled over key heads, Hugging Face grouped. */
+/* Qwen 3.5 and 3.6, dense and MoE: Gated DeltaNet layers with gated attention every few; a quarter of each head
+ * rotates. GGUF keeps value heads tiled over key heads, Hugging Face grouped. */
 #include "model/arch.h"
 
 static const tensor_name names[] = {
@@ -33,7 +33,8 @@ static void config(cfg *k, model_config *c)
     c->gdn.tiled = k->gguf;
     c->norm_plus_one = !k->gguf;
     cfg_moe(k, c);
-    c->moe.n_ff_shared = (uint32_t)cfg_int(k, "expert_shared_feed_forward_length", "shared_expert_intermediate_size", 0, 1 << 20, 0);
+    c->moe.n_ff_shared = (uint32_t)cfg_int(k, "expert_shared_feed_forward_length", "shared_expert_intermediate_size",
+                                           0, 1 << 20, 0);
     c->moe.shared_gate = true;
     c->moe.renormalise = true;
     if (!cfg_bool(k, NULL, "attn_output_gate", true))
@@ -63,16 +64,17 @@ static void layer(build *b, int32_t i, plan_reg *x)
 }
 
 static const char *const harmless[] = {
-    "sliding_window", "max_window_layers", "qwen35.rope.dimension_sections", "qwen35moe.rope.dimension_sections", "vision_config.*", "image_token_id", "video_token_id",
-    "vision_start_token_id", "vision_end_token_id", "rope_parameters.mrope_interleaved", "rope_parameters.mrope_section",
-    "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "mamba_ssm_dtype", "output_router_logits",
-    "router_aux_loss_coef", "language_model_only", "mlp_only_layers", NULL};
+    "sliding_window", "max_window_layers", "qwen35.rope.dimension_sections", "qwen35moe.rope.dimension_sections",
+    "vision_config.*", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id",
+    "rope_parameters.mrope_interleaved", "rope_parameters.mrope_section", "mtp_num_hidden_layers",
+    "mtp_use_dedicated_embeddings", "mamba_ssm_dtype", "output_router_logits", "router_aux_loss_coef",
+    "language_model_only", "mlp_only_layers", NULL};
 static const char *const ignored[] = {"model.visual.*", "mtp.*", "visual.*", NULL};
 
 const arch_def arch_qwen35 = {
     .title = "Qwen 3.5",
-    .names = {"qwen35", "qwen35moe", "Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration", "Qwen3_5ForCausalLM",
-              "Qwen3_5MoeForCausalLM"},
+    .names = {"qwen35", "qwen35moe", "Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration",
+              "Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM"},
     .tensor = names,
     .harmless = harmless,
     .ignored_tensor = ignored,

@@ -21,8 +21,8 @@ static void config(cfg *k, model_config *c)
         c->layer[i].window = c->window;
 }
 
-static const char *const harmless[] = {"sliding_window", "max_window_layers", "layer_types", "output_router_logits", "router_aux_loss_coef",
-                                       "qwen3moe.rope.scaling.finetuned", NULL};
+static const char *const harmless[] = {"sliding_window", "max_window_layers", "layer_types", "output_router_logits",
+                                       "router_aux_loss_coef", "qwen3moe.rope.scaling.finetuned", NULL};
 
 const arch_def arch_qwen3moe = {
     .title = "Qwen 3 MoE",
