@@ -191,7 +191,7 @@ unsigned codec_ranges(codec mode, uint32_t part, cprange out[CODEC_RANGES])
     return n;
 }
 
-/* ---- strings with lengths ---------------------------------------------------------------------------------------------- */
+/* ---- strings with lengths --------------------------------------------------------------------------------------- */
 bool str_ends(const strlex *s, uint32_t q, uint32_t cnt)
 {
     return cnt >= s->min && (s->max == INF || cnt <= s->max) && (!s->d || s->d->label[q]);

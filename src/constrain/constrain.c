@@ -10,7 +10,8 @@
 
 typedef void (*compile_fn)(cc *c, const char *text, size_t n, constrain_prog *p);
 
-static imp_status compile(compile_fn fn, const char *text, size_t n, const constrain_options *o, constrain_prog **out, imp_err *e)
+static imp_status compile(compile_fn fn, const char *text, size_t n, const constrain_options *o, constrain_prog **out,
+                          imp_err *e)
 {
     arena scratch = {0};
     cc c = {.a = &scratch, .e = e};
@@ -64,17 +65,20 @@ static void json_compile(cc *c, const char *text, size_t n, constrain_prog *p)
     schema_compile(c, any, sizeof any - 1, p);
 }
 
-imp_status constrain_compile_schema(const char *text, size_t n, const constrain_options *o, constrain_prog **out, imp_err *e)
+imp_status constrain_compile_schema(const char *text, size_t n, const constrain_options *o, constrain_prog **out,
+                                    imp_err *e)
 {
     return compile(schema_compile, text, n, o, out, e);
 }
 
-imp_status constrain_compile_regex(const char *text, size_t n, const constrain_options *o, constrain_prog **out, imp_err *e)
+imp_status constrain_compile_regex(const char *text, size_t n, const constrain_options *o, constrain_prog **out,
+                                   imp_err *e)
 {
     return compile(regex_compile, text, n, o, out, e);
 }
 
-imp_status constrain_compile_grammar(const char *text, size_t n, const constrain_options *o, constrain_prog **out, imp_err *e)
+imp_status constrain_compile_grammar(const char *text, size_t n, const constrain_options *o, constrain_prog **out,
+                                     imp_err *e)
 {
     return compile(grammar_compile, text, n, o, out, e);
 }
@@ -96,7 +100,7 @@ void constrain_prog_free(constrain_prog *p)
 
 size_t constrain_prog_bytes(const constrain_prog *p) { return sizeof *p + p->a.n_bytes; }
 
-/* ---- canonical JSON text ------------------------------------------------------------------------------------------------ */
+/* ---- canonical JSON text ---------------------------------------------------------------------------------------- */
 typedef struct member {
     size_t key, n_key, end; /* in the scratch string */
 } member;

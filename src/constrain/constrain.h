@@ -1,5 +1,6 @@
 /* constrain: output that is always valid. A JSON Schema, regular expression or grammar is compiled to an immutable
- * program (automata plus a stack for recursion); a state follows one text through it and says which tokens may come next.
+ * program (automata plus a stack for recursion); a state follows one text through it and says which tokens may come
+ * next.
  * Owns: a program owns its automata, a vocabulary copies the token bytes, a state owns its own caches and keeps the
  * program and vocabulary borrowed (they must outlive it). Threads: programs and vocabularies are read-only and shared
  * freely; a state belongs to one thread at a time.
@@ -25,9 +26,10 @@ typedef struct constrain_options {
     constrain_ws ws;
     unsigned ws_max;          /* longest run of white space; 0 = the default, 256 */
     bool plain_integers;  /* an integer is spelled without a fraction (JSON Schema also calls 1.0 an integer) */
-    bool plain_escapes;   /* strings escape only what JSON must escape (and characters beyond ASCII, if the text likes) */
-    bool key_order;           /* members of an object come in the order of the schema's `properties`, others after them; see
-                               * docs/constrain.md for schemas that are joined. Default: in any order */
+    bool plain_escapes;   /* strings escape only what JSON must escape (and characters beyond ASCII, if the text
+                           * likes) */
+    bool key_order;           /* members of an object come in the order of the schema's `properties`, others after
+                               * them; see docs/constrain.md for schemas that are joined. Default: in any order */
     bool refuse_unknown_formats; /* default: a format that no specification names is an annotation */
     size_t max_bytes;         /* memory that compiling may take; 0 = the default, 192 MiB */
     unsigned max_states;      /* states of one automaton; 0 = the default, 20000 */
@@ -35,11 +37,14 @@ typedef struct constrain_options {
 } constrain_options;
 
 /* Compiles text[0..n). options may be NULL. *out is owned by the caller (constrain_prog_free). */
-imp_status constrain_compile_schema(const char *text, size_t n, const constrain_options *o, constrain_prog **out, imp_err *e);
+imp_status constrain_compile_schema(const char *text, size_t n, const constrain_options *o, constrain_prog **out,
+                                    imp_err *e);
 /* The whole text must match; ^ and $ are allowed and mean begin and end of the text. */
-imp_status constrain_compile_regex(const char *text, size_t n, const constrain_options *o, constrain_prog **out, imp_err *e);
+imp_status constrain_compile_regex(const char *text, size_t n, const constrain_options *o, constrain_prog **out,
+                                   imp_err *e);
 /* GBNF, or a subset of EBNF and Lark (docs/constrain.md). */
-imp_status constrain_compile_grammar(const char *text, size_t n, const constrain_options *o, constrain_prog **out, imp_err *e);
+imp_status constrain_compile_grammar(const char *text, size_t n, const constrain_options *o, constrain_prog **out,
+                                     imp_err *e);
 /* Any JSON object (response_format json_object). */
 imp_status constrain_compile_json(const constrain_options *o, constrain_prog **out, imp_err *e);
 void constrain_prog_free(constrain_prog *p); /* NULL is fine */
@@ -71,8 +76,8 @@ bool constrain_state_is_complete(const constrain_state *s);
 bool constrain_state_is_final(constrain_state *s);
 /* Appends to out the bytes that must come next, whatever the model says (possibly none; at most max). */
 void constrain_state_forced(constrain_state *s, size_t max, strbuf *out);
-/* forced[0..n) as constrain_state_forced gave them: can a token of the vocabulary begin at forced[at] and go on beyond its
- * end with a byte that may follow there? */
+/* forced[0..n) as constrain_state_forced gave them: can a token of the vocabulary begin at forced[at] and go on beyond
+ * its end with a byte that may follow there? */
 bool constrain_state_crosses(constrain_state *s, const char *forced, size_t n, size_t at);
 /* Can byte b follow forced[0..n)? */
 bool constrain_state_follows(constrain_state *s, const char *forced, size_t n, unsigned char b);

@@ -1,9 +1,9 @@
 /* constrain_impl: what the files of src/constrain share. Private.
  *
- * The pieces. A cdfa is a complete deterministic automaton over code points, all of whose states can still reach an end.
- * Strings, keys, numbers, literals, terminals are cdfas read through a codec (JSON string or plain UTF-8) that turns
- * bytes into code points, so no automaton knows escapes or UTF-8. Lengths are counters beside the automaton. Values,
- * objects, arrays and grammar rules are frames of a stack (machine.c).
+ * The pieces. A cdfa is a complete deterministic automaton over code points, all of whose states can still reach an
+ * end. Strings, keys, numbers, literals, terminals are cdfas read through a codec (JSON string or plain UTF-8) that
+ * turns bytes into code points, so no automaton knows escapes or UTF-8. Lengths are counters beside the automaton.
+ * Values, objects, arrays and grammar rules are frames of a stack (machine.c).
  *
  * Compiling allocates from one arena and fails by longjmp (cc_fail), so no step needs an unwinding path of its own:
  * nothing but the arena is held while compiling. */
@@ -95,7 +95,8 @@ typedef struct cdfa {
     const uint32_t *maxd;     /* to the farthest end, INF when unbounded */
     const uint32_t *count;    /* number of texts accepted from here, INF when more than 2^31 */
     bool universal;           /* accepts every text */
-    const uint32_t *first;    /* kept automata: [n][5] ASCII characters with a live step, and whether any other has one */
+    const uint32_t *first;    /* kept automata: [n][5] ASCII characters with a live step, and whether any other has
+                                 one */
 } cdfa;
 
 /* The range beyond ASCII that holds cp; the first, where none does. */
@@ -111,8 +112,14 @@ static inline uint32_t dfa_range(const cdfa *d, uint32_t cp)
     }
     return lo;
 }
-static inline uint32_t dfa_class(const cdfa *d, uint32_t cp) { return cp < 128 ? d->ascii[cp] : d->rcls[dfa_range(d, cp)]; }
-static inline uint32_t dfa_step(const cdfa *d, uint32_t q, uint32_t cp) { return d->trans[q * d->ncls + dfa_class(d, cp)]; }
+static inline uint32_t dfa_class(const cdfa *d, uint32_t cp)
+{
+    return cp < 128 ? d->ascii[cp] : d->rcls[dfa_range(d, cp)];
+}
+static inline uint32_t dfa_step(const cdfa *d, uint32_t q, uint32_t cp)
+{
+    return d->trans[q * d->ncls + dfa_class(d, cp)];
+}
 
 typedef enum dfa_op { DFA_AND, DFA_OR, DFA_SUB } dfa_op;
 cdfa *dfa_product(cc *c, const cdfa *a, const cdfa *b, dfa_op op); /* NULL: accepts nothing */
@@ -229,8 +236,9 @@ typedef struct pnode { /* a value: any of its alternatives */
     uint32_t domain;       /* number of values, INF unless small and known (uniqueItems) */
 } pnode;
 
-/* An object. Obligations (at most 3, from negations: "some key outside these names has a value that ...") are fulfilled
- * by a key or not; so a key has one value node for each set of obligations that it fulfils (index: bit set; DEAD: no). */
+/* An object. Obligations (at most 3, from negations: "some key outside these names has a value that ...") are
+ * fulfilled by a key or not; so a key has one value node for each set of obligations that it fulfils (index: bit set;
+ * DEAD: no). */
 typedef struct pclass { /* keys outside the names, by the label of kd where they end */
     uint32_t label;
     const uint32_t *node; /* [1 << n_ex] */
@@ -259,7 +267,8 @@ typedef struct pobj {
     uint32_t n_ex;
     const uint32_t *rank;      /* ordered keys: place of each name in the order; NULL: any order */
     const pplace *place;       /* ordered keys: [n_names + 1] */
-    const uint32_t *reach;     /* with obligations and maxp: [kd->n] classes (bits) that keys from a state can still end in */
+    const uint32_t *reach;     /* with obligations and maxp: [kd->n] classes (bits) that keys from a state can still
+                                  end in */
 } pobj;
 
 typedef struct pcontains {

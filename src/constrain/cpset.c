@@ -111,7 +111,8 @@ bool cpset_add_property(cc *c, cpset *s, const char *name, size_t n)
         name += sizeof gcs - 1, n -= sizeof gcs - 1;
     for (size_t i = 0; i < CK_COUNT(props); i++) {
         const struct prop *p = &props[i];
-        if (!((strlen(p->name) == n && !memcmp(p->name, name, n)) || (strlen(p->alias) == n && !memcmp(p->alias, name, n))))
+        if (!((strlen(p->name) == n && !memcmp(p->name, name, n)) ||
+              (strlen(p->alias) == n && !memcmp(p->alias, name, n))))
             continue;
         cc_work(c, 400000);
         uint32_t lo = INF;
@@ -139,7 +140,8 @@ void cpset_fold_case(cc *c, cpset *s)
         if (r.hi - r.lo > 0x3000)
             continue; /* a negated class: holds both cases of nearly everything */
         for (uint32_t cp = r.lo; cp <= r.hi; cp++) {
-            uint32_t u = (uint32_t)utf8proc_toupper((utf8proc_int32_t)cp), l = (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
+            uint32_t u = (uint32_t)utf8proc_toupper((utf8proc_int32_t)cp);
+            uint32_t l = (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
             if (u != cp)
                 cpset_add(c, s, u, u);
             if (l != cp)

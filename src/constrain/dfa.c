@@ -80,7 +80,7 @@ void dfa_classes(cc *c, dfa_raw *r, const cpset *sets, size_t n_sets, uint64_t *
     r->ncls = (uint32_t)ncls;
 }
 
-/* ---- finish: trim, merge classes, minimise, analyse --------------------------------------------------------------- */
+/* ---- finish: trim, merge classes, minimise, analyse ------------------------------------------------------------- */
 static void mark_live(cc *c, const dfa_raw *r, uint8_t *live)
 {
     size_t edges = (size_t)r->n * r->ncls;
@@ -182,7 +182,8 @@ static void minimise(cc *c, dfa_raw *r)
     size_t cap = 16, budget = 6u << 20;
     while (cap < (size_t)r->n * 2)
         cap *= 2;
-    uint32_t *part = CC_ARRAY(c, uint32_t, r->n), *next = CC_ARRAY(c, uint32_t, r->n), *slot = CC_ARRAY(c, uint32_t, cap);
+    uint32_t *part = CC_ARRAY(c, uint32_t, r->n), *next = CC_ARRAY(c, uint32_t, r->n);
+    uint32_t *slot = CC_ARRAY(c, uint32_t, cap);
     uint32_t n_part = 0;
     idmap first = {0};
     for (uint32_t q = 0; q < r->n; q++) {
@@ -242,7 +243,8 @@ static void analyse(cc *c, cdfa *d)
         size[d->ascii[i]]++;
     for (uint32_t i = 0; i < d->nr; i++)
         size[d->rcls[i]] += (i + 1 < d->nr ? d->rlo[i + 1] : CP_MAX + 1) - d->rlo[i];
-    uint32_t *mind = CC_ARRAY(c, uint32_t, d->n), *maxd = CC_ARRAY(c, uint32_t, d->n), *count = CC_ARRAY(c, uint32_t, d->n);
+    uint32_t *mind = CC_ARRAY(c, uint32_t, d->n), *maxd = CC_ARRAY(c, uint32_t, d->n);
+    uint32_t *count = CC_ARRAY(c, uint32_t, d->n);
     uint32_t *deg = CC_ARRAY(c, uint32_t, d->n), *queue = CC_ARRAY(c, uint32_t, (size_t)d->n + 1);
     uint32_t *head = CC_ARRAY(c, uint32_t, (size_t)d->n + 2), *fill = CC_ARRAY(c, uint32_t, (size_t)d->n + 1), *from;
     size_t edges = (size_t)d->n * d->ncls;
@@ -298,7 +300,8 @@ static void analyse(cc *c, cdfa *d)
     d->count = count;
     d->universal = d->label[d->start] != 0;
     for (uint32_t k = 0; k < d->ncls && d->universal; k++) {
-        bool surrogate = d->trans[(size_t)d->start * d->ncls + k] == DEAD && k == dfa_class(d, 0xD800) && size[k] == 0x800;
+        bool surrogate = d->trans[(size_t)d->start * d->ncls + k] == DEAD && k == dfa_class(d, 0xD800) &&
+                         size[k] == 0x800;
         d->universal = surrogate || d->trans[(size_t)d->start * d->ncls + k] == d->start;
     }
 }
@@ -335,7 +338,7 @@ cdfa *dfa_finish(cc *c, dfa_raw *r, bool keep_dead)
     return d;
 }
 
-/* ---- products ----------------------------------------------------------------------------------------------------- */
+/* ---- products --------------------------------------------------------------------------------------------------- */
 /* Common refinement of the classes of a and b; pa/pb give each new class's old ones. */
 static void pair_classes(cc *c, const cdfa *a, const cdfa *b, dfa_raw *r, uint32_t **pa, uint32_t **pb)
 {
@@ -378,7 +381,8 @@ static void pair_classes(cc *c, const cdfa *a, const cdfa *b, dfa_raw *r, uint32
 
 typedef uint32_t (*label_fn)(void *arg, uint32_t la, uint32_t lb);
 
-static cdfa *product(cc *c, const cdfa *a, const cdfa *b, bool need_a, bool need_b, label_fn label, void *arg, bool keep_dead)
+static cdfa *product(cc *c, const cdfa *a, const cdfa *b, bool need_a, bool need_b, label_fn label, void *arg,
+                     bool keep_dead)
 {
     dfa_raw r = {0};
     uint32_t *pa, *pb;
@@ -408,7 +412,8 @@ static cdfa *product(cc *c, const cdfa *a, const cdfa *b, bool need_a, bool need
                 uint32_t *v = idmap_at(c, &m, key, &found);
                 if (!found) {
                     if (n > c->o.max_states)
-                        cc_fail(c, IMP_E_LIMIT, "constraint: too complex: an automaton of more than %u states", c->o.max_states);
+                        cc_fail(c, IMP_E_LIMIT, "constraint: too complex: an automaton of more than %u states",
+                                c->o.max_states);
                     *v = (uint32_t)n;
                     to = *v;
                     uint64_t s = (uint64_t)ta << 32 | tb;
@@ -502,7 +507,7 @@ static int by_u32(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* ---- finite sets: a trie ------------------------------------------------------------------------------------------ */
+/* ---- finite sets: a trie ---------------------------------------------------------------------------------------- */
 typedef struct tnode {
     uint32_t cp, child, next, end;
 } tnode;
@@ -581,7 +586,7 @@ cdfa *dfa_strings(cc *c, const char *const *s, const size_t *len, size_t count)
     return dfa_finish(c, &r, false);
 }
 
-/* ---- running -------------------------------------------------------------------------------------------------------- */
+/* ---- running ---------------------------------------------------------------------------------------------------- */
 uint32_t dfa_run(const cdfa *d, uint32_t q, const char *s, size_t n)
 {
     for (size_t i = 0; i < n && q != DEAD;) {
@@ -613,7 +618,7 @@ bool dfa_live_range(const cdfa *d, uint32_t q, uint32_t lo, uint32_t hi)
     return false;
 }
 
-/* ---- automata given by functions ------------------------------------------------------------------------------------ */
+/* ---- automata given by functions -------------------------------------------------------------------------------- */
 cdfa *dfa_from_spec(cc *c, const dfa_spec *s, const void *start)
 {
     size_t ns = strlen(s->symbols), sz = s->state_size, n = 0, cap = 0, hcap = 1024;
@@ -639,7 +644,8 @@ cdfa *dfa_from_spec(cc *c, const dfa_spec *s, const void *start)
                     j = (j + 1) & (hcap - 1);
                 if (slot[j] == DEAD) {
                     if (n >= c->o.max_states)
-                        cc_fail(c, IMP_E_LIMIT, "constraint: too complex: an automaton of more than %u states", c->o.max_states);
+                        cc_fail(c, IMP_E_LIMIT, "constraint: too complex: an automaton of more than %u states",
+                                c->o.max_states);
                     if (n == cap) {
                         char *st2 = CC_ARRAY(c, char, cap * 2 * sz);
                         memcpy(st2, st, n * sz);

@@ -1,11 +1,13 @@
-/* Formats: one row each. The expressions are written for exactness over length; dates know their months and leap years. */
+/* Formats: one row each. The expressions are written for exactness over length; dates know their months and leap
+ * years. */
 #include <string.h>
 
 #include "constrain/constrain_impl.h"
 
 #define DATE_31 "(0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])"
 #define DATE_30 "(0[469]|11)-(0[1-9]|[12][0-9]|30)"
-/* No year 0000: RFC 3339 has it, most readers of dates (Python's datetime, SQL) have not, and an answer is there to be read. */
+/* No year 0000: RFC 3339 has it, most readers of dates (Python's datetime, SQL) have not, and an answer is there to be
+ * read. */
 #define YEAR "([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
 #define LEAP "([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
 #define DATE "(" YEAR "-(" DATE_31 "|" DATE_30 "|02-(0[1-9]|1[0-9]|2[0-8]))|" LEAP "-02-29)"
@@ -34,7 +36,8 @@
 #define PCHAR "([" UNRES SUB ":@]|" PCT ")"
 #define SCHEME "[A-Za-z][A-Za-z0-9+.-]*"
 #define REGNAME "([" UNRES SUB "]|" PCT ")*"
-#define AUTH "(([" UNRES SUB ":]|" PCT ")*@)?(\\[(" IPV6 "|[vV][0-9A-Fa-f]+\\.[" UNRES SUB ":]+)\\]|" REGNAME ")(:[0-9]*)?"
+#define AUTH "(([" UNRES SUB ":]|" PCT ")*@)?" \
+             "(\\[(" IPV6 "|[vV][0-9A-Fa-f]+\\.[" UNRES SUB ":]+)\\]|" REGNAME ")(:[0-9]*)?"
 #define ABEMPTY "(/" PCHAR "*)*"
 #define QF "(\\?(" PCHAR "|[/?])*)?(#(" PCHAR "|[/?])*)?"
 #define HIER "(//" AUTH ABEMPTY "|/(" PCHAR "+" ABEMPTY ")?|" PCHAR "+" ABEMPTY "|)"
@@ -42,9 +45,11 @@
 #define URI SCHEME ":" HIER QF
 #define URIREF "(" SCHEME ":" HIER "|//" AUTH ABEMPTY "|/(" PCHAR "+" ABEMPTY ")?|" SEGNC ABEMPTY "|)" QF
 /* IRIs: the same with the characters beyond ASCII that RFC 3987 allows. */
-#define UCS "\\u00A0-\\uD7FF\\uF900-\\uFDCF\\uFDF0-\\uFFEF\\u{10000}-\\u{1FFFD}\\u{20000}-\\u{2FFFD}\\u{30000}-\\u{3FFFD}"
+#define UCS "\\u00A0-\\uD7FF\\uF900-\\uFDCF\\uFDF0-\\uFFEF" \
+            "\\u{10000}-\\u{1FFFD}\\u{20000}-\\u{2FFFD}\\u{30000}-\\u{3FFFD}"
 #define IPCHAR "([" UNRES UCS SUB ":@]|" PCT ")"
-#define IAUTH "(([" UNRES UCS SUB ":]|" PCT ")*@)?(\\[(" IPV6 "|[vV][0-9A-Fa-f]+\\.[" UNRES SUB ":]+)\\]|([" UNRES UCS SUB "]|" PCT ")*)(:[0-9]*)?"
+#define IAUTH "(([" UNRES UCS SUB ":]|" PCT ")*@)?" \
+              "(\\[(" IPV6 "|[vV][0-9A-Fa-f]+\\.[" UNRES SUB ":]+)\\]|([" UNRES UCS SUB "]|" PCT ")*)(:[0-9]*)?"
 #define IABEMPTY "(/" IPCHAR "*)*"
 #define IQF "(\\?(" IPCHAR "|[/?\\uE000-\\uF8FF\\u{F0000}-\\u{FFFFD}\\u{100000}-\\u{10FFFD}])*)?(#(" IPCHAR "|[/?])*)?"
 #define IHIER "(//" IAUTH IABEMPTY "|/(" IPCHAR "+" IABEMPTY ")?|" IPCHAR "+" IABEMPTY "|)"
@@ -56,14 +61,16 @@ static const struct { const char *name, *re; } formats[] = {
     {"time", TIME},
     {"date-time", DATE "[tT]" TIME},
     {"duration", DURATION},
-    {"email", "(" ATEXT "+(\\." ATEXT "+)*|\"([ !#-\\[\\]-~]|\\\\[ -~])*\")@(" HOST "|\\[" IPV4 "\\]|\\[IPv6:" IPV6 "\\])"},
+    {"email", "(" ATEXT "+(\\." ATEXT "+)*|\"([ !#-\\[\\]-~]|\\\\[ -~])*\")"
+              "@(" HOST "|\\[" IPV4 "\\]|\\[IPv6:" IPV6 "\\])"},
     {"hostname", HOST},
     {"ipv4", IPV4},
     {"ipv6", IPV6},
     {"uri", URI},
     {"uri-reference", URIREF},
     {"iri", SCHEME ":" IHIER IQF},
-    {"iri-reference", "(" SCHEME ":" IHIER "|//" IAUTH IABEMPTY "|/(" IPCHAR "+" IABEMPTY ")?|" ISEGNC IABEMPTY "|)" IQF},
+    {"iri-reference",
+     "(" SCHEME ":" IHIER "|//" IAUTH IABEMPTY "|/(" IPCHAR "+" IABEMPTY ")?|" ISEGNC IABEMPTY "|)" IQF},
     {"uri-template", "([!#$&-;=?-\\[\\]_a-z~" UCS "]|" PCT "|\\{[+#./;?&]?" TPLVAR "(," TPLVAR ")*\\})*"},
     {"uuid", "[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}"},
     {"json-pointer", "(/([^/~]|~[01])*)*"},

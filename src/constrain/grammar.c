@@ -69,7 +69,7 @@ void prog_repeat(cc *c, constrain_prog *p, uint32_t min, uint32_t max)
     p->root = 1;
 }
 
-/* ---- recursion -------------------------------------------------------------------------------------------------------- */
+/* ---- recursion -------------------------------------------------------------------------------------------------- */
 /* Marks rules that can reach themselves. Depth is bounded by the number of rules; deep chains are refused. */
 static bool reaches(grammar *g, const gn *p, uint32_t target, int depth)
 {
@@ -129,7 +129,7 @@ static void direct_left(grammar *g, uint32_t r)
     g->def[r].body = cat;
 }
 
-/* ---- the regular part --------------------------------------------------------------------------------------------------- */
+/* ---- the regular part ------------------------------------------------------------------------------------------- */
 static re_node *to_re(grammar *g, const gn *p, size_t *budget, size_t times, int depth)
 {
     if (depth > 300 || *budget < times)
@@ -208,7 +208,7 @@ static uint32_t lex(low *l, const re_node *r)
     return (uint32_t)(l->n_raw - 1);
 }
 
-/* ---- rules ---------------------------------------------------------------------------------------------------------------- */
+/* ---- rules ------------------------------------------------------------------------------------------------------ */
 static uint32_t new_rule(low *l, const char *name, size_t n)
 {
     lrule r = {.name = name, .name_n = n};
@@ -367,7 +367,8 @@ static void no_left(low *l, uint32_t rule, uint8_t *mark, int depth)
     if (mark[rule] == 2)
         return;
     if (mark[rule] == 1 || depth > 2000)
-        cc_fail(l->c, IMP_E_UNSUPPORTED, "grammar: %.*s: left recursion through other rules cannot be enforced; write it as a repeat",
+        cc_fail(l->c, IMP_E_UNSUPPORTED,
+                "grammar: %.*s: left recursion through other rules cannot be enforced; write it as a repeat",
                 (int)(r->name_n < 100 ? r->name_n : 100), r->name ? r->name : "");
     mark[rule] = 1;
     for (size_t k = 0; k < r->n; k++)
@@ -416,7 +417,8 @@ void grammar_compile(cc *c, const char *text, size_t n, constrain_prog *p)
     uint32_t root = DEAD;
     grammar_parse(&g);
     for (size_t i = 0; i < g.n_def; i++)
-        if ((g.def[i].name_n == 4 && !memcmp(g.def[i].name, "root", 4)) || (g.def[i].name_n == 5 && !memcmp(g.def[i].name, "start", 5)))
+        if ((g.def[i].name_n == 4 && !memcmp(g.def[i].name, "root", 4)) ||
+            (g.def[i].name_n == 5 && !memcmp(g.def[i].name, "start", 5)))
             root = (uint32_t)i;
     if (root == DEAD)
         cc_fail(c, IMP_E_PARSE, "grammar: no rule is called \"root\" (or, in Lark, \"start\")");

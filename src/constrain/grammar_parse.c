@@ -56,7 +56,8 @@ static void skip(grammar *g)
 
 static bool name_char(char c, bool first)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || (!first && ((c >= '0' && c <= '9') || c == '-'));
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
+           (!first && ((c >= '0' && c <= '9') || c == '-'));
 }
 
 static size_t name_len(const grammar *g, size_t pos)
@@ -131,7 +132,8 @@ static uint32_t escape(grammar *g)
         return (unsigned char)c;
     for (int i = 0; i < digits; i++) {
         char h = g->pos < g->n ? g->s[g->pos] : 0;
-        uint32_t d = h >= '0' && h <= '9' ? (uint32_t)(h - '0') : (h | 32) >= 'a' && (h | 32) <= 'f' ? (uint32_t)((h | 32) - 'a' + 10) : 16;
+        uint32_t d = h >= '0' && h <= '9' ? (uint32_t)(h - '0')
+                     : (h | 32) >= 'a' && (h | 32) <= 'f' ? (uint32_t)((h | 32) - 'a' + 10) : 16;
         if (d == 16)
             bad(g, IMP_E_PARSE, "not a hexadecimal digit");
         v = v << 4 | d;
@@ -417,6 +419,7 @@ void grammar_parse(grammar *g)
     for (size_t i = 0; i < g->n_def; i++)
         if (!g->def[i].body) {
             g->pos = g->def[i].used_at;
-            cc_fail(g->c, IMP_E_PARSE, "grammar: \"%.*s\" is used but not defined", (int)(g->def[i].name_n < 100 ? g->def[i].name_n : 100), g->def[i].name);
+            cc_fail(g->c, IMP_E_PARSE, "grammar: \"%.*s\" is used but not defined",
+                    (int)(g->def[i].name_n < 100 ? g->def[i].name_n : 100), g->def[i].name);
         }
 }

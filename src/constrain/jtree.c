@@ -23,7 +23,10 @@ static int by_key(const void *a, const void *b)
     return r ? r : x->key_n < y->key_n ? -1 : x->key_n > y->key_n;
 }
 
-_Noreturn static void bad(jbuild *b) { cc_fail(b->c, b->err.status ? b->err.status : IMP_E_PARSE, "%s", b->err.message); }
+_Noreturn static void bad(jbuild *b)
+{
+    cc_fail(b->c, b->err.status ? b->err.status : IMP_E_PARSE, "%s", b->err.message);
+}
 
 static const char *decode(jbuild *b, const jr_str *v, size_t *n)
 {
@@ -82,7 +85,8 @@ static jv *value(jbuild *b, jv *parent, const char *key, size_t key_n)
             qsort(v->sorted, n, sizeof *v->sorted, by_key);
         for (size_t i = 1; i < n; i++)
             if (!by_key(&v->sorted[i - 1], &v->sorted[i]))
-                cc_fail(b->c, IMP_E_PARSE, "schema: %s: member \"%.80s\" appears twice", jv_path(b->c, v), v->sorted[i]->key);
+                cc_fail(b->c, IMP_E_PARSE, "schema: %s: member \"%.80s\" appears twice", jv_path(b->c, v),
+                        v->sorted[i]->key);
         break;
     case JR_ARRAY:
         v->type = JV_ARRAY;

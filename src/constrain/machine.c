@@ -61,7 +61,8 @@ static uint64_t frame_hash(const frame *f)
 {
     uint64_t w[4];
     memcpy(w, f, sizeof w);
-    uint64_t h = w[0] * 0x9E3779B97F4A7C15ull ^ w[1] * 0xC2B2AE3D27D4EB4Full ^ w[2] * 0x165667B19E3779F9ull ^ w[3] * 0xD6E8FEB86659FD93ull;
+    uint64_t h = w[0] * 0x9E3779B97F4A7C15ull ^ w[1] * 0xC2B2AE3D27D4EB4Full ^ w[2] * 0x165667B19E3779F9ull ^
+                 w[3] * 0xD6E8FEB86659FD93ull;
     return hash64(h ^ h >> 29);
 }
 _Static_assert(sizeof(frame) == 32, "frame_hash reads four words");
@@ -106,7 +107,8 @@ uint32_t machine_blob(machine *m, const void *p, size_t n)
     /* p may point into the blob memory, which may move */
     bool inside = (const uint8_t *)p >= m->blob && m->blob && (const uint8_t *)p < m->blob + m->n_blob;
     size_t off = inside ? (size_t)((const uint8_t *)p - m->blob) : 0;
-    if (!reserve(m, &m->blob, &m->cap_blob, m->n_blob + n, 1) || !reserve(m, &m->blob_off, &m->cap_blob_id, m->n_blob_id + 2, sizeof *m->blob_off))
+    if (!reserve(m, &m->blob, &m->cap_blob, m->n_blob + n, 1) ||
+        !reserve(m, &m->blob_off, &m->cap_blob_id, m->n_blob_id + 2, sizeof *m->blob_off))
         return 0;
     memcpy(m->blob + m->n_blob, inside ? m->blob + off : p, n);
     m->n_blob += n;
@@ -150,7 +152,8 @@ bool machine_init(machine *m, const constrain_prog *p)
     m->p = p;
     m->n_fr = 1; /* 0 is no frame */
     m->n_blob_id = 1;
-    if (!reserve(m, &m->fr, &m->cap_fr, 64, sizeof *m->fr) || !reserve(m, &m->blob_off, &m->cap_blob_id, 64, sizeof *m->blob_off))
+    if (!reserve(m, &m->fr, &m->cap_fr, 64, sizeof *m->fr) ||
+        !reserve(m, &m->blob_off, &m->cap_blob_id, 64, sizeof *m->blob_off))
         return false;
     memset(m->fr, 0, sizeof *m->fr);
     m->blob_off[0] = m->blob_off[1] = 0;
@@ -178,7 +181,7 @@ void machine_free(machine *m)
     memset(m, 0, sizeof *m);
 }
 
-/* ---- steps ---------------------------------------------------------------------------------------------------------- */
+/* ---- steps ------------------------------------------------------------------------------------------------------ */
 void machine_add(machine *m, uint32_t id)
 {
     if (!id)
@@ -400,7 +403,7 @@ uint32_t machine_start(machine *m)
     return m->oom || m->full ? 0 : machine_set(m, ids, n);
 }
 
-/* ---- completeness ------------------------------------------------------------------------------------------------------ */
+/* ---- completeness ----------------------------------------------------------------------------------------------- */
 static bool rule_nullable(const constrain_prog *p, uint32_t rule) { return p->rule[rule].nullable; }
 
 static bool ends(const machine *m, uint32_t id)
@@ -417,9 +420,10 @@ static bool ends(const machine *m, uint32_t id)
             break;
         case F_SEQ:
             for (const gsym *s = &m->p->gsym[f->node]; s->kind != GS_END; s++) {
-                bool empty = s->kind == GS_LEX ? m->p->raw[s->idx]->label[m->p->raw[s->idx]->start] != 0
-                             : s->kind == GS_RULE ? rule_nullable(m->p, s->idx)
-                                                  : m->p->rep[s->idx].min == 0 || rule_nullable(m->p, m->p->rep[s->idx].rule);
+                const constrain_prog *p = m->p;
+                bool empty = s->kind == GS_LEX ? p->raw[s->idx]->label[p->raw[s->idx]->start] != 0
+                             : s->kind == GS_RULE ? rule_nullable(p, s->idx)
+                                                  : p->rep[s->idx].min == 0 || rule_nullable(p, p->rep[s->idx].rule);
                 if (!empty)
                     return false;
             }
@@ -444,7 +448,7 @@ bool machine_complete(const machine *m, uint32_t set)
     return false;
 }
 
-/* ---- first bytes ----------------------------------------------------------------------------------------------------------- */
+/* ---- first bytes ------------------------------------------------------------------------------------------------ */
 static void first_add(uint32_t *map, const char *s)
 {
     for (; *s; s++)

@@ -5,9 +5,9 @@
  * step by a byte can be remembered in a table, and its mask too: a deterministic automaton that is built while it runs.
  *
  * Invariants. (1) Every configuration in a set can still be completed, so a mask never leads into a dead end.
- * (2) A parent frame is stored as it will be once the value above it is done. (3) What a step does depends on the set and
- * the byte alone, except when it reads the text itself (a new key, an item of uniqueItems): then used_text is set and the
- * step is not remembered. */
+ * (2) A parent frame is stored as it will be once the value above it is done. (3) What a step does depends on the set
+ * and the byte alone, except when it reads the text itself (a new key, an item of uniqueItems): then used_text is set
+ * and the step is not remembered. */
 #ifndef IMP_CONSTRAIN_MACHINE_H
 #define IMP_CONSTRAIN_MACHINE_H
 
@@ -27,8 +27,10 @@ typedef enum { V_TIGHT, V_WS, V_SP } val_phase;
  * ARR   array     counts        -             index        used values
  * SEQ   symbol
  * REP   repeat                                count
- * ANY   list                                                                              (below merged stacks: any of these)
- * (*) a bit map, of more than 32 names a blob; where keys are ordered the first place in the order that is still open  */
+ * ANY   list                                                                              (below merged stacks:
+ *                                                                                          any of these)
+ * (*) a bit map, of more than 32 names a blob; where keys are ordered the first place in the order that is still
+ *     open */
 typedef struct frame {
     uint8_t kind, phase;
     uint16_t aux;
@@ -114,8 +116,8 @@ uint32_t machine_step(machine *m, uint32_t set, unsigned char byte);    /* 0 = r
 void machine_first(const machine *m, uint32_t set, uint32_t map[8]);
 /* What follows the closing quote of a string whose frame lies on `parent`. The text must be unknown (text_known). */
 uint32_t machine_after(machine *m, uint32_t parent);
-/* The bytes (256 bits) after which `set` and `base` may differ, where base is set without the names and used values that are
- * in the way of its keys and strings: a superset. */
+/* The bytes (256 bits) after which `set` and `base` may differ, where base is set without the names and used values
+ * that are in the way of its keys and strings: a superset. */
 void machine_apart(const machine *m, uint32_t set, uint32_t base, uint32_t map[8]);
 /* The frames that may lie below: what F_ANY lists, else the frame itself. */
 uint32_t machine_below(machine *m, uint32_t parent);
@@ -126,7 +128,8 @@ uint32_t machine_copy_set(machine *to, const machine *from, uint32_t set);
 void machine_merge(machine *m);
 
 /* machine_json.c */
-/* Adds what is left when the value above `parent` ends with `closing` (a quote or bracket, or 0: the byte behind it). */
+/* Adds what is left when the value above `parent` ends with `closing` (a quote or bracket, or 0: the byte behind
+ * it). */
 void value_close(machine *m, uint32_t parent, char closing);
 /* May any key outside the names come next in object f? False also when only some of them may. */
 bool key_others(const machine *m, const pobj *o, const frame *f);

@@ -6,7 +6,7 @@
 
 static bool is_ws(unsigned char b) { return b == ' ' || b == '\n' || b == '\r' || b == '\t'; }
 
-/* ---- values ------------------------------------------------------------------------------------------------------------- */
+/* ---- values ----------------------------------------------------------------------------------------------------- */
 /* The parent once the value above it is complete; 0 when the value repeats an item of uniqueItems. */
 static uint32_t value_done(machine *m, uint32_t parent, char closing)
 {
@@ -160,7 +160,7 @@ static void val_step(machine *m, uint32_t id, unsigned char b)
     value_start(m, f.node, f.parent, b);
 }
 
-/* ---- strings ------------------------------------------------------------------------------------------------------------- */
+/* ---- strings ---------------------------------------------------------------------------------------------------- */
 static bool unique_room(const machine *m, const strlex *s, const frame *f)
 {
     return !f->y || !s->d || s->d->count[f->q] == INF || s->d->count[f->q] > list_len(m, f->y);
@@ -183,7 +183,8 @@ static bool str_take(machine *m, const strlex *s, frame *f, uint32_t cp)
     return unique_room(m, s, f);
 }
 
-/* Could some code point of [lo, hi] be taken? One of each class is tried, and with uniqueItems as many as could be used up. */
+/* Could some code point of [lo, hi] be taken? One of each class is tried, and with uniqueItems as many as could be used
+ * up. */
 static bool str_range(machine *m, const strlex *s, const frame *f, uint32_t lo, uint32_t hi)
 {
     size_t tries = 1 + list_len(m, f->y);
@@ -241,7 +242,7 @@ static void str_step(machine *m, uint32_t id, unsigned char b)
     }
 }
 
-/* ---- objects ------------------------------------------------------------------------------------------------------------- */
+/* ---- objects ---------------------------------------------------------------------------------------------------- */
 static const uint32_t *used_bits(const machine *m, const pobj *o, const frame *f)
 {
     static const uint32_t none[1] = {0};
@@ -283,8 +284,8 @@ static bool node_any(const pobj *o, const uint32_t *node)
     return false;
 }
 
-/* Fewest keys beyond the required ones that fulfil the obligations `open`, using name `skip` for none of them; INF: no way.
- * A required name that is still to come can fulfil some for nothing. */
+/* Fewest keys beyond the required ones that fulfil the obligations `open`, using name `skip` for none of them; INF: no
+ * way. A required name that is still to come can fulfil some for nothing. */
 static uint32_t ex_cost(const machine *m, const pobj *o, const frame *f, uint32_t open, uint32_t skip)
 {
     uint32_t sets = 1u << o->n_ex, cost[32], next[32];
@@ -314,7 +315,8 @@ static uint32_t ex_cost(const machine *m, const pobj *o, const frame *f, uint32_
     return cost[open];
 }
 
-/* Ordered keys: with `cnt` keys and the names from `place` on still to come, are there enough keys for minProperties? */
+/* Ordered keys: with `cnt` keys and the names from `place` on still to come, are there enough keys for
+ * minProperties? */
 static bool order_room(const machine *m, const pobj *o, const frame *f, uint32_t cnt, uint32_t place)
 {
     uint64_t have = o->others == INF ? INF : (uint64_t)cnt + o->place[place].avail + o->others;
@@ -335,7 +337,8 @@ static room room_of(const machine *m, const pobj *o, const frame *f)
         r.cls = 0;
     if (o->maxp == INF)
         return r;
-    uint32_t left = required_left(m, o, f), places = o->maxp - f->cnt, cost = f->aux ? ex_cost(m, o, f, f->aux, INF) : 0;
+    uint32_t left = required_left(m, o, f), places = o->maxp - f->cnt;
+    uint32_t cost = f->aux ? ex_cost(m, o, f, f->aux, INF) : 0;
     r.only = cost == INF || places <= left + cost;
     if (!r.only)
         return r;
@@ -370,7 +373,8 @@ static bool name_usable(const machine *m, const pobj *o, const frame *f, uint32_
 }
 
 /* Other keys that can still be completed from state q of kd, when `used` of them and names [lo, hi) agree so far. */
-static bool extras_left(const machine *m, const pobj *o, uint32_t q, uint32_t used, uint32_t lo, uint32_t hi, uint32_t depth, const room *r)
+static bool extras_left(const machine *m, const pobj *o, uint32_t q, uint32_t used, uint32_t lo, uint32_t hi,
+                        uint32_t depth, const room *r)
 {
     if (!o->extras || !r->cls)
         return false;
@@ -518,8 +522,8 @@ static bool key_take(machine *m, const pobj *o, const frame *of, frame *f, uint3
     return extras_left(m, o, f->q, f->z, lo, hi, f->cnt, r);
 }
 
-/* Could some code point of [lo, hi] be taken? Those that names or used keys go on with are special; of the others, one of
- * each class of kd speaks for all. */
+/* Could some code point of [lo, hi] be taken? Those that names or used keys go on with are special; of the others, one
+ * of each class of kd speaks for all. */
 static bool key_range(machine *m, const pobj *o, const frame *of, const frame *f, cprange r, const room *rm)
 {
     uint32_t lo = f->y & 0xFFFF, hi = f->y >> 16;
@@ -580,7 +584,8 @@ static void key_step(machine *m, uint32_t id, unsigned char b)
                 key_done(m, o, &of, lo, 0, o->name_node + ((size_t)lo << o->n_ex));
             return;
         }
-        if (!rm.cls || !o->extras || (o->kd && (f.q == DEAD || !o->kd->label[f.q])) || (f.z && list_ends(m, f.z, 's', f.cnt)))
+        if (!rm.cls || !o->extras || (o->kd && (f.q == DEAD || !o->kd->label[f.q])) ||
+            (f.z && list_ends(m, f.z, 's', f.cnt)))
             return;
         uint32_t label = o->kd ? o->kd->label[f.q] : 1;
         for (uint32_t c = 0; c < o->n_cls; c++)
@@ -656,7 +661,7 @@ static void obj_step(machine *m, uint32_t id, unsigned char b)
     }
 }
 
-/* ---- arrays -------------------------------------------------------------------------------------------------------------- */
+/* ---- arrays ----------------------------------------------------------------------------------------------------- */
 static uint32_t con_next(const parr *a, uint32_t state, uint32_t var, bool *dead)
 {
     uint32_t out = 0, base = 1;

@@ -5,14 +5,16 @@
 #include "base/mem.h"
 #include "constrain/machine.h"
 
-/* ---- merging ------------------------------------------------------------------------------------------------------------ */
-/* Two stacks that differ below their top frame only go on alike until that frame is done, so one frame stands for both, and
- * below it lies F_ANY, the list of what lay below each. Alternatives inside alternatives then add up instead of multiplying.
- * Not merged: keys, which read the object below them, items of uniqueItems arrays, which read its list, and the root's value. */
+/* ---- merging ---------------------------------------------------------------------------------------------------- */
+/* Two stacks that differ below their top frame only go on alike until that frame is done, so one frame stands for both,
+ * and below it lies F_ANY, the list of what lay below each. Alternatives inside alternatives then add up instead of
+ * multiplying. Not merged: keys, which read the object below them, items of uniqueItems arrays, which read its list,
+ * and the root's value. */
 static bool mergeable(const machine *m, const frame *f)
 {
     const frame *up = &m->fr[f->parent];
-    return f->kind != F_KEY && f->kind != F_END && up->kind != F_END && !(up->kind == F_ARR && m->p->arr[up->node].unique);
+    return f->kind != F_KEY && f->kind != F_END && up->kind != F_END &&
+           !(up->kind == F_ARR && m->p->arr[up->node].unique);
 }
 
 typedef struct top {
@@ -94,7 +96,7 @@ void machine_merge(machine *m)
         mem_free(v);
 }
 
-/* ---- moving a set to another machine (clone, and dropping caches that grew too big) ---------------------------------------- */
+/* ---- moving a set to another machine (clone, and dropping caches that grew too big) ----------------------------- */
 static uint32_t copy_blob(machine *to, const machine *from, uint32_t id)
 {
     size_t n;

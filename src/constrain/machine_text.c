@@ -6,7 +6,7 @@
 
 static bool is_ws(unsigned char b) { return b == ' ' || b == '\n' || b == '\r' || b == '\t'; }
 
-/* ---- the text behind a step -------------------------------------------------------------------------------------------- */
+/* ---- the text behind a step ------------------------------------------------------------------------------------- */
 void lexer_feed(lexer *l, char ch, size_t pos, bool starts)
 {
     l->ws_run = !l->in_str && is_ws((unsigned char)ch) ? l->ws_run + 1 : 0;
@@ -96,8 +96,8 @@ uint32_t text_key(machine *m)
     return id;
 }
 
-/* The item of the innermost array that ends before the byte being taken, as a canonical blob; `closing`: that byte, when
- * it still belongs to the item (a quote or bracket), else 0. */
+/* The item of the innermost array that ends before the byte being taken, as a canonical blob; `closing`: that byte,
+ * when it still belongs to the item (a quote or bracket), else 0. */
 uint32_t text_item(machine *m, char closing)
 {
     lexer l;
@@ -168,7 +168,8 @@ bool list_has(const machine *m, uint32_t list, uint32_t id)
     return false;
 }
 
-/* Of the values in `list` that agree with the current one up to `depth`, those whose next code point is cp. tag: kind. */
+/* Of the values in `list` that agree with the current one up to `depth`, those whose next code point is cp. tag:
+ * kind. */
 uint32_t list_narrow(machine *m, uint32_t list, uint32_t tag, uint32_t depth, uint32_t cp)
 {
     size_t n, k = 0;

@@ -1,4 +1,5 @@
-/* Token masks of a state: the vocabulary's trie walked with the state's set, with what strings and keys share precomputed. */
+/* Token masks of a state: the vocabulary's trie walked with the state's set, with what strings and keys share
+ * precomputed. */
 #include <string.h>
 
 #include "base/mem.h"
@@ -41,9 +42,9 @@ static bool at_character(const machine *m, uint32_t set)
 #define UNASKED 0xFFFFFFFFu
 #define SMALL_PART 6 /* nodes of a part of the trie that is sooner walked than judged */
 
-/* Sets the bits of the tokens of t that can follow `from`. Where one automaton takes all that a part of the trie writes,
- * that part is not visited. merged: t is the trie of rests behind a quote; need, room: then, code points that the string
- * must and may still take before it. */
+/* Sets the bits of the tokens of t that can follow `from`. Where one automaton takes all that a part of the trie
+ * writes, that part is not visited. merged: t is the trie of rests behind a quote; need, room: then, code points that
+ * the string must and may still take before it. */
 static void walk(constrain_state *s, const trie *t, uint32_t from, uint32_t *bits, bool merged, uint32_t need,
                  uint32_t room)
 {
@@ -175,7 +176,7 @@ static void free_string(constrain_state *s, uint32_t after, uint32_t need, uint3
         walk(s, &v->cross, after, bits, true, need, room);
 }
 
-/* ---- strings and keys with an automaton ------------------------------------------------------------------------------ */
+/* ---- strings and keys with an automaton ------------------------------------------------------------------------- */
 /* The tokens that stay inside from state q on when no length is in the way; remembered in the program: every state that
  * comes by this place of the automaton takes them from there. NULL: no room for them. Valid until the next walk. */
 static const uint32_t *inside_known(constrain_state *s, const cdfa *d, uint32_t q)
@@ -262,7 +263,8 @@ static void inside_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t
 
 /* Tokens that close the string and go on with `after`: what follows the quote is walked, what stands before it is run
  * through the automaton. label: where it must end (0: any end). */
-static void cross_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t label, uint32_t after, uint32_t *out)
+static void cross_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t cnt, uint32_t label, uint32_t after,
+                      uint32_t *out)
 {
     const constrain_vocab *v = s->v;
     if (!after || l->d->mind[q] > v->max_extra)
@@ -272,7 +274,8 @@ static void cross_dfa(constrain_state *s, const strlex *l, uint32_t q, uint32_t 
         for (uint32_t more = hit[w]; more; more &= more - 1) {
             uint32_t id = (uint32_t)(w * 32) + (uint32_t)__builtin_ctz(more);
             at a = {q, 0, cnt};
-            if (string_run(s, l, &a, id) == CODEC_QUOTE && str_ends(l, a.q, a.cnt) && (!label || l->d->label[a.q] == label))
+            if (string_run(s, l, &a, id) == CODEC_QUOTE && str_ends(l, a.q, a.cnt) &&
+                (!label || l->d->label[a.q] == label))
                 set_bit(out, id);
         }
 }
@@ -373,10 +376,10 @@ static bool easy_mask(constrain_state *s, uint32_t id, uint32_t *bits)
     return true;
 }
 
-/* ---- counts ---------------------------------------------------------------------------------------------------------------
- * A token of n bytes begins at most n rounds of a repeat whose rounds are not empty. Counts from which so many rounds meet
- * neither of its bounds, or are all between them, allow the same tokens: one stands for them all, so that the four hundredth
- * line finds the masks of the first. */
+/* ---- counts -----------------------------------------------------------------------------------------------------
+ * A token of n bytes begins at most n rounds of a repeat whose rounds are not empty. Counts from which so many rounds
+ * meet neither of its bounds, or are all between them, allow the same tokens: one stands for them all, so that the four
+ * hundredth line finds the masks of the first. */
 static uint32_t count_alike(const grep_ *r, uint32_t cnt, uint32_t reach)
 {
     if (r->min > reach && cnt < r->min - reach)

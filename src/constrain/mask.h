@@ -13,7 +13,8 @@ static inline void or_bits(uint32_t *bits, const uint32_t *o, size_t words)
         bits[i] |= o[i];
 }
 
-/* Where most characters lead from a state of an automaton: `to`, and which groups of them (byte_group) all lead there. */
+/* Where most characters lead from a state of an automaton: `to`, and which groups of them (byte_group) all lead
+ * there. */
 typedef struct span_row {
     const cdfa *d;         /* NULL: free */
     uint32_t q, to;
@@ -21,7 +22,8 @@ typedef struct span_row {
 } span_row;
 
 #define SPAN_ROWS 64
-/* Serves one walk, and is zeroed before it. touch: the classes of characters of d that a group holds, 63 for the rest. */
+/* Serves one walk, and is zeroed before it. touch: the classes of characters of d that a group holds, 63 for the
+ * rest. */
 typedef struct span_cache {
     bool json;             /* read through a JSON string's spelling */
     const cdfa *d;

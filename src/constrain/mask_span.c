@@ -40,7 +40,7 @@ codec_result span_step(const constrain_prog *p, const strlex *l, at *a, unsigned
     return CODEC_DEAD;
 }
 
-/* ---- rows ---------------------------------------------------------------------------------------------------------- */
+/* ---- rows ------------------------------------------------------------------------------------------------------- */
 static void touch_groups(uint64_t *touch, uint32_t lo, uint32_t hi, uint64_t cls)
 {
     for (uint32_t at = lo; at < hi;) {
@@ -150,8 +150,9 @@ bool span_taken(const constrain_vocab *v, const cdfa *d, uint32_t q, uint32_t i,
     return true;
 }
 
-/* ---- inside strings ------------------------------------------------------------------------------------------------ */
-/* span_taken for a string with its lengths and `left` characters to come; other tables sort out what no string may hold. */
+/* ---- inside strings --------------------------------------------------------------------------------------------- */
+/* span_taken for a string with its lengths and `left` characters to come; other tables sort out what no string may
+ * hold. */
 static inline bool stays(const constrain_vocab *v, const strlex *l, uint32_t i, const at *a, uint32_t left,
                          span_cache *cache)
 {

@@ -1,8 +1,8 @@
 /* Regular expression tree to automaton: Thompson's construction and the subset construction over character classes.
  *
  * Invariants of a state set: (1) it is closed under empty moves other than EOL; (2) BOL moves were taken only in the
- * closure made before the first character; (3) it is sorted, so equal sets compare equal. An end that needs no EOL means
- * that anything may follow when searching; an end behind EOL counts at the end of the text alone. */
+ * closure made before the first character; (3) it is sorted, so equal sets compare equal. An end that needs no EOL
+ * means that anything may follow when searching; an end behind EOL counts at the end of the text alone. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -210,7 +210,8 @@ static uint32_t intern(build *b, dstates *d, bool search, bool start)
         d->slot = CC_ARRAY(c, uint32_t, d->hcap);
         memset(d->slot, 0xFF, d->hcap * sizeof *d->slot);
         for (size_t i = 0; i < d->n; i++) {
-            size_t k = hash64(hash_bytes(d->s[i].s, d->s[i].n * sizeof(uint32_t)) ^ (d->label[i] << 1) ^ (i == 0)) & (d->hcap - 1);
+            uint64_t h = hash_bytes(d->s[i].s, d->s[i].n * sizeof(uint32_t));
+            size_t k = hash64(h ^ (d->label[i] << 1) ^ (i == 0)) & (d->hcap - 1);
             while (d->slot[k] != DEAD)
                 k = (k + 1) & (d->hcap - 1);
             d->slot[k] = (uint32_t)i;

@@ -1,8 +1,8 @@
 /* Numbers: exact automata over the spelling. Bounds are compared digit by digit, multiples by remainder, never through
  * floating point, so 0.1 is a multiple of 0.1 and 9007199254740993 is what it says.
  *
- * With a bound or a multiple the exponent forms that are accepted are the normalised ones (d.ddde±x): there the order of
- * two numbers is the order of (exponent, mantissa), which a finite automaton can follow. Without them any form is.
+ * With a bound or a multiple the exponent forms that are accepted are the normalised ones (d.ddde±x): there the order
+ * of two numbers is the order of (exponent, mantissa), which a finite automaton can follow. Without them any form is.
  * Exponents end at 307, where the numbers of every JSON library end: what is written here must not be read as infinity,
  * nor -1e-9999 as zero. */
 #include <string.h>
@@ -90,7 +90,7 @@ bool num_empty_quick(const num_con *n)
     return r > 0 || (r == 0 && (n->lo_open || n->hi_open));
 }
 
-/* ---- the automaton -------------------------------------------------------------------------------------------------- */
+/* ---- the automaton ---------------------------------------------------------------------------------------------- */
 #define MULT_MAX 4
 enum { P_START, P_MINUS, P_ZERO, P_INT, P_DOT, P_FRAC, P_E, P_ESIGN, P_EXP };
 
@@ -383,6 +383,7 @@ cdfa *num_dfa(cc *c, const num_con *n, const char *where)
     x.exp_any = !exact && !x.b[0] && !x.b[1];
     x.exp_norm = !exact;
     nst start = {0};
-    dfa_spec s = {.symbols = "0123456789-.eE+", .state_size = sizeof start, .step = num_step, .accept = num_accept, .arg = &x};
+    dfa_spec s = {.symbols = "0123456789-.eE+", .state_size = sizeof start, .step = num_step, .accept = num_accept,
+                  .arg = &x};
     return dfa_from_spec(c, &s, &start);
 }

@@ -41,7 +41,9 @@ static bool fold_counts(const re_node *a, uint32_t *min, uint32_t *max)
 {
     if (a->op != RE_REP)
         return false;
-    bool gap = *max > *min && (a->max == INF && *min ? false : (uint64_t)a->min * (*min + 1ull) > (a->max == INF ? 0 : (uint64_t)a->max * *min) + 1);
+    bool gap = *max > *min &&
+               (a->max == INF && *min ? false
+                : (uint64_t)a->min * (*min + 1ull) > (a->max == INF ? 0 : (uint64_t)a->max * *min) + 1);
     uint32_t lo = rounds(a->min, *min), hi = rounds(a->max, *max);
     if (gap || (!lo && a->min && *min) || (!hi && a->max && *max))
         return false;
@@ -109,7 +111,8 @@ static uint32_t hex(rp *p, int n)
         if (p->pos >= p->n)
             re_bad(p, IMP_E_PARSE, "escape cut short");
         char ch = p->s[p->pos++];
-        uint32_t d = ch >= '0' && ch <= '9' ? (uint32_t)(ch - '0') : (ch | 32) >= 'a' && (ch | 32) <= 'f' ? (uint32_t)((ch | 32) - 'a' + 10) : 99;
+        uint32_t d = ch >= '0' && ch <= '9' ? (uint32_t)(ch - '0')
+                     : (ch | 32) >= 'a' && (ch | 32) <= 'f' ? (uint32_t)((ch | 32) - 'a' + 10) : 99;
         if (d > 15)
             re_bad(p, IMP_E_PARSE, "not a hexadecimal digit");
         v = v * 16 + d;
@@ -218,8 +221,8 @@ static uint32_t escape(rp *p, cpset *set, bool in_class)
 
 static const struct { const char *name; const char *set; } posix[] = {
     {"alpha", "AZaz"}, {"digit", "09"}, {"alnum", "09AZaz"}, {"upper", "AZ"}, {"lower", "az"}, {"xdigit", "09AFaf"},
-    {"space", "\t\r  "}, {"punct", "!/:@[`{~"}, {"word", "09AZ__az"}, {"blank", "\t\t  "}, {"cntrl", "\x01\x1f\x7f\x7f"},
-    {"print", " ~"}, {"graph", "!~"},
+    {"space", "\t\r  "}, {"punct", "!/:@[`{~"}, {"word", "09AZ__az"}, {"blank", "\t\t  "},
+    {"cntrl", "\x01\x1f\x7f\x7f"}, {"print", " ~"}, {"graph", "!~"},
 };
 
 static bool posix_class(rp *p, cpset *out)
@@ -228,7 +231,8 @@ static bool posix_class(rp *p, cpset *out)
         return false;
     for (size_t i = 0; i < sizeof posix / sizeof *posix; i++) {
         size_t k = strlen(posix[i].name);
-        if (p->n - p->pos >= k + 4 && !memcmp(p->s + p->pos + 2, posix[i].name, k) && !memcmp(p->s + p->pos + 2 + k, ":]", 2)) {
+        if (p->n - p->pos >= k + 4 && !memcmp(p->s + p->pos + 2, posix[i].name, k) &&
+            !memcmp(p->s + p->pos + 2 + k, ":]", 2)) {
             for (const char *q = posix[i].set; *q; q += 2)
                 cpset_add(p->c, out, (unsigned char)q[0], (unsigned char)q[1]);
             p->pos += k + 4;
@@ -246,7 +250,8 @@ static void parse_class(rp *p, cpset *out)
     for (;; first = false) {
         if (p->pos >= p->n)
             re_bad(p, IMP_E_PARSE, "[ without ]");
-        /* ECMA: [] is empty and [^] is anything; elsewhere ] first is itself. Both agree that "[]" alone closes here. */
+        /* ECMA: [] is empty and [^] is anything; elsewhere ] first is itself. Both agree that "[]" alone closes
+         * here. */
         if (p->s[p->pos] == ']') {
             p->pos++;
             break;
@@ -490,7 +495,8 @@ static re_node *counted_class(re_node *r, bool search)
         else
             bol = true, r = r->b;
     }
-    return bol && eol && r->op == RE_REP && r->a->op == RE_SET && r->max != 1 && (r->min > 1 || (r->max != INF && r->max > 8)) ? r : NULL;
+    bool repeat = bol && eol && r->op == RE_REP && r->a->op == RE_SET && r->max != 1;
+    return repeat && (r->min > 1 || (r->max != INF && r->max > 8)) ? r : NULL;
 }
 
 /* The ')' of the group that begins at s[at], or n. */
@@ -531,10 +537,13 @@ static bool top_choice(const char *s, size_t n)
     return false;
 }
 
-static bool looks_ahead(const char *s, size_t n) { return n > 3 && s[0] == '(' && s[1] == '?' && (s[2] == '!' || s[2] == '='); }
+static bool looks_ahead(const char *s, size_t n)
+{
+    return n > 3 && s[0] == '(' && s[1] == '?' && (s[2] == '!' || s[2] == '=');
+}
 
-/* ^(?!A)(?=B)Y, the one place where look-ahead is an intersection of regular languages: Y, without what begins with A, and
- * only what begins with B. False: another shape (the parser then names what it does not support). */
+/* ^(?!A)(?=B)Y, the one place where look-ahead is an intersection of regular languages: Y, without what begins with A,
+ * and only what begins with B. False: another shape (the parser then names what it does not support). */
 static bool leading_looks(cc *c, const char *s, size_t n, bool search, const char *where, cdfa **out)
 {
     size_t at = 1, end;

@@ -5,7 +5,8 @@
 #include "constrain/schema_impl.h"
 
 static const struct { const char *part; int draft; } drafts[] = {
-    {"draft-03", 3}, {"draft-04", 4}, {"draft-05", 4}, {"draft-06", 6}, {"draft-07", 7}, {"2019-09", 2019}, {"2020-12", 2020},
+    {"draft-03", 3}, {"draft-04", 4}, {"draft-05", 4}, {"draft-06", 6}, {"draft-07", 7},
+    {"2019-09", 2019}, {"2020-12", 2020},
 };
 
 static int find_draft(const jv *root)
@@ -17,7 +18,7 @@ static int find_draft(const jv *root)
     return 0;
 }
 
-/* ---- identifiers ------------------------------------------------------------------------------------------------------
+/* ---- identifiers ------------------------------------------------------------------------------------------------
  * An index from text to schema: "uri" for $id, "#name" for $anchor, relative to the root only. References with another
  * base are looked up by their text; what is not found is refused by name. */
 static void note_id(sx *x, const char *s, size_t n, const jv *v)
@@ -49,7 +50,8 @@ static void index_ids(sx *x)
             data = p->key && !holds_schemas(p->key, p->key_n);
         if (data)
             continue;
-        bool is_id = (v->key_n == 3 && !memcmp(v->key, "$id", 3)) || (x->draft && x->draft <= 4 && v->key_n == 2 && !memcmp(v->key, "id", 2));
+        bool is_id = (v->key_n == 3 && !memcmp(v->key, "$id", 3)) ||
+                     (x->draft && x->draft <= 4 && v->key_n == 2 && !memcmp(v->key, "id", 2));
         bool is_anchor = v->key_n == 7 && !memcmp(v->key, "$anchor", 7);
         if (is_id && v->parent->parent && v->n)
             note_id(x, v->s, v->n, v->parent);
@@ -70,7 +72,8 @@ static const jv *pointer(sx *x, const jv *at, const char *s, size_t n)
             return NULL;
         while (i < n && s[i] != '/') {
             unsigned char ch = (unsigned char)s[i];
-            if (ch == '%' && i + 2 < n + 0 && strchr("0123456789abcdefABCDEF", s[i + 1]) && strchr("0123456789abcdefABCDEF", s[i + 2])) {
+            if (ch == '%' && i + 2 < n + 0 && strchr("0123456789abcdefABCDEF", s[i + 1]) &&
+                strchr("0123456789abcdefABCDEF", s[i + 2])) {
                 unsigned v = 0;
                 for (int j = 1; j <= 2; j++) {
                     int d = s[i + (size_t)j];
@@ -138,7 +141,9 @@ const jv *schema_ref(sx *x, const jv *ref)
         if (!rid)
             rid = jv_get(x->doc.root, "id");
         base = by_text(x, s, un);
-        if (!base && rid && rid->type == JV_STRING && ((rid->n == un && !memcmp(rid->s, s, un)) || (rid->n == un + 1 && rid->s[un] == '#' && !memcmp(rid->s, s, un))))
+        if (!base && rid && rid->type == JV_STRING &&
+            ((rid->n == un && !memcmp(rid->s, s, un)) ||
+             (rid->n == un + 1 && rid->s[un] == '#' && !memcmp(rid->s, s, un))))
             base = x->doc.root;
     }
     if (base) {
@@ -150,7 +155,8 @@ const jv *schema_ref(sx *x, const jv *ref)
             t = by_text(x, hash, n - (size_t)(hash - s));
     }
     if (!t)
-        cc_fail(x->c, IMP_E_UNSUPPORTED, "schema: %s: $ref: \"%.100s\" is not in this document", jv_path(x->c, ref), ref->s);
+        cc_fail(x->c, IMP_E_UNSUPPORTED, "schema: %s: $ref: \"%.100s\" is not in this document", jv_path(x->c, ref),
+                ref->s);
     return x->ref_target[ref->id] = t;
 }
 

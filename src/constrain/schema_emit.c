@@ -5,7 +5,7 @@
 #include "base/utf8.h"
 #include "constrain/schema_impl.h"
 
-/* ---- satisfiability ----------------------------------------------------------------------------------------------------- */
+/* ---- satisfiability --------------------------------------------------------------------------------------------- */
 static bool sat(sx *x, uint32_t node) { return node != DEAD && x->node[node].sat; }
 
 static bool any_sat(sx *x, const uint32_t *v, uint32_t n)
@@ -171,7 +171,8 @@ static uint8_t *array_viable(sx *x, const bnode *bn, uint32_t clamp, uint32_t ma
                 bool ok = *at || (pos >= bn->b.mini && count_ok(a->con, a->n_con, s));
                 for (uint32_t var = 0; var < 1u << a->n_con && !ok && pos < max; var++) {
                     bool dead;
-                    uint32_t p = pos < a->n_prefix ? pos : a->n_prefix, to = count_next(a->con, a->n_con, s, var, &dead);
+                    uint32_t p = pos < a->n_prefix ? pos : a->n_prefix;
+                    uint32_t to = count_next(a->con, a->n_con, s, var, &dead);
                     uint32_t next = pos < clamp ? pos + 1 : clamp;
                     ok = !dead && sat(x, a->node[((size_t)p << a->n_con) + var]) && v[(size_t)next * n_counts + to];
                 }
@@ -231,7 +232,7 @@ static void sat_fixpoint(sx *x)
             x->node[i].br[k].sat = x->node[i].sat && branch_sat(x, &x->node[i].br[k]);
 }
 
-/* ---- keeping automata ----------------------------------------------------------------------------------------------------- */
+/* ---- keeping automata ------------------------------------------------------------------------------------------- */
 static const void *keep_mem(sx *x, const void *p, size_t n)
 {
     void *q = CC_KEEP(x->c, char, n);
@@ -262,14 +263,15 @@ static uint32_t keep_raw(sx *x, const cdfa *d)
     return *idmap_at(x->c, &x->raw_of, (uint64_t)(uintptr_t)d, &found);
 }
 
-/* ---- strings ---------------------------------------------------------------------------------------------------------------- */
+/* ---- strings ---------------------------------------------------------------------------------------------------- */
 /* Which lengths are possible from each state, when neither the nearest nor the farthest end tells. */
 static void need_lengths(sx *x, strlex *s)
 {
     const cdfa *d = s->d;
     uint32_t words = s->max / 64 + 1;
     if (s->max > 8192 || (uint64_t)d->n * words > 400000)
-        cc_fail(x->c, IMP_E_LIMIT, "schema: a pattern with minLength %u and maxLength %u is too big to be enforced", s->min, s->max);
+        cc_fail(x->c, IMP_E_LIMIT, "schema: a pattern with minLength %u and maxLength %u is too big to be enforced",
+                s->min, s->max);
     uint64_t *l = CC_KEEP(x->c, uint64_t, (size_t)d->n * words);
     for (uint32_t q = 0; q < d->n; q++)
         l[(size_t)q * words] = d->label[q] != 0;
@@ -286,7 +288,8 @@ static void need_lengths(sx *x, strlex *s)
     for (uint32_t n = s->min; n <= s->max && !any; n++)
         any = l[(size_t)d->start * words + n / 64] >> n % 64 & 1;
     if (!any)
-        cc_fail(x->c, IMP_E_UNSUPPORTED, "schema: no string matches its pattern with %u to %u characters", s->min, s->max);
+        cc_fail(x->c, IMP_E_UNSUPPORTED, "schema: no string matches its pattern with %u to %u characters", s->min,
+                s->max);
     s->lens = l;
     s->lens_words = words;
 }
@@ -315,7 +318,7 @@ static uint32_t keep_str(sx *x, const cdfa *d, uint32_t min, uint32_t max)
     return x->p->n_str - 1;
 }
 
-/* ---- nodes ------------------------------------------------------------------------------------------------------------------ */
+/* ---- nodes ------------------------------------------------------------------------------------------------------ */
 static uint32_t pnode_of(sx *x, uint32_t node, bool canonical);
 
 static void add_alt(sx *x, palt **v, size_t *n, size_t *cap, alt_kind kind, uint32_t idx)
@@ -324,7 +327,10 @@ static void add_alt(sx *x, palt **v, size_t *n, size_t *cap, alt_kind kind, uint
     CC_PUSH(x->c, *v, *n, *cap, a);
 }
 
-static void dec_key(strbuf *b, const dec *d) { sb_printf(b, "%c%.*s@%lld", d->neg ? '-' : '+', (int)d->n, d->d ? d->d : "", (long long)d->exp); }
+static void dec_key(strbuf *b, const dec *d)
+{
+    sb_printf(b, "%c%.*s@%lld", d->neg ? '-' : '+', (int)d->n, d->d ? d->d : "", (long long)d->exp);
+}
 
 const cdfa *number_dfa(sx *x, const num_con *n, bool canonical, const char *where)
 {
@@ -464,8 +470,11 @@ static uint32_t node_domain(sx *x, uint32_t node)
     return d;
 }
 
-/* ---- objects and arrays ------------------------------------------------------------------------------------------------------- */
-static uint32_t map_node(sx *x, uint32_t node, bool canonical) { return sat(x, node) ? pnode_of(x, node, canonical) : DEAD; }
+/* ---- objects and arrays ----------------------------------------------------------------------------------------- */
+static uint32_t map_node(sx *x, uint32_t node, bool canonical)
+{
+    return sat(x, node) ? pnode_of(x, node, canonical) : DEAD;
+}
 
 static const uint32_t *reachable_classes(sx *x, const cdfa *d, const pclass *cls, uint32_t n)
 {
@@ -544,8 +553,8 @@ static uint32_t emit_object(sx *x, const bnode *bn)
         p.kd = keep_dfa(x, kd);
         p.kcount = kd->count[kd->start];
         if (o->n_ex && p.kcount != INF)
-            cc_fail(x->c, IMP_E_UNSUPPORTED, "schema: %s: a negated condition on keys where only finitely many keys are possible cannot be enforced",
-                    jv_path(x->c, bn->b.exists->owner));
+            cc_fail(x->c, IMP_E_UNSUPPORTED, "schema: %s: a negated condition on keys where only finitely many keys "
+                    "are possible cannot be enforced", jv_path(x->c, bn->b.exists->owner));
     }
     p.cls = cls;
     p.n_cls = o->n_cls;
@@ -567,7 +576,8 @@ static uint32_t emit_object(sx *x, const bnode *bn)
 static uint32_t emit_array(sx *x, const bnode *bn)
 {
     const abr *a = &bn->a;
-    parr p = {.n_prefix = a->n_prefix, .n_var = 1u << a->n_con, .min = bn->b.mini, .n_con = a->n_con, .unique = bn->b.unique};
+    parr p = {.n_prefix = a->n_prefix, .n_var = 1u << a->n_con, .min = bn->b.mini, .n_con = a->n_con,
+              .unique = bn->b.unique};
     p.max = array_max(x, bn);
     p.clamp = array_clamp(bn, p.max);
     size_t nn = (size_t)(a->n_prefix + 1) << a->n_con;
@@ -632,7 +642,10 @@ static uint32_t pnode_of(sx *x, uint32_t node, bool canonical)
     return *v;
 }
 
-static const void *keep_array(sx *x, const void *p, size_t n, size_t size) { return n ? keep_mem(x, p, n * size) : CC_KEEP(x->c, char, 1); }
+static const void *keep_array(sx *x, const void *p, size_t n, size_t size)
+{
+    return n ? keep_mem(x, p, n * size) : CC_KEEP(x->c, char, 1);
+}
 
 void schema_emit(sx *x, uint32_t root)
 {

@@ -15,7 +15,7 @@ _Noreturn void schema_fail(sx *x, const jv *v, imp_status s, const char *why)
     cc_fail(x->c, s, "schema: %s: %.60s: %s", jv_path(x->c, v), k ? k->key : "schema", why);
 }
 
-/* ---- atoms ----------------------------------------------------------------------------------------------------------- */
+/* ---- atoms ------------------------------------------------------------------------------------------------------ */
 const atom *atom_new(sx *x, atom a, const atom *next)
 {
     atom *p = CC_NEW(x->c, atom);
@@ -73,7 +73,8 @@ const cdfa *pattern_dfa(sx *x, const jv *at, const char *s, size_t n, uint32_t *
         k = CC_NEW(x->c, counted);
         k->max = INF;
         uint32_t lo, hi;
-        k->d = re_pattern(x->c, s, n, true, where ? where : "schema", min ? &k->min : &lo, min ? &k->max : &hi, min != NULL);
+        k->d = re_pattern(x->c, s, n, true, where ? where : "schema", min ? &k->min : &lo, min ? &k->max : &hi,
+                          min != NULL);
         dfa_cache_add(x->c, kind, s, n, (cdfa *)(void *)k);
     }
     if (min) {
@@ -107,8 +108,8 @@ static bool in_list(const jv *list, const char *s, size_t n)
     return false;
 }
 
-/* How an object fails `properties` or `required`: a required member that is not there or has another value is one way, not
- * two, so that a conjunction of negated schemas does not multiply ways that say the same. */
+/* How an object fails `properties` or `required`: a required member that is not there or has another value is one way,
+ * not two, so that a conjunction of negated schemas does not multiply ways that say the same. */
 static const alt *members_fail(sx *x, const jv *props, const jv *req, const alt *alts, uint32_t *n)
 {
     for (const jv *m = props->child; m; m = m->next) {
@@ -152,7 +153,8 @@ static bool apply_schema(sx *x, work *w, const jv *s, bool neg)
     ilist *l = CC_NEW(x->c, ilist);
     *l = (ilist){it, w->applied};
     w->applied = l;
-    const jv *only = x->draft && x->draft <= 7 ? jv_get(s, "$ref") : NULL; /* until draft 7 a $ref silences its siblings */
+    /* until draft 7 a $ref silences its siblings */
+    const jv *only = x->draft && x->draft <= 7 ? jv_get(s, "$ref") : NULL;
     if (only && only->type != JV_STRING)
         only = NULL;
     const alt *alts = NULL;
@@ -302,7 +304,7 @@ bool apply_all(sx *x, work *w)
     return true;
 }
 
-/* ---- the solver ------------------------------------------------------------------------------------------------------- */
+/* ---- the solver ------------------------------------------------------------------------------------------------- */
 typedef bool (*emit_fn)(sx *x, void *arg, const branch *b); /* false: enough */
 
 static bool solve(sx *x, work *w, int depth, emit_fn emit, void *arg)
@@ -375,12 +377,13 @@ static bool solve_items(sx *x, const item *it, size_t n, jtype t, emit_fn emit, 
     for (size_t i = n; i-- > 0;) {
         if (it[i] == ITEM_FALSE)
             return true;
-        push_atom(x, &w, (atom){.kind = it[i] & 2 ? A_CONST : A_SCHEMA, .v = x->doc.by_id[it[i] >> 2], .neg = it[i] & 1});
+        push_atom(x, &w, (atom){.kind = it[i] & 2 ? A_CONST : A_SCHEMA, .v = x->doc.by_id[it[i] >> 2],
+                                .neg = it[i] & 1});
     }
     return !apply_all(x, &w) || solve(x, &w, 0, emit, arg);
 }
 
-/* ---- nodes ------------------------------------------------------------------------------------------------------------ */
+/* ---- nodes ------------------------------------------------------------------------------------------------------ */
 static int by_item(const void *a, const void *b)
 {
     item x = *(const item *)a, y = *(const item *)b;
@@ -398,7 +401,8 @@ uint32_t node_get(sx *x, item *it, size_t n)
         const jv *v = it[i] == ITEM_FALSE ? NULL : x->doc.by_id[it[i] >> 2];
         bool plain = v && !(it[i] & 2);
         bool whole = plain && (v->type == JV_TRUE || (v->type == JV_OBJECT && !v->n_child));
-        if (!v || (plain && v->type == JV_FALSE && !(it[i] & 1)) || (whole && (it[i] & 1)) || (k && (it[k - 1] ^ 1) == it[i]))
+        if (!v || (plain && v->type == JV_FALSE && !(it[i] & 1)) || (whole && (it[i] & 1)) ||
+            (k && (it[k - 1] ^ 1) == it[i]))
             never = true;
         if (whole || (plain && v->type == JV_FALSE) || (k && it[k - 1] == it[i]))
             continue;
@@ -454,7 +458,7 @@ static bool branch_scalar_ok(sx *x, const branch *b)
     return true;
 }
 
-/* ---- subsumption: a says all that b says, and maybe more; then b alone is enough ------------------------------------- */
+/* ---- subsumption: a says all that b says, and maybe more; then b alone is enough -------------------------------- */
 static bool names_within(const nlist *b, const nlist *a)
 {
     for (; b; b = b->next) {
@@ -491,8 +495,9 @@ static bool says_more(const branch *a, const branch *b)
             if (!p)
                 return false;
         }
-        return a->minp >= b->minp && a->maxp <= b->maxp && (!b->pnames || a->pnames == b->pnames) && names_within(b->req, a->req) &&
-               names_within(b->extra, a->extra) && layers_within(b->olayers, a->olayers);
+        return a->minp >= b->minp && a->maxp <= b->maxp && (!b->pnames || a->pnames == b->pnames) &&
+               names_within(b->req, a->req) && names_within(b->extra, a->extra) &&
+               layers_within(b->olayers, a->olayers);
     }
     for (const xlist *e = b->aextra; e; e = e->next) {
         const xlist *p = a->aextra;
@@ -501,8 +506,8 @@ static bool says_more(const branch *a, const branch *b)
         if (!p)
             return false;
     }
-    return a->mini >= b->mini && a->maxi <= b->maxi && (!b->contains || a->contains == b->contains) && (!b->unique || a->unique) &&
-           layers_within(b->alayers, a->alayers);
+    return a->mini >= b->mini && a->maxi <= b->maxi && (!b->contains || a->contains == b->contains) &&
+           (!b->unique || a->unique) && layers_within(b->alayers, a->alayers);
 }
 
 static bool emit_node(sx *x, void *arg, const branch *b)
@@ -534,7 +539,8 @@ static bool emit_node(sx *x, void *arg, const branch *b)
     }
     n.idx = DEAD;
     if (v->n_br >= BRANCH_MAX)
-        schema_fail(x, x->doc.by_id[v->it[0] >> 2], IMP_E_LIMIT, "too complex: its alternatives multiply to more than 600");
+        schema_fail(x, x->doc.by_id[v->it[0] >> 2], IMP_E_LIMIT,
+                    "too complex: its alternatives multiply to more than 600");
     CC_PUSH(x->c, v->br, v->n_br, v->cap_br, n);
     return true;
 }
@@ -557,7 +563,7 @@ void node_expand(sx *x, uint32_t id)
     }
 }
 
-/* ---- is there anything at all? (before nodes are made; errs towards yes) --------------------------------------------- */
+/* ---- is there anything at all? (before nodes are made; errs towards yes) ---------------------------------------- */
 typedef struct quick {
     int depth;
     bool sat;

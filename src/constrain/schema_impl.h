@@ -1,10 +1,10 @@
 /* schema_impl: what the schema compiler's files share. Private to schema*.c.
  *
- * A value node stands for a conjunction of schemas (items). It is expanded, one JSON type at a time, into branches: each
- * branch is one conjunction of plain facts about a value of that type (an automaton and lengths, number bounds, layers
- * of properties, ...), and the node means "one of its branches". allOf, $ref and `not` only move facts; anyOf, oneOf,
- * if and negated conjunctions are choices, and choosing makes branches. A schema under `not` is expanded in negation
- * normal form, so every keyword has a positive and a negative meaning (schema_kw.c). */
+ * A value node stands for a conjunction of schemas (items). It is expanded, one JSON type at a time, into branches:
+ * each branch is one conjunction of plain facts about a value of that type (an automaton and lengths, number bounds,
+ * layers of properties, ...), and the node means "one of its branches". allOf, $ref and `not` only move facts; anyOf,
+ * oneOf, if and negated conjunctions are choices, and choosing makes branches. A schema under `not` is expanded in
+ * negation normal form, so every keyword has a positive and a negative meaning (schema_kw.c). */
 #ifndef IMP_CONSTRAIN_SCHEMA_IMPL_H
 #define IMP_CONSTRAIN_SCHEMA_IMPL_H
 
@@ -19,11 +19,14 @@ typedef uint32_t item;
 static inline item item_of(const jv *v, bool constant, bool neg) { return v->id << 2 | (uint32_t)constant << 1 | neg; }
 
 typedef struct ilist { item it; const struct ilist *next; } ilist;
-typedef struct nlist { const char *s; size_t n; item it; const struct nlist *next; } nlist; /* a name, and maybe an item */
+/* a name, and maybe an item */
+typedef struct nlist { const char *s; size_t n; item it; const struct nlist *next; } nlist;
 typedef struct llist { const jv *owner; const struct llist *next; } llist;
 typedef struct xlist { uint32_t index; item it; const struct xlist *next; } xlist; /* item at an index */
-typedef struct clist { item it; uint32_t min, max, from; const struct clist *next; } clist; /* contains, from an index on */
-/* Some key has such a value: one that matches pattern, or that fails the schema `names`, or else one beyond owner's names and patterns. */
+/* contains, from an index on */
+typedef struct clist { item it; uint32_t min, max, from; const struct clist *next; } clist;
+/* Some key has such a value: one that matches pattern, or that fails the schema `names`, or else one beyond owner's
+ * names and patterns. */
 typedef struct elist { const jv *owner, *pattern, *names; item it; const struct elist *next; } elist;
 
 typedef struct branch {
@@ -47,8 +50,8 @@ typedef struct branch {
 } branch;
 
 typedef enum atom_kind {
-    A_SCHEMA, A_CONST, A_KW, A_NAMES, A_PROP, A_MAYBE, A_ABSENT, A_REQ, A_MINP, A_MAXP, A_INDEX, A_MINI, A_MAXI, A_EXISTS, A_BADNAME, A_CONTAINS, A_NUM_BELOW,
-    A_NUM_ABOVE
+    A_SCHEMA, A_CONST, A_KW, A_NAMES, A_PROP, A_MAYBE, A_ABSENT, A_REQ, A_MINP, A_MAXP, A_INDEX, A_MINI, A_MAXI,
+    A_EXISTS, A_BADNAME, A_CONTAINS, A_NUM_BELOW, A_NUM_ABOVE
 } atom_kind;
 typedef struct atom {
     atom_kind kind;

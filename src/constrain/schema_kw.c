@@ -1,4 +1,5 @@
-/* Keywords: for each, what it says about a value of the branch's type, and what its negation says. One row a keyword. */
+/* Keywords: for each, what it says about a value of the branch's type, and what its negation says. One row a
+ * keyword. */
 #include <string.h>
 
 #include "base/ck.h"
@@ -24,11 +25,12 @@ static void need_type(sx *x, const jv *v, jv_type t, const char *why)
         schema_fail(x, v, IMP_E_PARSE, why);
 }
 
-/* ---- any type ------------------------------------------------------------------------------------------------------- */
+/* ---- any type --------------------------------------------------------------------------------------------------- */
 static bool kw_type(sx *x, work *w, const jv *owner, const jv *v, bool neg)
 {
-    static const struct { const char *name; jtype t; } names[] = {{"null", T_NULL}, {"boolean", T_BOOL}, {"number", T_NUM},
-        {"integer", T_NUM}, {"string", T_STR}, {"array", T_ARR}, {"object", T_OBJ}, {"any", T_COUNT}};
+    static const struct { const char *name; jtype t; } names[] = {
+        {"null", T_NULL}, {"boolean", T_BOOL}, {"number", T_NUM}, {"integer", T_NUM}, {"string", T_STR},
+        {"array", T_ARR}, {"object", T_OBJ}, {"any", T_COUNT}};
     bool in = false, in_int = false;
     (void)owner;
     for (const jv *t = v->type == JV_ARRAY ? v->child : v; t; t = v->type == JV_ARRAY ? t->next : NULL) {
@@ -118,7 +120,8 @@ bool const_apply(sx *x, work *w, const jv *v, bool neg)
             n++;
         }
         for (const jv *m = v->child; m; m = m->next, n++) {
-            alts = alt_new(x, alts, atom_new(x, (atom){.kind = arr ? A_INDEX : A_PROP, .v = m, .constant = true, .neg = true, .a = i++}, NULL));
+            atom differs = {.kind = arr ? A_INDEX : A_PROP, .v = m, .constant = true, .neg = true, .a = i++};
+            alts = alt_new(x, alts, atom_new(x, differs, NULL));
             if (!arr) {
                 alts = alt_new(x, alts, atom_new(x, (atom){.kind = A_ABSENT, .v = m}, NULL));
                 n++;
@@ -202,7 +205,8 @@ static bool kw_anyof(sx *x, work *w, const jv *owner, const jv *v, bool neg)
 
 static bool is_note(const char *k, size_t n)
 {
-    static const char *const notes[] = {"title", "description", "default", "examples", "$comment", "deprecated", "readOnly", "writeOnly"};
+    static const char *const notes[] = {"title", "description", "default", "examples", "$comment", "deprecated",
+                                        "readOnly", "writeOnly"};
     for (size_t i = 0; i < CK_COUNT(notes); i++)
         if (strlen(notes[i]) == n && !memcmp(notes[i], k, n))
             return true;
@@ -309,7 +313,7 @@ static bool kw_refuse(sx *x, work *w, const jv *owner, const jv *v, bool neg)
     return true;
 }
 
-/* ---- strings -------------------------------------------------------------------------------------------------------- */
+/* ---- strings ---------------------------------------------------------------------------------------------------- */
 static bool kw_minlength(sx *x, work *w, const jv *owner, const jv *v, bool neg)
 {
     uint32_t n = count_of(x, v);
@@ -363,7 +367,7 @@ static bool kw_format(sx *x, work *w, const jv *owner, const jv *v, bool neg)
     return branch_restrict_string(x, &w->b, d, neg);
 }
 
-/* ---- numbers -------------------------------------------------------------------------------------------------------- */
+/* ---- numbers ---------------------------------------------------------------------------------------------------- */
 static bool bound(sx *x, work *w, const jv *v, bool neg, bool lower, bool open)
 {
     need_type(x, v, JV_NUMBER, "wanted a number");
@@ -419,7 +423,7 @@ static bool kw_multiple(sx *x, work *w, const jv *owner, const jv *v, bool neg)
     return true;
 }
 
-/* ---- objects -------------------------------------------------------------------------------------------------------- */
+/* ---- objects ---------------------------------------------------------------------------------------------------- */
 static void add_layer(sx *x, const llist **l, const jv *owner)
 {
     for (const llist *p = *l; p; p = p->next)
@@ -453,7 +457,8 @@ static bool kw_patternprops(sx *x, work *w, const jv *owner, const jv *v, bool n
     }
     const alt *alts = NULL;
     for (const jv *m = v->child; m; m = m->next)
-        alts = alt_new(x, alts, atom_new(x, (atom){.kind = A_EXISTS, .owner = owner, .v = m, .a = 1, .neg = true}, NULL));
+        alts = alt_new(x, alts, atom_new(x, (atom){.kind = A_EXISTS, .owner = owner, .v = m, .a = 1, .neg = true},
+                                         NULL));
     push_choice(x, w, alts, v->n_child);
     return true;
 }
@@ -554,7 +559,7 @@ static bool kw_dependencies(sx *x, work *w, const jv *owner, const jv *v, bool n
     return true;
 }
 
-/* ---- arrays --------------------------------------------------------------------------------------------------------- */
+/* ---- arrays ----------------------------------------------------------------------------------------------------- */
 /* The list of leading schemas (first of a sibling chain, NULL) and the schema of the rest (NULL: anything). */
 uint32_t array_prefix(sx *x, const jv *owner, const jv **prefix, const jv **rest)
 {
@@ -602,7 +607,8 @@ static bool kw_contains(sx *x, work *w, const jv *owner, const jv *v, bool neg)
     const jv *mn = jv_get(owner, "minContains"), *mx = jv_get(owner, "maxContains");
     clist *l = CC_NEW(x->c, clist);
     bool counts = x->draft == 0 || x->draft >= 2019;
-    *l = (clist){item_of(v, false, false), mn && counts ? count_of(x, mn) : 1, mx && counts ? count_of(x, mx) : INF, 0, w->b.contains};
+    *l = (clist){item_of(v, false, false), mn && counts ? count_of(x, mn) : 1, mx && counts ? count_of(x, mx) : INF, 0,
+                 w->b.contains};
     if (!neg) {
         if (l->min == 0 && l->max == INF)
             return true;

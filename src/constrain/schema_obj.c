@@ -47,7 +47,8 @@ typedef struct items {
 static void add(sx *x, items *l, item it) { CC_PUSH(x->c, l->it, l->n, l->cap, it); }
 
 /* What the layer says of a key; `matched` tells which of its patterns the key matches. */
-static void layer_items(sx *x, const jv *owner, const jv *prop, bool (*matched)(void *, const jv *), void *arg, items *out)
+static void layer_items(sx *x, const jv *owner, const jv *prop, bool (*matched)(void *, const jv *), void *arg,
+                        items *out)
 {
     const jv *pp = jv_get(owner, "patternProperties"), *ap = jv_get(owner, "additionalProperties");
     bool any = prop != NULL;
@@ -122,7 +123,7 @@ static void nodes_for(sx *x, const branch *b, const items *base, uint32_t n_ex, 
     }
 }
 
-/* ---- propertyNames ---------------------------------------------------------------------------------------------------- */
+/* ---- propertyNames ---------------------------------------------------------------------------------------------- */
 const cdfa *with_length(sx *x, const cdfa *d, uint32_t min, uint32_t max)
 {
     if (!min && max == INF)
@@ -272,7 +273,8 @@ void object_children(sx *x, bnode *bn)
         for (const elist *e = b->exists; e; e = e->next, k++) {
             const jv *props = jv_get(e->owner, "properties");
             const cdfa *fails = e->names ? bad[at_bad++] : NULL;
-            if (e->names ? fails && dfa_accepts(fails, arg.s, arg.n) : ex_applies(e, props && jv_getn(props, arg.s, arg.n), matched_by_name, &arg))
+            if (e->names ? fails && dfa_accepts(fails, arg.s, arg.n)
+                         : ex_applies(e, props && jv_getn(props, arg.s, arg.n), matched_by_name, &arg))
                 can |= 1u << k;
         }
         nodes_for(x, b, &l, o->n_ex, can, o->node + (i << o->n_ex));

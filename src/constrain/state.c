@@ -20,7 +20,8 @@ imp_status constrain_state_new(const constrain_prog *p, const constrain_vocab *v
     s->tmp_dfa = v ? mem_alloc((v->words + 1) * sizeof *s->tmp_dfa) : NULL;
     s->cross_bits = v ? mem_alloc((v->words + 1) * sizeof *s->cross_bits) : NULL;
     s->path_at = mem_alloc(depth * sizeof *s->path_at);
-    bool ok = s->path_set && s->path_base && s->path_first && (!v || (s->tmp_bits && s->tmp_dfa && s->cross_bits)) && s->path_at && machine_init(&s->m, p);
+    bool ok = s->path_set && s->path_base && s->path_first &&
+              (!v || (s->tmp_bits && s->tmp_dfa && s->cross_bits)) && s->path_at && machine_init(&s->m, p);
     if (ok)
         s->set = machine_start(&s->m);
     if (!ok || !s->set) {

@@ -49,10 +49,11 @@ struct constrain_vocab {
     uint32_t n_eos;
 };
 
-/* The bit of a byte in span: printable ASCII has its own, 32..127; characters beyond are known by their first byte: 0..15
- * three bytes by E0..EF, 16 four, 17..24 two bytes in groups of 256 code points; 25..28 tab, line feed, return, other
- * controls; 29 the white space beyond ASCII, which . and \s set apart from its neighbours: besides its first byte's group,
- * in which an automaton's row does not count it. -1: continuation bytes: their first byte tells, or they are nothing. */
+/* The bit of a byte in span: printable ASCII has its own, 32..127; characters beyond are known by their first byte:
+ * 0..15 three bytes by E0..EF, 16 four, 17..24 two bytes in groups of 256 code points; 25..28 tab, line feed, return,
+ * other controls; 29 the white space beyond ASCII, which . and \s set apart from its neighbours: besides its first
+ * byte's group, in which an automaton's row does not count it. -1: continuation bytes: their first byte tells, or they
+ * are nothing. */
 #define SPAN_CONTROLS (15ull << 25)
 #define SPAN_ODD_SPACE 29
 static const cprange VOCAB_ODD_SPACES[] = {{0xA0, 0xA0}, {0x1680, 0x1680}, {0x2000, 0x200A}, {0x2028, 0x2029},
