@@ -2,7 +2,8 @@
  * only added at the end. Support is decided when a plan is compiled: a pair (operation, format) without a kernel is an
  * error naming tensor, format and backend, or a generic kernel whose name says so (inspect --plan shows it).
  * Threads: a backend object and all it made belong to one thread at a time (the engine's), but for exec_kernel and
- * memory, which only read. Failures: IMP_E_NOMEM and IMP_E_UNSUPPORTED at load, IMP_E_DEVICE when the device is lost. */
+ * memory, which only read. Failures: IMP_E_NOMEM and IMP_E_UNSUPPORTED at load, IMP_E_DEVICE when the device is
+ * lost. */
 #ifndef IMP_BACKEND_BACKEND_H
 #define IMP_BACKEND_BACKEND_H
 
@@ -28,7 +29,8 @@ typedef struct backend_options {
     bool deterministic, profile; /* profile: events around steps, for backend_profile.idle_us */
     bool prefill_fp8;        /* prompts with e4m3 products; IMP_E_UNSUPPORTED where there are none */
     const log_sink *log;
-    bool precise;            /* every product with the file's exact weights, f32 inputs and f32 sums; CPU: the scalar path */
+    bool precise;            /* every product with the file's exact weights, f32 inputs and f32 sums; CPU: the scalar
+                              * path */
 } backend_options;
 
 typedef struct kv_options {
@@ -56,7 +58,8 @@ typedef struct backend_memory {
     uint64_t weights, kv, workspace; /* bytes held by this backend object */
 } backend_memory;
 
-/* Time by role: all layers' operations of a role run back to back. bytes: of the weights they read, as the file has them. */
+/* Time by role: all layers' operations of a role run back to back. bytes: of the weights they read, as the file has
+ * them. */
 typedef struct backend_profile_row {
     char name[48];           /* "gate: gemv/rows Q4K" */
     int32_t count;
@@ -75,7 +78,8 @@ typedef struct backend_api {
 
     imp_status (*open)(const backend_options *opt, backend **out, imp_err *e);
     void (*close)(backend *b);                       /* after everything made from it was freed */
-    void (*describe)(backend *b, char *out, size_t n); /* "AVX-512 VNNI, 2 threads", "NVIDIA H100 80GB HBM3, driver 580" */
+    /* "AVX-512 VNNI, 2 threads", "NVIDIA H100 80GB HBM3, driver 580" */
+    void (*describe)(backend *b, char *out, size_t n);
     imp_status (*memory)(backend *b, backend_memory *out, imp_err *e);
 
     /* Uploads rows [row_begin,row_end) x cols [col_begin,col_end) (0,0 = all), repacking once into the layout the
@@ -87,7 +91,8 @@ typedef struct backend_api {
     void (*weight_free)(backend *b, bweight *w);
 
     imp_status (*kv_open)(backend *b, const plan *p, const kv_options *opt, kvcache **out, imp_err *e);
-    imp_status (*kv_grow)(kvcache *kv, int32_t group, int64_t n_block, imp_err *e); /* blocks [0, n_block) become usable */
+    /* blocks [0, n_block) become usable */
+    imp_status (*kv_grow)(kvcache *kv, int32_t group, int64_t n_block, imp_err *e);
     void (*kv_copy_block)(kvcache *kv, int32_t group, int32_t from, int32_t to);    /* between steps */
     void (*kv_copy_state)(kvcache *kv, int32_t from, int32_t to);                   /* from -1 clears */
     uint64_t (*kv_block_bytes)(const kvcache *kv, int32_t group);
@@ -95,10 +100,11 @@ typedef struct backend_api {
     void (*kv_close)(kvcache *kv);
 
     /* w[i] serves plan.weight[i]. Workspace is allocated here and its size is exact from then on. */
-    imp_status (*compile)(backend *b, const plan *p, bweight *const *w, kvcache *kv, const plan_limits *lim, bexec **out,
-                          imp_err *e);
+    imp_status (*compile)(backend *b, const plan *p, bweight *const *w, kvcache *kv, const plan_limits *lim,
+                          bexec **out, imp_err *e);
     uint64_t (*exec_workspace)(const bexec *x);
-    const char *(*exec_kernel)(const bexec *x, int32_t op); /* name of the kernel that serves an operation; "" = fused away */
+    /* name of the kernel that serves an operation; "" = fused away */
+    const char *(*exec_kernel)(const bexec *x, int32_t op);
     void (*exec_free)(bexec *x);
 
     /* Two tickets may be open. submit returns once the batch is queued (CPU: once computed). */
@@ -115,7 +121,8 @@ typedef struct backend_api {
      * NULL where there is none. */
     imp_status (*profile)(bexec *x, int32_t reps, backend_profile *out, imp_err *e);
 
-    bool one_class;   /* prompt and generated tokens share kernels; else they do with backend_options.deterministic only */
+    bool one_class;   /* prompt and generated tokens share kernels; else they do with backend_options.deterministic
+                       * only */
 } backend_api;
 
 extern const backend_api backend_cpu;

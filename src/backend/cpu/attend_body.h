@@ -1,7 +1,8 @@
 /* attend_body: keys and values into and out of blocks, and attention over them.
  * A row (one query head of one token) meets the cache in tiles of 64 absolute positions, in order, whatever the block
  * size: scores sum over columns in order, a tile's weights are added to running sums in order of position, and a tile
- * that a row does not see changes nothing. So neighbours, tile of rows and block size cannot be told from the result. */
+ * that a row does not see changes nothing. So neighbours, tile of rows and block size cannot be told from the
+ * result. */
 #include <math.h>
 
 #include "backend/cpu/ops.h"
@@ -104,8 +105,8 @@ VEC_INLINE void scores(const cpu_attend_row *row, int nr, const float *kt, long 
 }
 
 /* acc[r][c..c+64) = acc * corr[r] + sum over positions [lo, hi) of p[r][i] * v[i]. */
-VEC_INLINE void values(float *acc, int nr, const float *corr, const float *p, const float *vt, long dv, long c, int nj, long last,
-                       int32_t lo, int32_t hi)
+VEC_INLINE void values(float *acc, int nr, const float *corr, const float *p, const float *vt, long dv, long c, int nj,
+                       long last, int32_t lo, int32_t hi)
 {
     v16 a[4][4];
     for (int r = 0; r < nr; r++)
@@ -126,8 +127,10 @@ VEC_INLINE void values(float *acc, int nr, const float *corr, const float *p, co
             v_store_n(acc + r * dv + c + 16 * j, a[r][j], j == nj - 1 ? last : 16);
 }
 
-/* Turns a row's scores of a tile into weights; updates its maximum and lane sums; returns the factor for what it had. */
-static float weights(const cpu_attend_task *t, const cpu_attend_row *row, int32_t base, float *s, float *max, float *lane_sum)
+/* Turns a row's scores of a tile into weights; updates its maximum and lane sums; returns the factor for what it
+ * had. */
+static float weights(const cpu_attend_task *t, const cpu_attend_row *row, int32_t base, float *s, float *max,
+                     float *lane_sum)
 {
     v16 v[4], top = v_set(-INFINITY);
     for (int j = 0; j < 4; j++) {
@@ -167,8 +170,8 @@ static void finish(const cpu_attend_row *row, const float *acc, float max, const
         v_store_n(row->o + i, v_mul(v_load_n(acc + i, dv - i), v_set(f)), dv - i);
 }
 
-VEC_INLINE void rows_of_tile(const cpu_attend_task *t, int r, int nr, int32_t base, int32_t lo, int32_t hi, const float *kt,
-                             const float *vt, float *s, float *acc, float *max, float *sum)
+VEC_INLINE void rows_of_tile(const cpu_attend_task *t, int r, int nr, int32_t base, int32_t lo, int32_t hi,
+                             const float *kt, const float *vt, float *s, float *acc, float *max, float *sum)
 {
     long dk = t->kv.d_k, dv = t->kv.d_v;
     float corr[4];
@@ -181,7 +184,8 @@ VEC_INLINE void rows_of_tile(const cpu_attend_task *t, int r, int nr, int32_t ba
             values(acc + r * dv, nr, corr, s, vt, dv, c, 4, 16, lo - base, hi - base);
         else
             for (long j = 0; j < left; j += 16)
-                values(acc + r * dv, nr, corr, s, vt, dv, c + j, 1, left - j < 16 ? left - j : 16, lo - base, hi - base);
+                values(acc + r * dv, nr, corr, s, vt, dv, c + j, 1, left - j < 16 ? left - j : 16, lo - base,
+                       hi - base);
     }
 }
 

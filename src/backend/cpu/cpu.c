@@ -21,7 +21,7 @@ static const struct {
     [CPU_AMX] = {"amx", "AVX-512 VNNI, AMX", &cpu_ops_avx512, &cpu_mm_amx},
 };
 
-/* ---- what the machine can do ---------------------------------------------------------------------------------------- */
+/* ---- what the machine can do ------------------------------------------------------------------------------------- */
 static uint64_t xcr0(void)
 {
     uint32_t a, d;
@@ -51,9 +51,9 @@ static cpu_level detect(void)
     return CPU_AMX;
 }
 
-/* Bytes to prefetch ahead of few tokens' products, as measured: Zen 3 gains by being asked far ahead (one thread, Q4_K: 13 GB/s
- * without, 18 with); Zen 4 follows a stream by itself and does not notice it behind software that asks first (21 GB/s with it, 34
- * without); Intel gains by it. */
+/* Bytes to prefetch ahead of few tokens' products, as measured: Zen 3 gains by being asked far ahead (one thread, Q4_K:
+ * 13 GB/s without, 18 with); Zen 4 follows a stream by itself and does not notice it behind software that asks first
+ * (21 GB/s with it, 34 without); Intel gains by it. */
 static long prefetch_ahead(cpu_level best)
 {
     uint32_t a, b, c, d;
@@ -91,11 +91,14 @@ static imp_status cpu_open(const backend_options *opt, backend **out, imp_err *e
 {
     *out = NULL;
     if (opt->prefill_fp8)
-        return err_set(e, IMP_E_UNSUPPORTED, "prefill fp8: the cpu backend has no FP8 products; it takes backend cuda on a Hopper GPU");
+        return err_set(e, IMP_E_UNSUPPORTED,
+                       "prefill fp8: the cpu backend has no FP8 products; it takes backend cuda on a Hopper GPU");
     cpu_level level;
     bool any = !opt->cpu || strcmp(opt->cpu, "auto") == 0;
     if (opt->precise && !any && strcmp(opt->cpu, LEVEL[CPU_SCALAR].option) != 0)
-        return err_set(e, IMP_E_USAGE, "precise: cpu %s rounds the inputs of products; wanted cpu scalar, which precise takes by itself",
+        return err_set(e, IMP_E_USAGE,
+                       "precise: cpu %s rounds the inputs of products; wanted cpu scalar, which precise takes by "
+                       "itself",
                        opt->cpu);
     imp_status s = pick_level(opt->precise && any ? LEVEL[CPU_SCALAR].option : opt->cpu, &level, e);
     if (s != IMP_OK)
@@ -123,7 +126,7 @@ static void cpu_describe(backend *b, char *out, size_t n)
     snprintf(out, n, "%s, %d thread%s", LEVEL[b->level].name, b->n_thread, b->n_thread == 1 ? "" : "s");
 }
 
-/* ---- memory ----------------------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 /* A number of kB from /proc/meminfo, in bytes; 0 when it is not there. */
 static uint64_t meminfo(const char *key)
@@ -154,8 +157,8 @@ static uint64_t read_number(const char *path) /* 0 when absent or "max" */
 static imp_status cpu_memory(backend *b, backend_memory *out, imp_err *e)
 {
     (void)e;
-    *out = (backend_memory){.total = meminfo("MemTotal"), .free = meminfo("MemAvailable"), .weights = b->n_weights, .kv = b->n_kv,
-                            .workspace = b->n_work};
+    *out = (backend_memory){.total = meminfo("MemTotal"), .free = meminfo("MemAvailable"), .weights = b->n_weights,
+                            .kv = b->n_kv, .workspace = b->n_work};
     uint64_t limit = read_number("/sys/fs/cgroup/memory.max"), used = read_number("/sys/fs/cgroup/memory.current");
     if (limit && limit < out->total) {
         out->total = limit;
@@ -165,7 +168,7 @@ static imp_status cpu_memory(backend *b, backend_memory *out, imp_err *e)
     return IMP_OK;
 }
 
-/* ---- the yardstick ---------------------------------------------------------------------------------------------------- */
+/* ---- the yardstick ----------------------------------------------------------------------------------------------- */
 typedef struct ceiling {
     const cpu_ops *ops;
     const uint64_t *p;

@@ -64,8 +64,8 @@ struct kvcache {
 /* View of the cache for one group and slot. */
 cpu_kv_view kv_view(const kvcache *kv, int32_t group, int32_t slot, uint32_t d_k, uint32_t d_v);
 
-imp_status cpu_upload(backend *b, const weight *w, plan_op_kind hint, uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
-                      uint64_t col_end, bweight **out, imp_err *e);
+imp_status cpu_upload(backend *b, const weight *w, plan_op_kind hint, uint64_t row_begin, uint64_t row_end,
+                      uint64_t col_begin, uint64_t col_end, bweight **out, imp_err *e);
 uint64_t cpu_weight_bytes(const bweight *w);
 void cpu_weight_free(backend *b, bweight *w);
 void cpu_slab_drop(cpu_slab *s); /* one reference; NULL is fine */
@@ -78,7 +78,8 @@ uint64_t cpu_kv_block_bytes(const kvcache *kv, int32_t group);
 kv_type cpu_kv_get_type(const kvcache *kv);
 void cpu_kv_close(kvcache *kv);
 
-imp_status cpu_compile(backend *b, const plan *p, bweight *const *w, kvcache *kv, const plan_limits *lim, bexec **out, imp_err *e);
+imp_status cpu_compile(backend *b, const plan *p, bweight *const *w, kvcache *kv, const plan_limits *lim, bexec **out,
+                       imp_err *e);
 uint64_t cpu_exec_workspace(const bexec *x);
 const char *cpu_exec_kernel(const bexec *x, int32_t op);
 void cpu_exec_free(bexec *x);

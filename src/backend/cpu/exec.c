@@ -6,17 +6,18 @@
 #include "base/ck.h"
 #include "base/mem.h"
 
-/* ---- registers --------------------------------------------------------------------------------------------------------- */
+/* ---- registers --------------------------------------------------------------------------------------------------- */
 static int32_t add_reg(bexec *x, plan_dim dim, uint32_t width, bool quantised, int32_t source)
 {
     if (x->n_reg == x->cap_reg)
         return -1;
     uint32_t ld = (width + 15) / 16 * 16;
-    x->reg[x->n_reg] = (xreg){.dim = dim, .width = width, .ld = ld, .quantised = quantised, .source = source, .epoch = -1, .last = -1};
+    x->reg[x->n_reg] = (xreg){.dim = dim, .width = width, .ld = ld, .quantised = quantised, .source = source,
+                              .epoch = -1, .last = -1};
     return x->n_reg++;
 }
 
-/* ---- instructions ------------------------------------------------------------------------------------------------------ */
+/* ---- instructions ------------------------------------------------------------------------------------------------ */
 
 /* May `in`, split as `split`, read register r without a barrier? */
 static bool readable(const bexec *x, const instr *in, int32_t r, cpu_split split, bool elementwise)
@@ -115,13 +116,14 @@ static int32_t rope_table(bexec *x, const plan_rope *r)
     return in.out[0];
 }
 
-/* ---- one operation ------------------------------------------------------------------------------------------------------ */
+/* ---- one operation ----------------------------------------------------------------------------------------------- */
 static imp_status unsupported(const bexec *x, int32_t i, const char *why, imp_err *e)
 {
     const plan_op *o = &x->p->op[i];
     const weight *w = o->weight[0] >= 0 ? x->p->weight[o->weight[0]] : NULL;
-    return err_set(e, IMP_E_UNSUPPORTED, "plan %s: operation %d (layer %d %s %s%s%s): the cpu backend has no kernel for %s",
-                   x->p->family, i, o->layer, o->role, plan_op_name(o->kind), w ? ", weight " : "", w ? w->name : "", why);
+    return err_set(e, IMP_E_UNSUPPORTED,
+                   "plan %s: operation %d (layer %d %s %s%s%s): the cpu backend has no kernel for %s", x->p->family, i,
+                   o->layer, o->role, plan_op_name(o->kind), w ? ", weight " : "", w ? w->name : "", why);
 }
 
 static bool is_product(plan_op_kind k) { return k == OP_LINEAR || k == OP_EXPERT_LINEAR || k == OP_HEAD_LINEAR; }
@@ -183,7 +185,7 @@ static imp_status compile_op(bexec *x, int32_t i, bweight *const *w, imp_err *e)
     return IMP_OK;
 }
 
-/* ---- memory ------------------------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 static bool reg_bytes(const bexec *x, xreg *r)
 {
     uint64_t rows = (uint64_t)(r->dim == DIM_R ? x->lim.n_row : x->lim.n_tok);
@@ -267,9 +269,10 @@ static imp_status step_tables(bexec *x, imp_err *e)
     return x->mem.failed ? err_oom(e, "step tables", rows * sizeof(sample_row_out)) : IMP_OK;
 }
 
-/* A router picks experts by differences. On the goldens two experts came as close as 1.1e-5, where 15 bits were off by 2e-5
- * (and 12 bits by 2e-4): one such token of 192 makes the mean KL 5e-3. So what lies before a router takes the form that is as exact
- * as f32 sums; what comes after the last one (its experts' second product, the head) decides nothing any more. */
+/* A router picks experts by differences. On the goldens two experts came as close as 1.1e-5, where 15 bits were off by
+ * 2e-5 (and 12 bits by 2e-4): one such token of 192 makes the mean KL 5e-3. So what lies before a router takes the form
+ * that is as exact as f32 sums; what comes after the last one (its experts' second product, the head) decides nothing
+ * any more. */
 static int32_t last_route(const plan *p)
 {
     int32_t i = p->n_op - 1;
@@ -278,13 +281,15 @@ static int32_t last_route(const plan *p)
     return i;
 }
 
-imp_status cpu_compile(backend *b, const plan *p, bweight *const *w, kvcache *kv, const plan_limits *lim, bexec **out, imp_err *e)
+imp_status cpu_compile(backend *b, const plan *p, bweight *const *w, kvcache *kv, const plan_limits *lim, bexec **out,
+                       imp_err *e)
 {
     *out = NULL;
     if (p->n_group && (!kv || kv->p != p))
         return err_set(e, IMP_E_INTERNAL, "compile: plan %s needs a KV cache of its own", p->family);
     if (lim->n_tok < 1 || lim->n_row < 0 || lim->n_seq < 1)
-        return err_set(e, IMP_E_USAGE, "compile: wanted room for a token and a sequence, got %d and %d", lim->n_tok, lim->n_seq);
+        return err_set(e, IMP_E_USAGE, "compile: wanted room for a token and a sequence, got %d and %d", lim->n_tok,
+                       lim->n_seq);
     bexec *x = mem_calloc(1, sizeof *x);
     if (!x)
         return err_oom(e, "executable", sizeof *x);

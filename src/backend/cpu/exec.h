@@ -1,8 +1,9 @@
 /* exec: a plan as a list of instructions that all threads of the pool walk through together.
- * Invariants: (1) an instruction writes only what its split gives the thread: TOKEN: whole rows; COL: a range of columns
- * of every row, cut at multiples of 32; OTHER: as it likes, read only after a barrier. (2) Instructions between two
- * barriers form an epoch; an operand made in the same epoch is read with the split that made it. (3) Two registers share
- * memory only when the last epoch of one lies before the first of the other. (4) After compile nothing is allocated. */
+ * Invariants: (1) an instruction writes only what its split gives the thread: TOKEN: whole rows; COL: a range of
+ * columns of every row, cut at multiples of 32; OTHER: as it likes, read only after a barrier. (2) Instructions between
+ * two barriers form an epoch; an operand made in the same epoch is read with the split that made it. (3) Two registers
+ * share memory only when the last epoch of one lies before the first of the other. (4) After compile nothing is
+ * allocated. */
 #ifndef IMP_BACKEND_CPU_EXEC_H
 #define IMP_BACKEND_CPU_EXEC_H
 
@@ -71,10 +72,16 @@ struct bexec {
     } out[2];
 };
 
-static inline long x_rows(const bexec *x, plan_dim d) { return d == DIM_T ? x->b->n_tok : d == DIM_R ? x->b->n_row : 0; }
+static inline long x_rows(const bexec *x, plan_dim d)
+{
+    return d == DIM_T ? x->b->n_tok : d == DIM_R ? x->b->n_row : 0;
+}
 static inline float *x_f32(const bexec *x, int32_t r) { return (float *)(x->work + x->reg[r].off); }
 static inline int32_t *x_i32(const bexec *x, int32_t r) { return (int32_t *)(x->work + x->reg[r].off); }
-static inline void *x_scratch(const bexec *x, int ith) { return x->work + x->off_scratch + (uint64_t)ith * x->scratch_bytes; }
+static inline void *x_scratch(const bexec *x, int ith)
+{
+    return x->work + x->off_scratch + (uint64_t)ith * x->scratch_bytes;
+}
 
 /* Bytes of a quantised register: metas behind quants. */
 static inline uint64_t qact_bytes(cpu_qform form, long nb, long n_tok)
@@ -122,7 +129,7 @@ uint64_t cpu_expert_scratch(const bweight *w);
 uint64_t cpu_route_scratch(const plan_route *r);
 /* Rows [r0, r1) of one matrix times f32 rows, without packing: float rows where they lie, other formats decoded.
  * scratch: 4 * (cols + 16) floats. */
-void cpu_linear_f32(const bexec *x, const bweight *b, long expert, long r0, long r1, const float *in, long ldx, long n_tok, float *y,
-                    long ldy, void *scratch);
+void cpu_linear_f32(const bexec *x, const bweight *b, long expert, long r0, long r1, const float *in, long ldx,
+                    long n_tok, float *y, long ldy, void *scratch);
 
 #endif

@@ -6,7 +6,7 @@
 
 static const float *row(const bexec *x, int32_t reg, long t) { return x_f32(x, reg) + t * (long)x->reg[reg].ld; }
 
-/* ---- choosing ---------------------------------------------------------------------------------------------------------- */
+/* ---- choosing ---------------------------------------------------------------------------------------------------- */
 
 /* Index of the best value not yet taken (taken ones are -inf); ties to the lowest. */
 static uint32_t best(const float *v, uint32_t n)
@@ -48,7 +48,9 @@ static void route_token(const plan_route *r, const float *scores, const float *b
     float *p = tmp, *choice = p + r->n_expert, *spare = choice + r->n_expert;
     float max = scores[best(scores, r->n_expert)], sum = 0;
     for (uint32_t i = 0; i < r->n_expert; i++) {
-        p[i] = r->score == ROUTE_SOFTMAX ? expf(scores[i] - max) : r->score == ROUTE_SIGMOID ? 1 / (1 + expf(-scores[i])) : scores[i];
+        p[i] = r->score == ROUTE_SOFTMAX   ? expf(scores[i] - max)
+               : r->score == ROUTE_SIGMOID ? 1 / (1 + expf(-scores[i]))
+                                           : scores[i];
         sum += p[i];
     }
     for (uint32_t i = 0; i < r->n_expert; i++) {
@@ -112,7 +114,7 @@ void run_decay(const bexec *x, const instr *in, int ith)
     }
 }
 
-/* ---- products ------------------------------------------------------------------------------------------------------------ */
+/* ---- products ---------------------------------------------------------------------------------------------------- */
 
 /* One row of a product by one of several matrices: which input columns, which matrix, where the result goes. */
 typedef struct pair {
@@ -143,7 +145,8 @@ uint64_t cpu_expert_scratch(const bweight *w)
 static void gather(const cpu_qact *from, const group *g, long bytes, cpu_qact *to)
 {
     for (int i = 0; i < g->n; i++) {
-        long step, step_to, at = qact_at(from, g->p[i].t, &step) + g->p[i].col / 32 * step, put = qact_at(to, i, &step_to);
+        long step, step_to;
+        long at = qact_at(from, g->p[i].t, &step) + g->p[i].col / 32 * step, put = qact_at(to, i, &step_to);
         for (long j = 0; j < to->nb; j++, at += step, put += step_to) {
             memcpy(to->q + put * bytes, from->q + at * bytes, (size_t)bytes);
             to->meta[put] = from->meta[at];
@@ -210,9 +213,11 @@ void run_expert_linear(const bexec *x, const instr *in, int ith)
         for (long t = 0; t < n_tok; t++) {
             const int32_t *ids = x_i32(x, in->in[1]) + t * (long)x->reg[in->in[1]].ld;
             for (long c = 0; c < k; c++)
-                if (ids[c] == e)
-                    add_pair(x, in, e, r0, r1, g, (pair){t, in->op->attr.expert.x_per_choice ? c * (long)w->cols : 0,
-                                                          x_f32(x, in->out[0]) + t * (long)x->reg[in->out[0]].ld + c * rows});
+                if (ids[c] == e) {
+                    long col = in->op->attr.expert.x_per_choice ? c * (long)w->cols : 0;
+                    float *y = x_f32(x, in->out[0]) + t * (long)x->reg[in->out[0]].ld + c * rows;
+                    add_pair(x, in, e, r0, r1, g, (pair){t, col, y});
+                }
         }
         end_expert(x, in, e, r0, r1, g);
     }
@@ -226,8 +231,10 @@ void run_head_linear(const bexec *x, const instr *in, int ith)
     group *g = x_scratch(x, ith);
     g->n = 0;
     for (long h = h0; h < h1; h++) {
-        for (long t = 0; t < n_tok; t++)
-            add_pair(x, in, h, 0, rows, g, (pair){t, h * (long)w->cols, x_f32(x, in->out[0]) + t * (long)x->reg[in->out[0]].ld + h * rows});
+        for (long t = 0; t < n_tok; t++) {
+            float *y = x_f32(x, in->out[0]) + t * (long)x->reg[in->out[0]].ld + h * rows;
+            add_pair(x, in, h, 0, rows, g, (pair){t, h * (long)w->cols, y});
+        }
         end_expert(x, in, h, 0, rows, g);
     }
 }

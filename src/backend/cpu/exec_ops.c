@@ -21,7 +21,10 @@ static part share(const bexec *x, const instr *in, int ith, int32_t reg)
 }
 
 static const float *row(const bexec *x, int32_t reg, long t) { return x_f32(x, reg) + t * (long)x->reg[reg].ld; }
-static float *out_row(const bexec *x, const instr *in, long t) { return x_f32(x, in->out[0]) + t * (long)x->reg[in->out[0]].ld; }
+static float *out_row(const bexec *x, const instr *in, long t)
+{
+    return x_f32(x, in->out[0]) + t * (long)x->reg[in->out[0]].ld;
+}
 
 #define EACH_ROW(p, t) for (long t = p.t0; t < p.t1 && p.c0 < p.c1; t++)
 
@@ -68,8 +71,8 @@ static void run_norm(const bexec *x, const instr *in, int ith)
                                        in->w[1] ? in->w[1]->vec + at : NULL, group, in->op->attr.norm.eps);
             }
         else
-            x->be->ops->rms_norm(out_row(x, in, t), row(x, in->in[0], t), w, in->op->attr.norm.plus_one ? 1 : 0, p.c1, group,
-                                 in->op->attr.norm.w_full ? group : 0, in->op->attr.norm.eps);
+            x->be->ops->rms_norm(out_row(x, in, t), row(x, in->in[0], t), w, in->op->attr.norm.plus_one ? 1 : 0, p.c1,
+                                 group, in->op->attr.norm.w_full ? group : 0, in->op->attr.norm.eps);
     }
 }
 
@@ -77,16 +80,16 @@ static void run_l2norm(const bexec *x, const instr *in, int ith)
 {
     part p = share(x, in, ith, in->out[0]);
     EACH_ROW(p, t)
-        x->be->ops->l2_norm(out_row(x, in, t), row(x, in->in[0], t), p.c1, in->op->attr.l2norm.group, in->op->attr.l2norm.eps,
-                            in->op->attr.l2norm.scale);
+        x->be->ops->l2_norm(out_row(x, in, t), row(x, in->in[0], t), p.c1, in->op->attr.l2norm.group,
+                            in->op->attr.l2norm.eps, in->op->attr.l2norm.scale);
 }
 
 static void run_add(const bexec *x, const instr *in, int ith)
 {
     part p = share(x, in, ith, in->out[0]);
     EACH_ROW(p, t)
-        x->be->ops->add(out_row(x, in, t) + p.c0, row(x, in->in[0], t) + p.c0, row(x, in->in[1], t) + p.c0, in->op->attr.scale,
-                        p.c1 - p.c0);
+        x->be->ops->add(out_row(x, in, t) + p.c0, row(x, in->in[0], t) + p.c0, row(x, in->in[1], t) + p.c0,
+                        in->op->attr.scale, p.c1 - p.c0);
 }
 
 static void run_mul(const bexec *x, const instr *in, int ith)
@@ -162,9 +165,10 @@ static void run_slice(const bexec *x, const instr *in, int ith)
     part p = share(x, in, ith, in->out[0]);
     uint32_t n = in->op->attr.slice.width;
     EACH_ROW(p, t)
-        for (uint32_t g = 0; g < in->op->attr.slice.groups; g++)
-            memcpy(out_row(x, in, t) + g * n, row(x, in->in[0], t) + (uint64_t)g * in->op->attr.slice.stride + in->op->attr.slice.off,
-                   n * sizeof(float));
+        for (uint32_t g = 0; g < in->op->attr.slice.groups; g++) {
+            uint64_t at = (uint64_t)g * in->op->attr.slice.stride + in->op->attr.slice.off;
+            memcpy(out_row(x, in, t) + g * n, row(x, in->in[0], t) + at, n * sizeof(float));
+        }
 }
 
 static void run_concat(const bexec *x, const instr *in, int ith)
@@ -181,7 +185,7 @@ static void run_concat(const bexec *x, const instr *in, int ith)
         }
 }
 
-/* ---- rotation -------------------------------------------------------------------------------------------------------------- */
+/* ---- rotation ---------------------------------------------------------------------------------------------------- */
 void run_rope_table(const bexec *x, const instr *in, int ith)
 {
     part p = share(x, in, ith, in->out[0]);
@@ -207,7 +211,7 @@ static void run_rope(const bexec *x, const instr *in, int ith)
         x->be->ops->rope(out_row(x, in, t), row(x, in->in[0], t), row(x, in->table, t), &in->op->attr.rope);
 }
 
-/* ---- activations as integers ------------------------------------------------------------------------------------------------ */
+/* ---- activations as integers ------------------------------------------------------------------------------------- */
 void run_quantise(const bexec *x, const instr *in, int ith)
 {
     part p = share(x, in, ith, in->out[0]);
@@ -220,24 +224,24 @@ void run_quantise(const bexec *x, const instr *in, int ith)
     }
 }
 
-/* ---- products --------------------------------------------------------------------------------------------------------------- */
+/* ---- products ---------------------------------------------------------------------------------------------------- */
 
 /* y[n_tok][rows [r0, r1)] with rows that are decoded four at a time: slow, exact, for every format. */
-static void linear_generic(const bexec *x, const bweight *b, uint64_t first, long r0, long r1, const float *in, long ldx, long n_tok,
-                           float *y, long ldy, float *tmp)
+static void linear_generic(const bexec *x, const bweight *b, uint64_t first, long r0, long r1, const float *in,
+                           long ldx, long n_tok, float *y, long ldy, float *tmp)
 {
     const weight *w = b->w;
     for (long r = r0; r < r1; r += 4) {
         long n = r1 - r < 4 ? r1 - r : 4;
         weight_decode(w, first + (uint64_t)r, (uint64_t)n, tmp, NULL);
-        x->be->ops->matmul(y + r, ldy, in, ldx, n_tok, (const uint8_t *)tmp, w->cols * sizeof(float), QUANT_F32, n, (long)w->cols,
-                           b->bias ? b->bias + first + (uint64_t)r : NULL);
+        x->be->ops->matmul(y + r, ldy, in, ldx, n_tok, (const uint8_t *)tmp, w->cols * sizeof(float), QUANT_F32, n,
+                           (long)w->cols, b->bias ? b->bias + first + (uint64_t)r : NULL);
     }
 }
 
 /* The same with float rows where they lie in the file; first: the expert's first row. */
-static void linear_rows(const bexec *x, const bweight *b, uint64_t first, long r0, long r1, const float *in, long ldx, long n_tok,
-                        float *y, long ldy)
+static void linear_rows(const bexec *x, const bweight *b, uint64_t first, long r0, long r1, const float *in, long ldx,
+                        long n_tok, float *y, long ldy)
 {
     const weight *w = b->w;
     const weight_part *d = weight_find(w, PART_DATA);
@@ -247,14 +251,14 @@ static void linear_rows(const bexec *x, const bweight *b, uint64_t first, long r
         if (at >= begin + s->rows)
             continue;
         uint64_t n = begin + s->rows < end ? begin + s->rows - at : end - at;
-        x->be->ops->matmul(y + (at - first), ldy, in, ldx, n_tok, s->data + (at - begin) * s->stride, s->stride, b->plain, (long)n,
-                           (long)w->cols, b->bias ? b->bias + at : NULL);
+        x->be->ops->matmul(y + (at - first), ldy, in, ldx, n_tok, s->data + (at - begin) * s->stride, s->stride,
+                           b->plain, (long)n, (long)w->cols, b->bias ? b->bias + at : NULL);
         at += n;
     }
 }
 
-void cpu_linear_f32(const bexec *x, const bweight *b, long expert, long r0, long r1, const float *in, long ldx, long n_tok, float *y,
-                    long ldy, void *scratch)
+void cpu_linear_f32(const bexec *x, const bweight *b, long expert, long r0, long r1, const float *in, long ldx,
+                    long n_tok, float *y, long ldy, void *scratch)
 {
     uint64_t first = (uint64_t)expert * b->w->rows;
     if (b->plain != QUANT_NONE)
@@ -263,7 +267,8 @@ void cpu_linear_f32(const bexec *x, const bweight *b, long expert, long r0, long
         linear_generic(x, b, first, r0, r1, in, ldx, n_tok, y, ldy, scratch);
 }
 
-static void linear_packed(const bexec *x, const bweight *b, cpu_qform form, long r0, long r1, const cpu_qact *a, float *y, long ldy, int ith)
+static void linear_packed(const bexec *x, const bweight *b, cpu_qform form, long r0, long r1, const cpu_qact *a,
+                          float *y, long ldy, int ith)
 {
     cpu_mm_fn fn = x->be->mm->fn[form][b->pack - cpu_pack_table];
     cpu_panels p = {b->data + (uint64_t)(r0 / 16) * b->panel, b->panel, x->be->ahead};
@@ -287,7 +292,7 @@ static void run_linear(const bexec *x, const instr *in, int ith)
     }
 }
 
-/* ---- attention ----------------------------------------------------------------------------------------------------------------- */
+/* ---- attention --------------------------------------------------------------------------------------------------- */
 static void run_kv_store(const bexec *x, const instr *in, int ith)
 {
     const batch *b = x->b;
@@ -302,8 +307,10 @@ static void run_kv_store(const bexec *x, const instr *in, int ith)
     for (long t = t0; t < t1; t++) {
         const batch_seq *s = &b->seqs[b->seq[t]];
         int32_t at = b->kv_index[t];
-        uint8_t *block = x->kv->group[group].base + (uint64_t)s->table[group][at / v.block - s->base[group]] * v.block_bytes;
-        x->be->ops->kv_put(&v, block, n_head, at % v.block, row(x, in->in[0], t), in->in[1] >= 0 ? row(x, in->in[1], t) : NULL);
+        uint8_t *block = x->kv->group[group].base +
+                         (uint64_t)s->table[group][at / v.block - s->base[group]] * v.block_bytes;
+        x->be->ops->kv_put(&v, block, n_head, at % v.block, row(x, in->in[0], t),
+                           in->in[1] >= 0 ? row(x, in->in[1], t) : NULL);
     }
 }
 
@@ -316,7 +323,8 @@ static uint32_t heads_a_task(const bexec *x, const plan_attend *a)
     return n;
 }
 
-static void attend_task(const bexec *x, const instr *in, cpu_attend_task *task, int32_t t0, int32_t t1, uint32_t h0, uint32_t h1, int ith)
+static void attend_task(const bexec *x, const instr *in, cpu_attend_task *task, int32_t t0, int32_t t1, uint32_t h0,
+                        uint32_t h1, int ith)
 {
     const plan_attend *a = &in->op->attr.attend;
     const batch *b = x->b;
@@ -339,7 +347,8 @@ static void run_attend(const bexec *x, const instr *in, int ith)
 {
     const plan_attend *a = &in->op->attr.attend;
     const batch *b = x->b;
-    cpu_attend_task task = {.kv = kv_view(x->kv, a->group, a->slot, a->d_k, a->d_v), .scale = a->scale, .softcap = a->softcap};
+    cpu_attend_task task = {.kv = kv_view(x->kv, a->group, a->slot, a->d_k, a->d_v), .scale = a->scale,
+                            .softcap = a->softcap};
     uint32_t share_heads = a->n_head / a->n_kv_head, n_heads = heads_a_task(x, a);
     int32_t n_toks = (int32_t)(CPU_ATTEND_ROWS / n_heads);
     long i = 0;
@@ -352,7 +361,8 @@ static void run_attend(const bexec *x, const instr *in, int ith)
                 for (uint32_t h = 0; h < share_heads; h += n_heads, i++) {
                     if (i % x->be->n_thread != ith)
                         continue;
-                    uint32_t h0 = kh * share_heads + h, h1 = h + n_heads < share_heads ? h0 + n_heads : (kh + 1) * share_heads;
+                    uint32_t h0 = kh * share_heads + h;
+                    uint32_t h1 = h + n_heads < share_heads ? h0 + n_heads : (kh + 1) * share_heads;
                     task.head = kh;
                     attend_task(x, in, &task, t, t + n_toks < q->tok_end ? t + n_toks : q->tok_end, h0, h1, ith);
                 }

@@ -1,9 +1,10 @@
-/* Recurrent mixers: causal convolution, gated delta rule, Mamba-2. Here is who computes what; the formulas are scan_body.h's.
- * Work is split by column tiles of heads; a thread walks all tokens of all sequences for its share and is the only one to
- * touch that part of their states.
- * State of a sequence (f32): CONV [taps-1][width], oldest first; GDN and MAMBA2 a head at a time, tiles of CPU_SCAN_COLS
- * columns of it (the last one narrower) one after the other: GDN [v head][tile][d_k][columns of d_v], MAMBA2
- * [head][tile][d_state][columns of head_dim]. */
+/* Recurrent mixers: causal convolution, gated delta rule, Mamba-2. Here is who computes what; the formulas are
+ * scan_body.h's.
+ * Work is split by column tiles of heads; a thread walks all tokens of all sequences for its share and is the only one
+ * to touch that part of their states.
+ * State of a sequence (f32): CONV [taps-1][width], oldest first; GDN and MAMBA2 a head at a time, tiles of
+ * CPU_SCAN_COLS columns of it (the last one narrower) one after the other: GDN [v head][tile][d_k][columns of d_v],
+ * MAMBA2 [head][tile][d_state][columns of head_dim]. */
 #include <math.h>
 #include <string.h>
 
@@ -37,7 +38,8 @@ static void save(const bexec *x, const batch_seq *s, int32_t state, int32_t end,
 {
     for (int32_t i = 0; i < s->n_save; i++)
         if (s->save[i].tok + 1 == end)
-            memcpy(state_of(x, s->save[i].state, state) + off, state_of(x, s->state_out, state) + off, n * sizeof(float));
+            memcpy(state_of(x, s->save[i].state, state) + off, state_of(x, s->state_out, state) + off,
+                   n * sizeof(float));
 }
 
 static cpu_scan_rows rows(const bexec *x, int32_t reg, long t, long col)
@@ -45,7 +47,10 @@ static cpu_scan_rows rows(const bexec *x, int32_t reg, long t, long col)
     return (cpu_scan_rows){x_f32(x, reg) + t * (long)x->reg[reg].ld + col, x->reg[reg].ld};
 }
 
-static float *out_rows(const bexec *x, const instr *in, long t, long col) { return x_f32(x, in->out[0]) + t * (long)x->reg[in->out[0]].ld + col; }
+static float *out_rows(const bexec *x, const instr *in, long t, long col)
+{
+    return x_f32(x, in->out[0]) + t * (long)x->reg[in->out[0]].ld + col;
+}
 
 /* One sequence's share of a mixer: columns [col, col + n_col) of head h, or channels. The state's floats at `off`. */
 typedef struct scan_part {
@@ -70,7 +75,8 @@ static void scan_sequences(const bexec *x, const instr *in, const scan_part *p, 
 }
 
 /* All column tiles of all heads, this thread's share of them. */
-static void scan_heads(const bexec *x, const instr *in, int ith, long n_head, long n_row, long n_col, int32_t state, scan_run run)
+static void scan_heads(const bexec *x, const instr *in, int ith, long n_head, long n_row, long n_col, int32_t state,
+                       scan_run run)
 {
     long per = (n_col + CPU_SCAN_COLS - 1) / CPU_SCAN_COLS, i0, i1;
     pool_share(n_head * per, 1, ith, x->be->n_thread, &i0, &i1);
@@ -83,13 +89,15 @@ static void scan_heads(const bexec *x, const instr *in, int ith, long n_head, lo
     }
 }
 
-/* ---- convolution -------------------------------------------------------------------------------------------------------- */
+/* ---- convolution ------------------------------------------------------------------------------------------------- */
 static void conv_part(const bexec *x, const instr *in, const scan_part *p, float *state, int32_t t, int32_t n_tok)
 {
     uint32_t taps = in->op->attr.conv.taps;
-    cpu_conv_task k = {.state = state, .w = in->w[0]->vec + p->col * (long)taps, .bias = in->w[1] ? in->w[1]->vec + p->col : NULL,
-                       .x = rows(x, in->in[0], t, p->col), .y = out_rows(x, in, t, p->col), .ld_y = x->reg[in->out[0]].ld,
-                       .ld_state = x->reg[in->in[0]].width, .n_tok = n_tok, .n_col = p->n_col, .taps = taps, .act = in->op->attr.conv.act};
+    cpu_conv_task k = {.state = state, .w = in->w[0]->vec + p->col * (long)taps,
+                       .bias = in->w[1] ? in->w[1]->vec + p->col : NULL, .x = rows(x, in->in[0], t, p->col),
+                       .y = out_rows(x, in, t, p->col), .ld_y = x->reg[in->out[0]].ld,
+                       .ld_state = x->reg[in->in[0]].width, .n_tok = n_tok, .n_col = p->n_col, .taps = taps,
+                       .act = in->op->attr.conv.act};
     x->be->ops->conv(&k);
 }
 
@@ -114,37 +122,41 @@ void run_conv(const bexec *x, const instr *in, int ith)
     }
 }
 
-/* ---- gated delta rule ---------------------------------------------------------------------------------------------------- */
+/* ---- gated delta rule -------------------------------------------------------------------------------------------- */
 static void gdn_part(const bexec *x, const instr *in, const scan_part *p, float *state, int32_t t, int32_t n_tok)
 {
-    long nk = in->op->attr.gdn.n_k_head, nv = in->op->attr.gdn.n_v_head, d_k = in->op->attr.gdn.d_k, d_v = in->op->attr.gdn.d_v;
-    long kh = in->op->attr.gdn.tiled ? p->h % nk : p->h / (nv / nk);
+    long nk = in->op->attr.gdn.n_k_head, nv = in->op->attr.gdn.n_v_head;
+    long d_k = in->op->attr.gdn.d_k, d_v = in->op->attr.gdn.d_v;
+    long kh = in->op->attr.gdn.tiled ? p->h % nk : p->h / (nv / nk), col = p->h * d_v + p->col;
     cpu_gdn_task k = {.state = state, .q = rows(x, in->in[0], t, kh * d_k), .k = rows(x, in->in[1], t, kh * d_k),
-                      .v = rows(x, in->in[2], t, p->h * d_v + p->col), .g = rows(x, in->in[3], t, p->h), .beta = rows(x, in->in[4], t, p->h),
-                      .o = out_rows(x, in, t, p->h * d_v + p->col), .ld_o = x->reg[in->out[0]].ld, .n_tok = n_tok, .d_k = d_k, .n_col = p->n_col};
+                      .v = rows(x, in->in[2], t, col), .g = rows(x, in->in[3], t, p->h),
+                      .beta = rows(x, in->in[4], t, p->h), .o = out_rows(x, in, t, col), .ld_o = x->reg[in->out[0]].ld,
+                      .n_tok = n_tok, .d_k = d_k, .n_col = p->n_col};
     x->be->ops->gdn(&k);
 }
 
 void run_gdn(const bexec *x, const instr *in, int ith)
 {
-    scan_heads(x, in, ith, in->op->attr.gdn.n_v_head, in->op->attr.gdn.d_k, in->op->attr.gdn.d_v, in->op->attr.gdn.state, gdn_part);
+    scan_heads(x, in, ith, in->op->attr.gdn.n_v_head, in->op->attr.gdn.d_k, in->op->attr.gdn.d_v,
+               in->op->attr.gdn.state, gdn_part);
 }
 
-/* ---- Mamba-2 -------------------------------------------------------------------------------------------------------------- */
+/* ---- Mamba-2 ----------------------------------------------------------------------------------------------------- */
 static void mamba2_part(const bexec *x, const instr *in, const scan_part *p, float *state, int32_t t, int32_t n_tok)
 {
     long nh = in->op->attr.mamba2.n_head, hd = in->op->attr.mamba2.head_dim, N = in->op->attr.mamba2.d_state;
     long g = p->h / (nh / in->op->attr.mamba2.n_group), col = p->h * hd + p->col;
     float a = in->w[0]->vec[p->h];
-    cpu_mamba2_task k = {.state = state, .x = rows(x, in->in[0], t, col), .b = rows(x, in->in[1], t, g * N), .c = rows(x, in->in[2], t, g * N),
-                         .dt = rows(x, in->in[3], t, p->h), .A = in->op->attr.mamba2.a_is_negexp ? a : -expf(a), .D = in->w[1]->vec[p->h],
-                         .dt_bias = in->w[2]->vec[p->h], .y = out_rows(x, in, t, col), .ld_y = x->reg[in->out[0]].ld, .n_tok = n_tok,
-                         .d_state = N, .n_col = p->n_col};
+    cpu_mamba2_task k = {.state = state, .x = rows(x, in->in[0], t, col), .b = rows(x, in->in[1], t, g * N),
+                         .c = rows(x, in->in[2], t, g * N), .dt = rows(x, in->in[3], t, p->h),
+                         .A = in->op->attr.mamba2.a_is_negexp ? a : -expf(a), .D = in->w[1]->vec[p->h],
+                         .dt_bias = in->w[2]->vec[p->h], .y = out_rows(x, in, t, col), .ld_y = x->reg[in->out[0]].ld,
+                         .n_tok = n_tok, .d_state = N, .n_col = p->n_col};
     x->be->ops->mamba2(&k);
 }
 
 void run_mamba2(const bexec *x, const instr *in, int ith)
 {
-    scan_heads(x, in, ith, in->op->attr.mamba2.n_head, in->op->attr.mamba2.d_state, in->op->attr.mamba2.head_dim, in->op->attr.mamba2.state,
-               mamba2_part);
+    scan_heads(x, in, ith, in->op->attr.mamba2.n_head, in->op->attr.mamba2.d_state, in->op->attr.mamba2.head_dim,
+               in->op->attr.mamba2.state, mamba2_part);
 }

@@ -72,7 +72,8 @@ imp_status cpu_kv_open(backend *b, const plan *p, const kv_options *opt, kvcache
     *out = NULL;
     kv_type type = opt->type == KV_AUTO ? choose(b, p) : opt->type;
     if (type != KV_F32 && type != KV_F16 && type != KV_BF16)
-        return err_set(e, IMP_E_UNSUPPORTED, "kv %s: the cpu backend stores f16, bf16 or f32", (unsigned)type < CK_COUNT(NAME) ? NAME[type] : "?");
+        return err_set(e, IMP_E_UNSUPPORTED, "kv %s: the cpu backend stores f16, bf16 or f32",
+                       (unsigned)type < CK_COUNT(NAME) ? NAME[type] : "?");
     if (opt->block_size < 1 || opt->block_size > 65536)
         return err_set(e, IMP_E_USAGE, "kv: wanted a block size of 1 to 65536, got %d", opt->block_size);
     kvcache *kv = mem_calloc(1, sizeof *kv);
@@ -90,7 +91,8 @@ imp_status cpu_kv_open(backend *b, const plan *p, const kv_options *opt, kvcache
         g->tiled = opt->block_size % 16 == 0 && !pg->v_is_prefix_of_k;
         g->n_block = opt->n_block[i];
         if (g->n_block < 0 || !ck_mul(slot_bytes(kv, pg), pg->n_slot, &g->block_bytes) ||
-            !ck_align(g->block_bytes, 64, &g->block_bytes) || !ck_mul(g->block_bytes, (uint64_t)g->n_block, &g->reserved)) {
+            !ck_align(g->block_bytes, 64, &g->block_bytes) ||
+            !ck_mul(g->block_bytes, (uint64_t)g->n_block, &g->reserved)) {
             s = err_set(e, IMP_E_LIMIT, "KV cache: group %d is too large", i);
             break;
         }

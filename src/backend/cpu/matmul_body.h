@@ -57,17 +57,18 @@ VEC_INLINE void matmul_type(float *y, long ldy, const float *x, long ldx, long n
                 matmul_block(y + t * ldy + r, ldy, x + t * ldx, ldx, MM_TOKS, wr, stride, type, MM_ROWS, n, b);
             else if (nr == MM_ROWS)
                 for (long j = 0; j < nt; j++)
-                    matmul_block(y + (t + j) * ldy + r, ldy, x + (t + j) * ldx, ldx, 1, wr, stride, type, MM_ROWS, n, b);
+                    matmul_block(y + (t + j) * ldy + r, ldy, x + (t + j) * ldx, ldx, 1, wr, stride, type, MM_ROWS, n,
+                                 b);
             else
                 for (long j = 0; j < nt; j++)
                     for (long k = 0; k < nr; k++)
-                        matmul_block(y + (t + j) * ldy + r + k, ldy, x + (t + j) * ldx, ldx, 1, wr + (uint64_t)k * stride,
-                                     stride, type, 1, n, b ? b + k : NULL);
+                        matmul_block(y + (t + j) * ldy + r + k, ldy, x + (t + j) * ldx, ldx, 1,
+                                     wr + (uint64_t)k * stride, stride, type, 1, n, b ? b + k : NULL);
         }
 }
 
-static void matmul(float *y, long ldy, const float *x, long ldx, long n_tok, const uint8_t *w, uint64_t stride, quant_id type,
-                   long n_row, long n, const float *bias)
+static void matmul(float *y, long ldy, const float *x, long ldx, long n_tok, const uint8_t *w, uint64_t stride,
+                   quant_id type, long n_row, long n, const float *bias)
 {
     if (type == QUANT_F32)
         matmul_type(y, ldy, x, ldx, n_tok, w, stride, QUANT_F32, n_row, n, bias);

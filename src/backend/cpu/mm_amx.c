@@ -1,7 +1,8 @@
-/* mm_amx: tiles of sixteen rows x up to sixteen tokens, TDPBSSD. A panel is unpacked once into signed bytes, which lie as
- * a B tile wants them, and then meets every tile of tokens. Each block of 32 columns gives exact integer tiles (Q22: three, of the
- * high, middle and low bytes of the activations; Q12: two, of their own bytes and what pairs share), which join the f32 sums in the order
- * of mm_body.h; tiles of fewer than eight tokens go to mm_vnni, which agrees in every bit. The tile state is the thread's own: set on entry, released on leaving. */
+/* mm_amx: tiles of sixteen rows x up to sixteen tokens, TDPBSSD. A panel is unpacked once into signed bytes, which lie
+ * as a B tile wants them, and then meets every tile of tokens. Each block of 32 columns gives exact integer tiles (Q22:
+ * three, of the high, middle and low bytes of the activations; Q12: two, of their own bytes and what pairs share),
+ * which join the f32 sums in the order of mm_body.h; tiles of fewer than eight tokens go to mm_vnni, which agrees in
+ * every bit. The tile state is the thread's own: set on entry, released on leaving. */
 #include "backend/cpu/unpack.h"
 
 #include "backend/cpu/pack.h"
@@ -23,8 +24,8 @@ typedef struct panel {
     int drop, zero;   /* Q12: the unit of pairs is 2^drop; bytes are value + zero * 2^drop */
 } panel;
 
-/* Q12: tiles 0..3 sums; 4 and 5 activations, own and shared; 6 and 7 weights and their pairs. Q22: 0..5 sums, 6 activations,
- * 7 weights. */
+/* Q12: tiles 0..3 sums; 4 and 5 activations, own and shared; 6 and 7 weights and their pairs. Q22: 0..5 sums, 6
+ * activations, 7 weights. */
 static void configure(int h, int split, cpu_qform form)
 {
     tile_config c = {.palette = 1};
@@ -46,24 +47,28 @@ static void configure(int h, int split, cpu_qform form)
     _tile_loadconfig(&c);
 }
 
-/* One token's sums: their parts joined, scaled, added. Q12's bytes are as unpacked, so its sums are corrected for zero. */
-U_INLINE __m512 join(__m512 acc, const int32_t (*c)[CPU_TILE * 16], int t, const panel *p, cpu_qform form, int32_t z, float da, __m512 d)
+/* One token's sums: their parts joined, scaled, added. Q12's bytes are as unpacked, so its sums are corrected for
+ * zero. */
+U_INLINE __m512 join(__m512 acc, const int32_t (*c)[CPU_TILE * 16], int t, const panel *p, cpu_qform form, int32_t z,
+                     float da, __m512 d)
 {
     __m512i e = _mm512_load_si512(c[0] + 16 * t), f = _mm512_load_si512(c[1] + 16 * t);
     __m512 sum;
     if (form == CPU_Q22) {
         e = _mm512_add_epi32(_mm512_slli_epi32(e, 7), f);
-        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(e), _mm512_set1_ps(128), _mm512_cvtepi32_ps(_mm512_load_si512(c[2] + 16 * t)));
+        __m512 low = _mm512_cvtepi32_ps(_mm512_load_si512(c[2] + 16 * t));
+        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(e), _mm512_set1_ps(128), low);
     } else {
         f = _mm512_add_epi32(f, _mm512_set1_epi32(-p->zero * z));
-        sum = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(e, 8), _mm512_sll_epi32(f, _mm_cvtsi32_si128(p->drop))));
+        f = _mm512_sll_epi32(f, _mm_cvtsi32_si128(p->drop));
+        sum = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(e, 8), f));
     }
     return _mm512_fmadd_ps(_mm512_mul_ps(sum, _mm512_set1_ps(da)), d, acc);
 }
 
-/* A unit is what shares a scale: a block of 32 columns, or 16 where formats split. Tile registers are not renamed, and a
- * sum takes long to appear: so units alternate between two sets of tiles, a unit's sums are stored while the next one is
- * being multiplied, and are added up one unit later. */
+/* A unit is what shares a scale: a block of 32 columns, or 16 where formats split. Tile registers are not renamed, and
+ * a sum takes long to appear: so units alternate between two sets of tiles, a unit's sums are stored while the next one
+ * is being multiplied, and are added up one unit later. */
 #define DOT22(hi, mid, lo, u)                                               \
     do {                                                                    \
         const int8_t *at = split ? a + (u) / 2 * step + (u) % 2 * 16 : a + (u) * step; \
@@ -127,7 +132,8 @@ U_INLINE __m512 join(__m512 acc, const int32_t (*c)[CPU_TILE * 16], int t, const
 
 typedef int32_t sums[3][CPU_TILE * 16];
 
-U_INLINE void add_unit(__m512 *acc, const sums c, const panel *p, long u, const cpu_qmeta *am, int h, int split, int min, cpu_qform form)
+U_INLINE void add_unit(__m512 *acc, const sums c, const panel *p, long u, const cpu_qmeta *am, int h, int split,
+                       int min, cpu_qform form)
 {
     __m512 d = _mm512_load_ps(p->d + 16 * u);
 #pragma GCC unroll 16
@@ -144,8 +150,8 @@ U_INLINE void add_unit(__m512 *acc, const sums c, const panel *p, long u, const 
     }
 }
 
-U_INLINE void tile_body(const panel *p, long nb, const int8_t *a, const cpu_qmeta *am, int h, int split, int min, cpu_qform form, float *y,
-                        long ldy, long n_row, const float *bias)
+U_INLINE void tile_body(const panel *p, long nb, const int8_t *a, const cpu_qmeta *am, int h, int split, int min,
+                        cpu_qform form, float *y, long ldy, long n_row, const float *bias)
 {
     _Alignas(64) sums c[2];
     __m512 acc[CPU_TILE];
@@ -186,8 +192,8 @@ U_INLINE void tile_body(const panel *p, long nb, const int8_t *a, const cpu_qmet
 }
 
 #define TILE_FN(name, h_const, split, min, form) \
-    __attribute__((noinline)) static void name(const panel *p, long nb, const int8_t *a, const cpu_qmeta *am, int h, float *y, long ldy, \
-                                               long n_row, const float *bias) \
+    __attribute__((noinline)) static void name(const panel *p, long nb, const int8_t *a, const cpu_qmeta *am, int h, \
+                                               float *y, long ldy, long n_row, const float *bias) \
     { \
         (void)h; \
         tile_body(p, nb, a, am, h_const, split, min, form, y, ldy, n_row, bias); \
@@ -204,17 +210,19 @@ U_INLINE void tile_body(const panel *p, long nb, const int8_t *a, const cpu_qmet
 TILE_FNS(22, CPU_Q22)
 TILE_FNS(12, CPU_Q12)
 
-typedef void (*tile_fn)(const panel *p, long nb, const int8_t *a, const cpu_qmeta *am, int h, float *y, long ldy, long n_row,
-                        const float *bias);
+typedef void (*tile_fn)(const panel *p, long nb, const int8_t *a, const cpu_qmeta *am, int h, float *y, long ldy,
+                        long n_row, const float *bias);
 
 /* [form][whole tile or not][split][min] */
 static const tile_fn TILE[CPU_QFORMS][2][2][2] = {
-    {{{part_plain22, part_min22}, {part_split22, part_both22}}, {{full_plain22, full_min22}, {full_split22, full_both22}}},
-    {{{part_plain12, part_min12}, {part_split12, part_both12}}, {{full_plain12, full_min12}, {full_split12, full_both12}}}};
+    {{{part_plain22, part_min22}, {part_split22, part_both22}},
+     {{full_plain22, full_min22}, {full_split22, full_both22}}},
+    {{{part_plain12, part_min12}, {part_split12, part_both12}},
+     {{full_plain12, full_min12}, {full_split12, full_both12}}}};
 
 /* Unpacked panels p[0..n) times every tile of x. */
-static void all_tiles(const panel *p, const cpu_qact *x, cpu_qform form, int split, int min, float *y, long ldy, long n_row,
-                      const float *bias)
+static void all_tiles(const panel *p, const cpu_qact *x, cpu_qform form, int split, int min, float *y, long ldy,
+                      long n_row, const float *bias)
 {
     int configured = 0;
     for (long t0 = 0; t0 < x->n_tok; t0 += CPU_TILE) {
@@ -223,61 +231,69 @@ static void all_tiles(const panel *p, const cpu_qact *x, cpu_qform form, int spl
             configure(h, split, form);
         configured = h;
         for (long r = 0; r < n_row; r += 16)
-            TILE[form][h == CPU_TILE][split][min](&p[r / 16], x->nb, x->q + t0 * x->nb * cpu_qblock(form), x->meta + t0 * x->nb, h,
-                                                  y + t0 * ldy + r, ldy, n_row - r, bias ? bias + r : NULL);
+            TILE[form][h == CPU_TILE][split][min](&p[r / 16], x->nb, x->q + t0 * x->nb * cpu_qblock(form),
+                                                  x->meta + t0 * x->nb, h, y + t0 * ldy + r, ldy, n_row - r,
+                                                  bias ? bias + r : NULL);
     }
     _tile_release();
 }
 
 /* Panels of one format: unpacked into scratch ([nb][512] bytes, [nb][256] of pairs, then scales, then minima), then
  * multiplied. */
-#define AMX_KERNEL(X, SUB, QB, SB)                                                                                          \
-    U_INLINE void X##_open(const uint8_t *q, const uint8_t *s, long n_super, cpu_qform form, int8_t *w, uint8_t *p, float *d, float *m) \
-    {                                                                                                                       \
-        ub zero = u_set8(form == CPU_Q22 ? X##_ZERO : 0);                                                                   \
-        for (long b = 0; b < n_super; b++, q += (QB) + (SB), s += (QB) + (SB))                                              \
-            _Pragma("GCC unroll 8") for (int j = 0; j < (SUB); j++)                                                         \
-            {                                                                                                               \
-                ub v[8], pv[4];                                                                                             \
-                uf dv[2], mv[2];                                                                                            \
-                X##_unpack(q, j, v);                                                                                        \
-                X##_scales(s, 0, j, dv, mv);                                                                                \
-                for (int k = 0; k < 8; k++)                                                                                 \
-                    _mm512_store_si512(w + 64 * k, form == CPU_Q22 && X##_ZERO ? _mm512_sub_epi8(v[k], zero) : v[k]);       \
-                if (form == CPU_Q12) {                                                                                      \
-                    X##_pairs(q, j, v, pv);                                                                                 \
-                    for (int k = 0; k < 4; k++)                                                                             \
-                        _mm512_store_si512(p + 64 * k, pv[k]);                                                              \
-                    p += 256;                                                                                               \
-                }                                                                                                           \
-                for (int i = 0; i < 1 + X##_SPLIT; i++) {                                                                   \
-                    _mm512_store_ps(d + 16 * i, dv[i]);                                                                     \
-                    if (X##_MIN)                                                                                            \
-                        _mm512_store_ps(m + 16 * i, mv[i]);                                                                 \
-                }                                                                                                           \
-                w += 512;                                                                                                   \
-                d += 16 * (1 + X##_SPLIT);                                                                                  \
-                m += 16 * (1 + X##_SPLIT);                                                                                  \
-            }                                                                                                               \
-    }                                                                                                                       \
-    __attribute__((noinline)) static void X##_open22(const uint8_t *q, long n_super, int8_t *w, uint8_t *p, float *d, float *m) \
-    {                                                                                                                       \
-        X##_open(q + (SB), q, n_super, CPU_Q22, w, p, d, m);                                                                \
-    }                                                                                                                       \
-    __attribute__((noinline)) static void X##_open12(const uint8_t *q, long n_super, int8_t *w, uint8_t *p, float *d, float *m) \
-    {                                                                                                                       \
-        X##_open(q + (SB), q, n_super, CPU_Q12, w, p, d, m);                                                                \
-    }                                                                                                                       \
-    static void X##_amx22(const cpu_panels *in, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch) \
-    {                                                                                                                       \
-        static const format f = {X##_open22, SUB, X##_SPLIT, X##_MIN, 0, 0, PACK_##X};                                      \
-        multiply(&f, CPU_Q22, in, x, y, ldy, n_row, bias, scratch);                                                         \
-    }                                                                                                                       \
-    static void X##_amx12(const cpu_panels *in, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch) \
-    {                                                                                                                       \
-        static const format f = {X##_open12,         SUB,                             X##_SPLIT,   X##_MIN,                 \
-                                 U_DROP(X##_BITS), X##_ZERO >> U_DROP(X##_BITS), PACK_##X};                                 \
-        multiply(&f, CPU_Q12, in, x, y, ldy, n_row, bias, scratch);                                                         \
+#define AMX_KERNEL(X, SUB, QB, SB)                                                                                     \
+    U_INLINE void X##_open(const uint8_t *q, const uint8_t *s, long n_super, cpu_qform form, int8_t *w, uint8_t *p,    \
+                           float *d, float *m)                                                                         \
+    {                                                                                                                  \
+        ub zero = u_set8(form == CPU_Q22 ? X##_ZERO : 0);                                                              \
+        for (long b = 0; b < n_super; b++, q += (QB) + (SB), s += (QB) + (SB))                                         \
+            _Pragma("GCC unroll 8") for (int j = 0; j < (SUB); j++)                                                    \
+            {                                                                                                          \
+                ub v[8], pv[4];                                                                                        \
+                uf dv[2], mv[2];                                                                                       \
+                X##_unpack(q, j, v);                                                                                   \
+                X##_scales(s, 0, j, dv, mv);                                                                           \
+                for (int k = 0; k < 8; k++) {                                                                          \
+                    ub value = form == CPU_Q22 && X##_ZERO ? _mm512_sub_epi8(v[k], zero) : v[k];                       \
+                    _mm512_store_si512(w + 64 * k, value);                                                             \
+                }                                                                                                      \
+                if (form == CPU_Q12) {                                                                                 \
+                    X##_pairs(q, j, v, pv);                                                                            \
+                    for (int k = 0; k < 4; k++)                                                                        \
+                        _mm512_store_si512(p + 64 * k, pv[k]);                                                         \
+                    p += 256;                                                                                          \
+                }                                                                                                      \
+                for (int i = 0; i < 1 + X##_SPLIT; i++) {                                                              \
+                    _mm512_store_ps(d + 16 * i, dv[i]);                                                                \
+                    if (X##_MIN)                                                                                       \
+                        _mm512_store_ps(m + 16 * i, mv[i]);                                                            \
+                }                                                                                                      \
+                w += 512;                                                                                              \
+                d += 16 * (1 + X##_SPLIT);                                                                             \
+                m += 16 * (1 + X##_SPLIT);                                                                             \
+            }                                                                                                          \
+    }                                                                                                                  \
+    __attribute__((noinline)) static void X##_open22(const uint8_t *q, long n_super, int8_t *w, uint8_t *p, float *d,  \
+                                                     float *m)                                                         \
+    {                                                                                                                  \
+        X##_open(q + (SB), q, n_super, CPU_Q22, w, p, d, m);                                                           \
+    }                                                                                                                  \
+    __attribute__((noinline)) static void X##_open12(const uint8_t *q, long n_super, int8_t *w, uint8_t *p, float *d,  \
+                                                     float *m)                                                         \
+    {                                                                                                                  \
+        X##_open(q + (SB), q, n_super, CPU_Q12, w, p, d, m);                                                           \
+    }                                                                                                                  \
+    static void X##_amx22(const cpu_panels *in, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias,  \
+                          void *scratch)                                                                               \
+    {                                                                                                                  \
+        static const format f = {X##_open22, SUB, X##_SPLIT, X##_MIN, 0, 0, PACK_##X};                                 \
+        multiply(&f, CPU_Q22, in, x, y, ldy, n_row, bias, scratch);                                                    \
+    }                                                                                                                  \
+    static void X##_amx12(const cpu_panels *in, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias,  \
+                          void *scratch)                                                                               \
+    {                                                                                                                  \
+        static const format f = {X##_open12, SUB, X##_SPLIT, X##_MIN,                                                  \
+                                 U_DROP(X##_BITS), X##_ZERO >> U_DROP(X##_BITS), PACK_##X};                            \
+        multiply(&f, CPU_Q12, in, x, y, ldy, n_row, bias, scratch);                                                    \
     }
 
 typedef struct format {
@@ -287,8 +303,8 @@ typedef struct format {
     int id; /* cpu_pack_id */
 } format;
 
-static void multiply(const format *f, cpu_qform form, const cpu_panels *in, const cpu_qact *x, float *y, long ldy, long n_row,
-                     const float *bias, void *scratch)
+static void multiply(const format *f, cpu_qform form, const cpu_panels *in, const cpu_qact *x, float *y, long ldy,
+                     long n_row, const float *bias, void *scratch)
 {
     long last = x->n_tok % CPU_TILE, nb = x->nb, block = 16 * cpu_mm_panels((uint64_t)nb * 32);
     cpu_qact few = *x, many = *x;
@@ -318,9 +334,9 @@ static void multiply(const format *f, cpu_qform form, const cpu_panels *in, cons
 
 /* The formats' ids by the names of MM_FORMATS. */
 enum {
-    PACK_q4_0 = PACK_Q4_0, PACK_q4_1 = PACK_Q4_1, PACK_q5_0 = PACK_Q5_0, PACK_q5_1 = PACK_Q5_1, PACK_q8_0 = PACK_Q8_0, PACK_q2_k = PACK_Q2_K,
-    PACK_q3_k = PACK_Q3_K, PACK_q4_k = PACK_Q4_K, PACK_q5_k = PACK_Q5_K, PACK_q6_k = PACK_Q6_K, PACK_iq4_nl = PACK_IQ4_NL,
-    PACK_iq4_xs = PACK_IQ4_XS, PACK_mxfp4 = PACK_MXFP4, PACK_nvfp4 = PACK_NVFP4
+    PACK_q4_0 = PACK_Q4_0, PACK_q4_1 = PACK_Q4_1, PACK_q5_0 = PACK_Q5_0, PACK_q5_1 = PACK_Q5_1, PACK_q8_0 = PACK_Q8_0,
+    PACK_q2_k = PACK_Q2_K, PACK_q3_k = PACK_Q3_K, PACK_q4_k = PACK_Q4_K, PACK_q5_k = PACK_Q5_K, PACK_q6_k = PACK_Q6_K,
+    PACK_iq4_nl = PACK_IQ4_NL, PACK_iq4_xs = PACK_IQ4_XS, PACK_mxfp4 = PACK_MXFP4, PACK_nvfp4 = PACK_NVFP4
 };
 
 MM_FORMATS(AMX_KERNEL)

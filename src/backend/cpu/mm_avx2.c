@@ -1,6 +1,7 @@
-/* mm_avx2: up to FEW tokens straight from panels by bytes (VPMADDUBSW), more of them by words (mm_words.h). VPMADDUBSW's sums have 16
- * bits: several lines add up in them before they are widened, as many as a format's bits allow; formats with full bytes give their
- * sign to the activations. The order of f32 sums is mm_body.h's, and the integers are the same, so every bit is. */
+/* mm_avx2: up to FEW tokens straight from panels by bytes (VPMADDUBSW), more of them by words (mm_words.h).
+ * VPMADDUBSW's sums have 16 bits: several lines add up in them before they are widened, as many as a format's bits
+ * allow; formats with full bytes give their sign to the activations. The order of f32 sums is mm_body.h's, and the
+ * integers are the same, so every bit is. */
 #include "backend/cpu/mm_words.h"
 
 enum { FEW = 3 };
@@ -67,17 +68,20 @@ U_INLINE void few_prepare(few_weights *o, const ub p[4], cpu_qform form, int bit
 }
 
 /* The sum over lines [4 * part, 4 * part + n) as f32. */
-U_INLINE uf few_sum(const few_weights *o, const int8_t *a, const cpu_qmeta *m, cpu_qform form, int bits, int zero, int part, int n)
+U_INLINE uf few_sum(const few_weights *o, const int8_t *a, const cpu_qmeta *m, cpu_qform form, int bits, int zero,
+                    int part, int n)
 {
     int all = n == 8, chain = FEW_CHAIN(bits, n), first = 4 * part;
     int32_t z = zero * (all ? m->z_all : m->z[part]), z_lo = all ? m->z_lo[0] + m->z_lo[1] : m->z_lo[part];
     const ub *w = o->w + first, *v = o->v + first;
     if (form == CPU_Q22) {
         if (bits == 8) {
-            __m256i e = _mm256_add_epi32(few_dot8(w, v, a + 4 * first, n, 128), few_dot8(w, v, a + 32 + 4 * first, n, 1));
+            __m256i e = _mm256_add_epi32(few_dot8(w, v, a + 4 * first, n, 128),
+                                         few_dot8(w, v, a + 32 + 4 * first, n, 1));
             return _mm256_fmadd_ps(u_cvt32(e), u_setf(128), u_cvt32(few_dot8(w, v, a + 64 + 4 * first, n, 1)));
         }
-        __m256i e = _mm256_add_epi32(few_dot(w, a + 4 * first, n, chain, 128), few_dot(w, a + 32 + 4 * first, n, chain, 1));
+        __m256i e = _mm256_add_epi32(few_dot(w, a + 4 * first, n, chain, 128),
+                                     few_dot(w, a + 32 + 4 * first, n, chain, 1));
         __m256i g = _mm256_sub_epi32(few_dot(w, a + 64 + 4 * first, n, chain, 1), _mm256_set1_epi32(zero * z_lo));
         return _mm256_fmadd_ps(u_cvt32(_mm256_sub_epi32(e, _mm256_set1_epi32(z))), u_setf(128), u_cvt32(g));
     }
@@ -104,11 +108,13 @@ U_INLINE void few_store(float *y, uf v, long n, const float *bias)
         y[i] = bias ? t[i] + bias[i] : t[i];
 }
 
-static void few_all(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void (*const rows[FEW])(const few_task *),
-                    long sub)
+static void few_all(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias,
+                    void (*const rows[FEW])(const few_task *), long sub)
 {
     for (long r = 0; r < n_row; r += 16) {
-        few_task k = {p->data + (uint64_t)(r / 16) * p->stride, x->nb / sub, x->q, x->meta, x->n_tok, p->ahead, y + r, ldy, n_row - r, bias ? bias + r : NULL};
+        few_task k = {.s = p->data + (uint64_t)(r / 16) * p->stride, .n_super = x->nb / sub, .a = x->q, .am = x->meta,
+                      .step = x->n_tok, .ahead = p->ahead, .y = y + r, .ldy = ldy, .n_row = n_row - r,
+                      .bias = bias ? bias + r : NULL};
         rows[x->n_tok - 1](&k);
     }
 }
@@ -146,8 +152,10 @@ static void few_all(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, 
                             uf v = few_sum(&o, at, am + t, form, X##_BITS, X##_ZERO, i, X##_SPLIT ? 4 : 8); \
                             acc[h][t] = _mm256_fmadd_ps(u_mul(v, da), d[i], acc[h][t]);             \
                         }                                                                           \
-                        for (int i = 0; X##_MIN && i <= X##_SPLIT; i++)                             \
-                            acc[h][t] = _mm256_fnmadd_ps(m[i], u_setf(X##_SPLIT ? am[t].s[i] : am[t].s_all), acc[h][t]); \
+                        for (int i = 0; X##_MIN && i <= X##_SPLIT; i++) {                           \
+                            uf sa = u_setf(X##_SPLIT ? am[t].s[i] : am[t].s_all);                   \
+                            acc[h][t] = _mm256_fnmadd_ps(m[i], sa, acc[h][t]);                      \
+                        }                                                                           \
                     }                                                                               \
                 }                                                                                   \
             }                                                                                       \
@@ -180,8 +188,14 @@ static void few_all(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, 
                     }                                                                               \
                 }                                                                                   \
     }                                                                                               \
-    __attribute__((noinline)) static void X##_open22(words_chunk *c, const uint8_t *s, long n_super) { X##_open(c, s, n_super, false); } \
-    __attribute__((noinline)) static void X##_open12(words_chunk *c, const uint8_t *s, long n_super) { X##_open(c, s, n_super, X##_BITS > 4); } \
+    __attribute__((noinline)) static void X##_open22(words_chunk *c, const uint8_t *s, long n_super) \
+    {                                                                                               \
+        X##_open(c, s, n_super, false);                                                             \
+    }                                                                                               \
+    __attribute__((noinline)) static void X##_open12(words_chunk *c, const uint8_t *s, long n_super) \
+    {                                                                                               \
+        X##_open(c, s, n_super, X##_BITS > 4);                                                      \
+    }                                                                                               \
     AVX2_FN(X, mm22, few22, X##_open22, SUB, (QB) + (SB), WORDS_22)                                 \
     AVX2_FN(X, mm12, few12, X##_open12, SUB, (QB) + (SB), X##_BITS > 4 ? WORDS_WIDE : WORDS_NARROW)
 
@@ -189,7 +203,8 @@ static void few_all(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, 
     __attribute__((noinline)) static void X##_##name(const few_task *k) { X##_few(k, form, n); }
 
 #define AVX2_FN(X, name, few, open, SUB, bytes, kind)                                               \
-    static void X##_##name(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch) \
+    static void X##_##name(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row,  \
+                           const float *bias, void *scratch)                                        \
     {                                                                                               \
         static void (*const rows[FEW])(const few_task *) = {X##_##few##_1, X##_##few##_2, X##_##few##_3}; \
         static const words_format f = {open, SUB, bytes, X##_SPLIT, X##_MIN, kind};                 \

@@ -1,10 +1,11 @@
 /* mm_body: products of panels with quantised activations, sixteen rows a register. Includer defines, after unpack.h:
- *   mm_dot(acc, w, a): acc + w . a for groups of four bytes, w as unpacked, a signed (the four bytes at a for every row)
+ *   mm_dot(acc, w, a): acc + w . a for groups of four bytes, w as unpacked, a signed (the four bytes at a for every
+ *                      row)
  *   MM_MAX: tokens a block of registers
- * For every row and token the order is one: over blocks of 32 columns, acc = fma(f * d_a, d_w, acc), where f is the dot as f32
- * (Q22: fma(dot, 128, dot of lo)), then acc = fma(-m_w, s_a, acc) where there are minima; where scales change every 16 columns,
- * each half so in turn. The dots are exact, so kernels that differ in anything else agree in every bit; mm_avx2 and mm_amx follow
- * the same order in their own ways. */
+ * For every row and token the order is one: over blocks of 32 columns, acc = fma(f * d_a, d_w, acc), where f is the dot
+ * as f32 (Q22: fma(dot, 128, dot of lo)), then acc = fma(-m_w, s_a, acc) where there are minima; where scales change
+ * every 16 columns, each half so in turn. The dots are exact, so kernels that differ in anything else agree in every
+ * bit; mm_avx2 and mm_amx follow the same order in their own ways. */
 #include <string.h>
 
 #include "backend/cpu/pack.h"
@@ -22,9 +23,9 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
     _mm512_mask_storeu_ps(y, k, v);
 }
 
-/* The sums of one block of 32 columns and one token as f32, out[0] of all or of the first sixteen columns, out[1] of the others
- * where X_SPLIT. Q22: from high, middle (e, f) and low bytes (g); Q12: from own bytes (e) and what pairs share (f). The correction for
- * ZERO goes with f and g. */
+/* The sums of one block of 32 columns and one token as f32, out[0] of all or of the first sixteen columns, out[1] of
+ * the others where X_SPLIT. Q22: from high, middle (e, f) and low bytes (g); Q12: from own bytes (e) and what pairs
+ * share (f). The correction for ZERO goes with f and g. */
 #define MM_SUMS22(X, w, at, meta, out)                                                              \
     do {                                                                                            \
         mm_i e[2] = {mm_seti(0), mm_seti(0)}, f[2], g[2];                                           \
@@ -75,7 +76,8 @@ U_INLINE void mm_store(float *y, uf v, long n, const float *bias)
         }                                                                                           \
     }
 
-/* What a kernel is given: a panel (its first scales and quants), blocks of some tokens, `step` tokens between a token's blocks. */
+/* What a kernel is given: a panel (its first scales and quants), blocks of some tokens, `step` tokens between a token's
+ * blocks. */
 typedef struct mm_task {
     const uint8_t *q, *s;
     long n_super;
@@ -134,8 +136,8 @@ typedef struct mm_task {
 typedef void (*mm_rows)(const mm_task *k, int h);
 
 /* All panels times all tokens: blocks of panels that stay in the cache meet one tile of tokens after the other. */
-static void mm_all(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, const mm_rows rows[3], long sub,
-                   long sb, cpu_qform form)
+static void mm_all(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias,
+                   const mm_rows rows[3], long sub, long sb, cpu_qform form)
 {
     long block = x->n_tok <= CPU_TILE ? n_row : 16 * cpu_mm_panels((uint64_t)x->nb * 32);
     for (long r0 = 0; r0 < n_row; r0 += block)
@@ -159,8 +161,9 @@ static void mm_all(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, l
 }
 
 #define MM_UNWRAP(a, b, c) {a, b, c}
-#define MM_FN(X, name, kernels, SUB, SB, form)                                                                                    \
-    static void X##_##name(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias, void *scratch) \
+#define MM_FN(X, name, kernels, SUB, SB, form)                                                      \
+    static void X##_##name(const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row,  \
+                           const float *bias, void *scratch)                                        \
     {                                                                                               \
         static const mm_rows rows[3] = MM_UNWRAP kernels;                                           \
         (void)scratch;                                                                              \

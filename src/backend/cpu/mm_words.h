@@ -1,10 +1,11 @@
-/* mm_words: products of many tokens with AVX2, whose best multiplier takes 16 bits: VPMADDWD, two columns of eight rows. So both
- * sides become words first: activations once for up to WORDS_TOKENS tokens, a panel of weights by chunks of WORDS_BLOCKS blocks, which
- * stay in the first cache while all those tokens pass. Sixteen rows x four tokens are a step; f32 sums wait in memory between chunks.
- * The integers are those of mm_body.h: what differs is how they are written down.
+/* mm_words: products of many tokens with AVX2, whose best multiplier takes 16 bits: VPMADDWD, two columns of eight
+ * rows. So both sides become words first: activations once for up to WORDS_TOKENS tokens, a panel of weights by chunks
+ * of WORDS_BLOCKS blocks, which stay in the first cache while all those tokens pass. Sixteen rows x four tokens are a
+ * step; f32 sums wait in memory between chunks. The integers are those of mm_body.h: what differs is how they are
+ * written down.
  *   Q22: n = 128 * (128 * hi + mid) + lo is two words a column.
- *   Q12: w_i * n_i + w_j * n_j as it stands. Wide weights (more than four bits) meet t as a rounded byte there, 2^drop * p = w_i + 16 *
- *   w_j + e, so that t * e comes on top: e is small, kept as a byte e + WORDS_BIAS.
+ *   Q12: w_i * n_i + w_j * n_j as it stands. Wide weights (more than four bits) meet t as a rounded byte there,
+ *   2^drop * p = w_i + 16 * w_j + e, so that t * e comes on top: e is small, kept as a byte e + WORDS_BIAS.
  * Included by mm_avx2.c alone. */
 #ifndef IMP_BACKEND_CPU_MM_WORDS_H
 #define IMP_BACKEND_CPU_MM_WORDS_H
@@ -32,7 +33,7 @@ typedef struct words_act {
 /* How a kernel meets a format. */
 typedef enum words_kind { WORDS_NARROW, WORDS_WIDE, WORDS_22, WORDS_KINDS } words_kind;
 
-/* ---- activations ------------------------------------------------------------------------------------------------------ */
+/* ---- activations ------------------------------------------------------------------------------------------------- */
 
 /* 32 bytes as words, each group of four c0 c1 c2 c3 as c0 c2 c1 c3. */
 U_INLINE void words_spread(__m256i even, __m256i odd, int16_t *o)
@@ -82,7 +83,7 @@ static void words_convert(const cpu_qact *x, long t0, long n, words_kind kind, w
     }
 }
 
-/* ---- weights ---------------------------------------------------------------------------------------------------------- */
+/* ---- weights ----------------------------------------------------------------------------------------------------- */
 
 /* Half h of one block: unpacked bytes w (value + zero) and, of wide weights, their pairs p in units of 2^drop. */
 U_INLINE void words_open(words_chunk *c, int b, int h, const ub w[8], const ub p[4], int zero, int bits, bool wide)
@@ -95,13 +96,15 @@ U_INLINE void words_open(words_chunk *c, int b, int h, const ub w[8], const ub p
     }
     for (int g = 0; wide && g < 4; g++) {
         int i = g / 2 * 4 + g % 2;
-        __m256i left = u_and(u_shl(p[g], U_DROP(bits)), u_set8(256 - (1 << U_DROP(bits)))); /* all modulo 256: what is left is small */
+        /* all modulo 256: what is left is small */
+        __m256i left = u_and(u_shl(p[g], U_DROP(bits)), u_set8(256 - (1 << U_DROP(bits))));
         __m256i right = _mm256_add_epi8(w[i], u_and(u_shl(w[i + 2], 4), u_set8(0xF0)));
-        _mm256_store_si256((__m256i *)c->e[b][g][8 * h], _mm256_add_epi8(_mm256_sub_epi8(left, right), u_set8(WORDS_BIAS)));
+        __m256i e = _mm256_add_epi8(_mm256_sub_epi8(left, right), u_set8(WORDS_BIAS));
+        _mm256_store_si256((__m256i *)c->e[b][g][8 * h], e);
     }
 }
 
-/* ---- products --------------------------------------------------------------------------------------------------------- */
+/* ---- products ---------------------------------------------------------------------------------------------------- */
 
 U_INLINE __m256i words_bcast(const void *p)
 {
@@ -114,7 +117,8 @@ U_INLINE __m256i words_bcast(const void *p)
 #define WORDS_KEEP(v) __asm__("" : "+x"(v))
 
 /* acc[h][t] += pairs [k0, k1) of a block; n[t]: the block's words of token t. */
-U_INLINE void words_dot(__m256i acc[2][4], const int16_t w[16][16][2], const int16_t *n, long step, int k0, int k1, int T)
+U_INLINE void words_dot(__m256i acc[2][4], const int16_t w[16][16][2], const int16_t *n, long step, int k0, int k1,
+                        int T)
 {
 #pragma GCC unroll 16
     for (int k = k0; k < k1; k++) {
@@ -130,8 +134,10 @@ U_INLINE void words_dot(__m256i acc[2][4], const int16_t w[16][16][2], const int
     }
 }
 
-/* acc[h][t] = sum of t * e over lines [g0, g1) of a block: at most 4 * 2 * 32 * 128, which 16 bits hold (below zero: just). */
-U_INLINE void words_rest(__m256i acc[2][4], const uint8_t e[4][16][4], const uint8_t *q, const cpu_qmeta *meta, int g0, int g1, int T)
+/* acc[h][t] = sum of t * e over lines [g0, g1) of a block: at most 4 * 2 * 32 * 128, which 16 bits hold (below zero:
+ * just). */
+U_INLINE void words_rest(__m256i acc[2][4], const uint8_t e[4][16][4], const uint8_t *q, const cpu_qmeta *meta, int g0,
+                         int g1, int T)
 {
 #pragma GCC unroll 4
     for (int t = 0; t < T; t++) {
@@ -144,7 +150,8 @@ U_INLINE void words_rest(__m256i acc[2][4], const uint8_t e[4][16][4], const uin
             v1 = _mm256_add_epi16(v1, _mm256_maddubs_epi16(_mm256_load_si256((const __m256i *)e[g][8]), x));
             WORDS_KEEP(v1);
         }
-        __m256i s = _mm256_set1_epi32(WORDS_BIAS * (g1 - g0 == 4 ? meta[t].z_lo[0] + meta[t].z_lo[1] : meta[t].z_lo[g0 / 2]));
+        const int16_t *z = meta[t].z_lo;
+        __m256i s = _mm256_set1_epi32(WORDS_BIAS * (g1 - g0 == 4 ? z[0] + z[1] : z[g0 / 2]));
         acc[0][t] = _mm256_sub_epi32(_mm256_madd_epi16(v0, _mm256_set1_epi16(1)), s);
         WORDS_KEEP(acc[0][t]);
         acc[1][t] = _mm256_sub_epi32(_mm256_madd_epi16(v1, _mm256_set1_epi16(1)), s);
@@ -152,10 +159,11 @@ U_INLINE void words_rest(__m256i acc[2][4], const uint8_t e[4][16][4], const uin
     }
 }
 
-/* Blocks [0, n_block) of a chunk, which are blocks b0 .. of tokens t0 .. t0 + T, onto f32 sums acc[T][16]. meta: of the first of
- * these tokens, `step` tokens between its blocks. */
-U_INLINE void words_tokens(const words_chunk *c, int n_block, const words_act *a, long nb, long b0, long t0, const cpu_qmeta *meta, long step,
-                           float (*acc)[16], int T, int split, int min, words_kind kind)
+/* Blocks [0, n_block) of a chunk, which are blocks b0 .. of tokens t0 .. t0 + T, onto f32 sums acc[T][16]. meta: of the
+ * first of these tokens, `step` tokens between its blocks. */
+U_INLINE void words_tokens(const words_chunk *c, int n_block, const words_act *a, long nb, long b0, long t0,
+                           const cpu_qmeta *meta, long step, float (*acc)[16], int T, int split, int min,
+                           words_kind kind)
 {
     long words = kind == WORDS_22 ? 64 : 32;
     __m256 f[2][4];
@@ -194,9 +202,11 @@ U_INLINE void words_tokens(const words_chunk *c, int n_block, const words_act *a
             }
         }
         for (int t = 0; min && t < T; t++) {
-            for (int part = 0; part <= split; part++)
+            for (int part = 0; part <= split; part++) {
+                __m256 s = _mm256_set1_ps(split ? m[t].s[part] : m[t].s_all);
                 for (int h = 0; h < 2; h++)
-                    f[h][t] = _mm256_fnmadd_ps(_mm256_load_ps(&c->m[b][part][8 * h]), _mm256_set1_ps(split ? m[t].s[part] : m[t].s_all), f[h][t]);
+                    f[h][t] = _mm256_fnmadd_ps(_mm256_load_ps(&c->m[b][part][8 * h]), s, f[h][t]);
+            }
         }
     }
     for (int t = 0; t < T; t++)
@@ -204,13 +214,14 @@ U_INLINE void words_tokens(const words_chunk *c, int n_block, const words_act *a
             _mm256_storeu_ps(&acc[t][8 * h], f[h][t]);
 }
 
-typedef void (*words_fn)(const words_chunk *c, int n_block, const words_act *a, long nb, long b0, long t0, const cpu_qmeta *meta, long step,
-                         float (*acc)[16]);
-#define WORDS_FN(name, T, split, min, kind)                                                                                       \
-    __attribute__((noinline)) static void name##_##T(const words_chunk *c, int n_block, const words_act *a, long nb, long b0, long t0, \
-                                                     const cpu_qmeta *meta, long step, float (*acc)[16])                          \
-    {                                                                                                                             \
-        words_tokens(c, n_block, a, nb, b0, t0, meta, step, acc, T, split, min, kind);                                            \
+typedef void (*words_fn)(const words_chunk *c, int n_block, const words_act *a, long nb, long b0, long t0,
+                         const cpu_qmeta *meta, long step, float (*acc)[16]);
+#define WORDS_FN(name, T, split, min, kind)                                                                          \
+    __attribute__((noinline)) static void name##_##T(const words_chunk *c, int n_block, const words_act *a, long nb, \
+                                                     long b0, long t0, const cpu_qmeta *meta, long step,             \
+                                                     float (*acc)[16])                                               \
+    {                                                                                                                \
+        words_tokens(c, n_block, a, nb, b0, t0, meta, step, acc, T, split, min, kind);                               \
     }
 #define WORDS_FNS(name, split, min, kind) \
     WORDS_FN(name, 1, split, min, kind)   \
@@ -245,8 +256,8 @@ typedef struct words_format {
 } words_format;
 
 /* All panels times all tokens. scratch: cpu_mm_scratch(cols) bytes. */
-static void words_all(const words_format *f, const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row, const float *bias,
-                      void *scratch)
+static void words_all(const words_format *f, const cpu_panels *p, const cpu_qact *x, float *y, long ldy, long n_row,
+                      const float *bias, void *scratch)
 {
     long nb = x->nb, words = f->kind == WORDS_22 ? 64 : 32;
     words_chunk *c = scratch;
@@ -263,9 +274,11 @@ static void words_all(const words_format *f, const cpu_panels *p, const cpu_qact
                 int n_block = nb - b < WORDS_BLOCKS ? (int)(nb - b) : WORDS_BLOCKS;
                 f->open(c, s + (uint64_t)(b / f->sub) * f->bytes, n_block / f->sub);
                 for (long t = 0, n; t < n_tok; t += n) {
-                    long tile = (t0 + t) / CPU_TILE * CPU_TILE, step = x->n_tok - tile < CPU_TILE ? x->n_tok - tile : CPU_TILE;
+                    long tile = (t0 + t) / CPU_TILE * CPU_TILE;
+                    long step = x->n_tok - tile < CPU_TILE ? x->n_tok - tile : CPU_TILE;
                     n = n_tok - t >= 4 ? 4 : n_tok - t >= 2 ? 2 : 1;
-                    WORDS[f->kind][f->split][f->min][n / 2](c, n_block, &a, nb, b, t, x->meta + tile * nb + (t0 + t) % CPU_TILE, step, acc + t);
+                    WORDS[f->kind][f->split][f->min][n / 2](c, n_block, &a, nb, b, t,
+                                                            x->meta + tile * nb + (t0 + t) % CPU_TILE, step, acc + t);
                 }
             }
             long rows = n_row - r < 16 ? n_row - r : 16;

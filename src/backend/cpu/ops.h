@@ -6,19 +6,21 @@
 
 #include "plan/plan.h"
 
-/* Activations as integers: a block of 32 values is x = d * n, and a product is the exact integer sum of w * n in 32 bits
- * times both factors. n has more bits than the multipliers' bytes: one byte a value would be off by half a percent, which
- * layers add up to a few percent of a logit. Two forms, chosen by where a value goes (exec.c):
- * CPU_Q22: n = 16384 * hi + 128 * mid + lo, |n| <= 2080768, three signed bytes a value: 32 hi, 32 mid, 32 lo. A product is the
- *   exact sum of w * (128 * hi + mid) and that of w * lo, each made f32, the first times 128 added to the second.
+/* Activations as integers: a block of 32 values is x = d * n, and a product is the exact integer sum of w * n in 32
+ * bits times both factors. n has more bits than the multipliers' bytes: one byte a value would be off by half a
+ * percent, which layers add up to a few percent of a logit. Two forms, chosen by where a value goes (exec.c):
+ * CPU_Q22: n = 16384 * hi + 128 * mid + lo, |n| <= 2080768, three signed bytes a value: 32 hi, 32 mid, 32 lo. A product
+ *   is the exact sum of w * (128 * hi + mid) and that of w * lo, each made f32, the first times 128 added to the
+ *   second.
  * CPU_Q12: columns c and c + 8 of each sixteen are a pair (i, j), and share one further byte t beside their own bytes:
  *   n_i = 256 * h_i + t, n_j = 256 * h_j + 16 * t, where t = 16 * r_i + r_j carries the low four bits of both. So that
- *   w_i * n_i + w_j * n_j = 256 * (w_i * h_i + w_j * h_j) + t * (w_i + 16 * w_j): what t brings along too much, 256 * r_i * w_j,
- *   was taken off h_j before, and r_j * w_i before n_i was rounded. |n| <= 30352 in steps of 16, 32 bytes h, then 16 bytes t;
- *   half as much again as plain bytes. Where weights have four bits, w_i + 16 * w_j is the byte that the pair is stored in;
- *   wider ones are rounded to eight bits for it, far below a step of h.
- * Q12's error vanishes behind that of 4-bit weights. A router is another matter: it chooses by differences, and whatever error
- * there is turns a choice over where two experts come closer than it. With 22 bits what is left is what f32 sums leave too. */
+ *   w_i * n_i + w_j * n_j = 256 * (w_i * h_i + w_j * h_j) + t * (w_i + 16 * w_j): what t brings along too much,
+ *   256 * r_i * w_j, was taken off h_j before, and r_j * w_i before n_i was rounded. |n| <= 30352 in steps of 16, 32
+ *   bytes h, then 16 bytes t; half as much again as plain bytes. Where weights have four bits, w_i + 16 * w_j is the
+ *   byte that the pair is stored in; wider ones are rounded to eight bits for it, far below a step of h.
+ * Q12's error vanishes behind that of 4-bit weights. A router is another matter: it chooses by differences, and
+ * whatever error there is turns a choice over where two experts come closer than it. With 22 bits what is left is what
+ * f32 sums leave too. */
 typedef enum cpu_qform { CPU_Q22, CPU_Q12, CPU_QFORMS } cpu_qform;
 
 typedef struct cpu_qmeta {
@@ -33,8 +35,8 @@ enum { CPU_QBLOCK_MAX = 96 };
 static inline long cpu_qblock(cpu_qform form) { return form == CPU_Q22 ? 96 : 64; }
 
 /* Quantised activations of n tokens. Tokens come in tiles of 16 (the last one smaller): tile i starts at
- * q + i*16*B*nb, meta + i*16*nb; inside a tile of h tokens, block b of token t is at B*(b*h + t), meta (b*h + t), B = cpu_qblock. A
- * product over one token thus reads straight on, and a tile is what a matrix unit wants. */
+ * q + i*16*B*nb, meta + i*16*nb; inside a tile of h tokens, block b of token t is at B*(b*h + t), meta (b*h + t),
+ * B = cpu_qblock. A product over one token thus reads straight on, and a tile is what a matrix unit wants. */
 typedef struct cpu_qact {
     int8_t *q;
     cpu_qmeta *meta;
@@ -53,7 +55,8 @@ typedef struct cpu_attend_row {
 } cpu_attend_row;
 
 /* Where the keys and values of one layer lie. A block holds, for this slot at off_k: for each kv head [block][d_k], or
- * when tiled [block/16][d_k][16], so that sixteen positions of one column are together; at off_v: each head [block][d_v]. */
+ * when tiled [block/16][d_k][16], so that sixteen positions of one column are together; at off_v: each head
+ * [block][d_v]. */
 typedef struct cpu_kv_view {
     const uint8_t *base;
     uint64_t block_bytes, off_k, off_v;
@@ -74,9 +77,10 @@ typedef struct cpu_attend_task {
     cpu_attend_row row[CPU_ATTEND_ROWS];
 } cpu_attend_task;
 
-/* Recurrences. What makes them fast is that columns of a state know nothing of each other: a task is at most CPU_SCAN_COLS
- * columns of one head, whose state (n_row x n_col floats, 32 KB for widths of 128) stays in the first cache while all tokens
- * of a sequence walk over it; heads and column tiles spread over threads. Rows of token t start ld floats after t-1's. */
+/* Recurrences. What makes them fast is that columns of a state know nothing of each other: a task is at most
+ * CPU_SCAN_COLS columns of one head, whose state (n_row x n_col floats, 32 KB for widths of 128) stays in the first
+ * cache while all tokens of a sequence walk over it; heads and column tiles spread over threads. Rows of token t start
+ * ld floats after t-1's. */
 enum { CPU_SCAN_COLS = 64, CPU_CONV_TAPS = 64 };
 
 typedef struct cpu_scan_rows {
@@ -84,7 +88,8 @@ typedef struct cpu_scan_rows {
     long ld;
 } cpu_scan_rows;
 
-/* Gated delta rule: d = beta (v - e^g S^T k); o = e^g S^T q + (q.k) d; S = e^g S + k d^T, which is o = S^T q of the new S. */
+/* Gated delta rule: d = beta (v - e^g S^T k); o = e^g S^T q + (q.k) d; S = e^g S + k d^T, which is o = S^T q of the
+ * new S. */
 typedef struct cpu_gdn_task {
     float *state;              /* [d_k][n_col] */
     cpu_scan_rows q, k;        /* [d_k] */
@@ -118,7 +123,8 @@ typedef struct cpu_conv_task {
 
 typedef struct cpu_ops {
     const char *isa;
-    /* y = x / sqrt(mean(x^2) + eps) * (w + w_add), groups of `group`; w NULL = 1; w_step: how w advances a group (0 or group) */
+    /* y = x / sqrt(mean(x^2) + eps) * (w + w_add), groups of `group`; w NULL = 1; w_step: how w advances a group
+     * (0 or group) */
     void (*rms_norm)(float *y, const float *x, const float *w, float w_add, long n, long group, long w_step, float eps);
     void (*layer_norm)(float *y, const float *x, const float *w, const float *bias, long n, float eps);
     void (*l2_norm)(float *y, const float *x, long n, long group, float eps, float scale);
@@ -131,11 +137,12 @@ typedef struct cpu_ops {
     void (*gate)(float *y, const float *x, const float *g, long n, long group);
     /* cs: rot/2 cosines, then rot/2 sines */
     void (*rope)(float *y, const float *x, const float *cs, const plan_rope *r);
-    /* blocks [b0, b1) of one token whose first block lies at q, meta; step: tokens between its blocks. n columns are real. */
+    /* blocks [b0, b1) of one token whose first block lies at q, meta; step: tokens between its blocks. n columns are
+     * real. */
     void (*quantise[CPU_QFORMS])(const float *x, long n, long b0, long b1, int8_t *q, cpu_qmeta *meta, long step);
     /* y[t][r] = sum of x[t] * w[r] (+ bias[r]); w rows of n f32, f16 or bf16, `stride` bytes apart */
-    void (*matmul)(float *y, long ldy, const float *x, long ldx, long n_tok, const uint8_t *w, uint64_t stride, quant_id type,
-                   long n_row, long n, const float *bias);
+    void (*matmul)(float *y, long ldy, const float *x, long ldx, long n_tok, const uint8_t *w, uint64_t stride,
+                   quant_id type, long n_row, long n, const float *bias);
     void (*kv_put)(const cpu_kv_view *kv, uint8_t *block, uint32_t n_head, int32_t at, const float *k, const float *v);
     /* work: cpu_attend_work(d_k, d_v) floats, 64-byte aligned */
     void (*attend)(const cpu_attend_task *t, float *work);

@@ -166,7 +166,8 @@ static void rope(float *y, const float *x, const float *cs, const plan_rope *r)
         }
         for (long i = 0; i < half; i += 16) {
             long n = half - i;
-            v16 u = v_load_n(a + i, n), v = v_load_n(a + half + i, n), c = v_load_n(cosine + i, n), s = v_load_n(sine + i, n);
+            v16 u = v_load_n(a + i, n), v = v_load_n(a + half + i, n);
+            v16 c = v_load_n(cosine + i, n), s = v_load_n(sine + i, n);
             v_store_n(o + i, v_sub(v_mul(u, c), v_mul(v, s)), n);
             v_store_n(o + half + i, v_add(v_mul(u, s), v_mul(v, c)), n);
         }
@@ -225,8 +226,8 @@ VEC_INLINE float largest(v16 a, v16 c)
     return max.f;
 }
 
-/* Sixteen values times inv as eight pairs of Q12; returns the sum of n, in *low that of t. Rounded half to even; a pair's second value first,
- * since what its low bits add to the first one is made good there. */
+/* Sixteen values times inv as eight pairs of Q12; returns the sum of n, in *low that of t. Rounded half to even; a
+ * pair's second value first, since what its low bits add to the first one is made good there. */
 VEC_INLINE int32_t split_pairs(v16 x, float inv, int8_t *h, int8_t *t, int16_t *low)
 {
 #if defined(__AVX512F__)
@@ -242,7 +243,8 @@ VEC_INLINE int32_t split_pairs(v16 x, float inv, int8_t *h, int8_t *t, int16_t *
     _mm_storel_epi64((__m128i *)h, _mm256_cvtepi32_epi8(hi));
     _mm_storel_epi64((__m128i *)(h + 8), _mm256_cvtepi32_epi8(hj));
     _mm_storel_epi64((__m128i *)t, _mm256_cvtepi32_epi8(tt));
-    __m256i sum = _mm256_add_epi32(_mm256_slli_epi32(_mm256_add_epi32(hi, hj), 8), _mm256_mullo_epi32(tt, _mm256_set1_epi32(17)));
+    __m256i sum = _mm256_add_epi32(_mm256_slli_epi32(_mm256_add_epi32(hi, hj), 8),
+                                   _mm256_mullo_epi32(tt, _mm256_set1_epi32(17)));
     *low = (int16_t)_mm512_reduce_add_epi32(_mm512_zextsi256_si512(tt));
     return _mm512_reduce_add_epi32(_mm512_zextsi256_si512(sum));
 #else
@@ -266,13 +268,15 @@ VEC_INLINE int32_t split_pairs(v16 x, float inv, int8_t *h, int8_t *t, int16_t *
 }
 
 /* One block of a form; most: the largest |n|, in steps of `unit`. */
-VEC_INLINE void quantise_block(const float *p, long left, cpu_qform form, float most, float unit, int8_t *o, cpu_qmeta *meta)
+VEC_INLINE void quantise_block(const float *p, long left, cpu_qform form, float most, float unit, int8_t *o,
+                               cpu_qmeta *meta)
 {
     v16 a = v_load_n(p, left > 0 ? left : 0), c = v_load_n(p + 16, left > 16 ? left - 16 : 0);
     float max = largest(a, c), d = max / (most * unit), inv = max > 0 ? most / max : 0;
     int32_t z[2], n[2];
     int16_t low[2] = {0, 0};
-    if (!(d < INFINITY && inv < INFINITY)) { /* infinity or NaN: the factor carries it, integers must only be defined. Or next to nothing */
+    /* infinity or NaN: the factor carries it, integers must only be defined. Or next to nothing */
+    if (!(d < INFINITY && inv < INFINITY)) {
         memset(o, 0, (size_t)cpu_qblock(form));
         o[0] = !(d < INFINITY);
         z[0] = (form == CPU_Q22 ? 128 : 256) * o[0];
@@ -286,14 +290,15 @@ VEC_INLINE void quantise_block(const float *p, long left, cpu_qform form, float 
     }
     for (int i = 0; i < 2; i++)
         n[i] = form == CPU_Q22 ? 128 * z[i] + low[i] : z[i];
-    *meta = (cpu_qmeta){.d = d, .s = {d * (float)n[0], d * (float)n[1]}, .s_all = d * (float)(n[0] + n[1]), .z = {z[0], z[1]},
-                        .z_all = z[0] + z[1], .z_lo = {low[0], low[1]}};
+    *meta = (cpu_qmeta){.d = d, .s = {d * (float)n[0], d * (float)n[1]}, .s_all = d * (float)(n[0] + n[1]),
+                        .z = {z[0], z[1]}, .z_all = z[0] + z[1], .z_lo = {low[0], low[1]}};
 }
 
 static void quantise22(const float *x, long n, long b0, long b1, int8_t *q, cpu_qmeta *meta, long step)
 {
     for (long b = b0; b < b1; b++)
-        quantise_block(x + b * 32, n - b * 32, CPU_Q22, 2080768, 1, q + b * step * cpu_qblock(CPU_Q22), meta + b * step);
+        quantise_block(x + b * 32, n - b * 32, CPU_Q22, 2080768, 1, q + b * step * cpu_qblock(CPU_Q22),
+                       meta + b * step);
 }
 
 static void quantise12(const float *x, long n, long b0, long b1, int8_t *q, cpu_qmeta *meta, long step)
@@ -312,7 +317,8 @@ static void axpy(float *y, const float *x, float w, long n, bool accumulate)
     }
 }
 
-/* The largest of x[0..n), or of those that a mask allows: no branch for each bit, as masks of letters or digits are scattered. */
+/* The largest of x[0..n), or of those that a mask allows: no branch for each bit, as masks of letters or digits are
+ * scattered. */
 static float chunk_max(const float *x, const uint32_t *mask, long n)
 {
     const v16 none = v_set(-INFINITY);
@@ -383,8 +389,8 @@ static uint64_t sum_words(const uint64_t *p, long n)
 }
 
 const cpu_ops CPU_OPS = {
-    .isa = CPU_ISA, .rms_norm = rms_norm, .layer_norm = layer_norm, .l2_norm = l2_norm, .add = add, .mul = mul, .scale = scale,
-    .softcap = softcap, .act = act, .glu = glu, .gate = gate, .rope = rope, .quantise = {quantise22, quantise12}, .matmul = matmul,
-    .kv_put = kv_put, .attend = attend, .gdn = scan_gdn, .mamba2 = scan_mamba2, .conv = scan_conv,
-    .axpy = axpy, .argmax = argmax, .sum_words = sum_words,
+    .isa = CPU_ISA, .rms_norm = rms_norm, .layer_norm = layer_norm, .l2_norm = l2_norm, .add = add, .mul = mul,
+    .scale = scale, .softcap = softcap, .act = act, .glu = glu, .gate = gate, .rope = rope,
+    .quantise = {quantise22, quantise12}, .matmul = matmul, .kv_put = kv_put, .attend = attend, .gdn = scan_gdn,
+    .mamba2 = scan_mamba2, .conv = scan_conv, .axpy = axpy, .argmax = argmax, .sum_words = sum_words,
 };

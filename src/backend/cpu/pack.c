@@ -1,5 +1,5 @@
-/* Packing, one function a format. Source blocks are described in quant/blocks.h; what a panel holds of one super-block of
- * sixteen rows is said above each function: "q" 64-byte lines (16 rows x 4 bytes), "s" arrays of sixteen. */
+/* Packing, one function a format. Source blocks are described in quant/blocks.h; what a panel holds of one super-block
+ * of sixteen rows is said above each function: "q" 64-byte lines (16 rows x 4 bytes), "s" arrays of sixteen. */
 #include "backend/cpu/pack.h"
 
 #include <stddef.h>
@@ -15,8 +15,8 @@ static inline void lines(uint8_t *q, int r, const uint8_t *src, int n)
         memcpy(q + 64 * i, src + 4 * i, 4);
 }
 
-/* The nibbles of 32 columns of row r as four lines: columns 16g + i and 16g + 8 + i share a byte. src: 16 bytes, low halves
- * columns 0..15, high halves 16..31. */
+/* The nibbles of 32 columns of row r as four lines: columns 16g + i and 16g + 8 + i share a byte. src: 16 bytes, low
+ * halves columns 0..15, high halves 16..31. */
 static inline void nibbles(uint8_t *q, int r, const uint8_t *src)
 {
     uint8_t t[16];
@@ -53,7 +53,8 @@ static inline uint32_t spread_bits(uint32_t h)
     return o;
 }
 
-/* Runs the last argument for every super-block b and row r that exists, `in` being its bytes and q, s its places in the panel. */
+/* Runs the last argument for every super-block b and row r that exists, `in` being its bytes and q, s its places in the
+ * panel. */
 #define EACH_BLOCK(T, qb, sb, ...)                                         \
     for (int r = 0; r < 16; r++) {                                         \
         const uint8_t *in = row[r];                                        \
@@ -70,13 +71,20 @@ static inline uint32_t spread_bits(uint32_t h)
 
 /* q: 4 lines of nibbles; s: d */
 PACKER(pack_q4_0) { EACH_BLOCK(blk_q4_0, 256, 32, nibbles(q, r, AT(blk_q4_0, qs)); half(s, r, AT(blk_q4_0, d));) }
-PACKER(pack_iq4_nl) { EACH_BLOCK(blk_iq4_nl, 256, 32, nibbles(q, r, AT(blk_iq4_nl, qs)); half(s, r, AT(blk_iq4_nl, d));) }
+PACKER(pack_iq4_nl)
+{
+    EACH_BLOCK(blk_iq4_nl, 256, 32, nibbles(q, r, AT(blk_iq4_nl, qs)); half(s, r, AT(blk_iq4_nl, d));)
+}
 PACKER(pack_mxfp4) { EACH_BLOCK(blk_mxfp4, 256, 16, nibbles(q, r, AT(blk_mxfp4, qs)); s[r] = *AT(blk_mxfp4, e);) }
 
 /* the same; s: d, m */
 PACKER(pack_q4_1)
 {
-    EACH_BLOCK(blk_q4_1, 256, 64, nibbles(q, r, AT(blk_q4_1, qs)); half(s, r, AT(blk_q4_1, d)); half(s + 32, r, AT(blk_q4_1, m));)
+    EACH_BLOCK(blk_q4_1, 256, 64, {
+        nibbles(q, r, AT(blk_q4_1, qs));
+        half(s, r, AT(blk_q4_1, d));
+        half(s + 32, r, AT(blk_q4_1, m));
+    })
 }
 
 /* q: 4 lines of nibbles, a line of fifth bits (bit k: columns 4k..4k+3); s: d (, m) */
@@ -117,7 +125,8 @@ PACKER(pack_q8_0)
     })
 }
 
-/* Two lines of bit pairs of block j of row r: bits 2m of line g are columns 16g + 4m .. 16g + 4m + 3. qs: as in K formats. */
+/* Two lines of bit pairs of block j of row r: bits 2m of line g are columns 16g + 4m .. 16g + 4m + 3. qs: as in K
+ * formats. */
 static inline void bit_pairs(uint8_t *q, int r, const uint8_t *qs, int j)
 {
     uint8_t t[8] = {0};

@@ -1,10 +1,10 @@
 /* pack: quantised weights in the order in which kernels read them. Sixteen rows form a panel. For each super-block it
- * holds their scales, sixteen rows of each scale together, and then their quants, four consecutive columns of one row side
- * by side and the sixteen rows next to each other, so that 64 bytes are 16 rows x 4 columns and products need no sums
- * across lanes. A panel is read from its first byte to its last, and panels follow each other: one stream from memory.
- * Nibbles and high bits stay packed and those of a block of 32 columns lie together, so that a block is read straight on: a
- * panel takes the file's bits, but for K scales of 6 bits kept in bytes and 32 bytes a super-block of Q6_K. Columns c and
- * c + 8 of sixteen share a byte of nibbles, as CPU_Q12 wants them.
+ * holds their scales, sixteen rows of each scale together, and then their quants, four consecutive columns of one row
+ * side by side and the sixteen rows next to each other, so that 64 bytes are 16 rows x 4 columns and products need no
+ * sums across lanes. A panel is read from its first byte to its last, and panels follow each other: one stream from
+ * memory. Nibbles and high bits stay packed and those of a block of 32 columns lie together, so that a block is read
+ * straight on: a panel takes the file's bits, but for K scales of 6 bits kept in bytes and 32 bytes a super-block of
+ * Q6_K. Columns c and c + 8 of sixteen share a byte of nibbles, as CPU_Q12 wants them.
  * Pure; nothing fails. */
 #ifndef IMP_BACKEND_CPU_PACK_H
 #define IMP_BACKEND_CPU_PACK_H
@@ -33,19 +33,21 @@ const cpu_pack *cpu_pack_find(quant_id id); /* NULL: no packed layout */
 typedef struct cpu_panels {
     const uint8_t *data;
     uint64_t stride; /* bytes from panel to panel */
-    long ahead;      /* bytes to ask from memory in advance where few tokens stream through; 0: the machine does it itself */
+    long ahead;      /* bytes to ask from memory in advance where few tokens stream through; 0: the machine does it
+                      * itself */
 } cpu_panels;
 
 /* n_row rows of panels times all of a: y[t][0..n_row) = products (+ bias[n_row]). scratch: cpu_mm_scratch(cols) bytes,
  * 64-aligned. */
-typedef void (*cpu_mm_fn)(const cpu_panels *p, const cpu_qact *a, float *y, long ldy, long n_row, const float *bias, void *scratch);
+typedef void (*cpu_mm_fn)(const cpu_panels *p, const cpu_qact *a, float *y, long ldy, long n_row, const float *bias,
+                          void *scratch);
 typedef struct cpu_mm {
     const char *isa;
     cpu_mm_fn fn[CPU_QFORMS][PACK_COUNT]; /* by the form of the activations */
 } cpu_mm;
 
-/* Panels that meet a tile of tokens before the next tile comes: what they take unpacked (cols/32 * (512 + 256 + 2 * 128) bytes
- * each) stays in a core's second-level cache, beside a tile. */
+/* Panels that meet a tile of tokens before the next tile comes: what they take unpacked
+ * (cols/32 * (512 + 256 + 2 * 128) bytes each) stays in a core's second-level cache, beside a tile. */
 static inline long cpu_mm_panels(uint64_t cols)
 {
     uint64_t n = ((uint64_t)640 << 10) / (cols * 32 + 1);

@@ -1,11 +1,14 @@
 /* scan_body: the recurrences of ops.h over vec.h; included by ops_body.h after its activations.
  * One formula for prompt, decode and replay: token after token, sums over a state's rows in ascending order, so that a
- * token's row depends on its own past alone, whatever the chunks. Two passes a token: one reads the state (S^T k and S^T q
- * at once: eight independent sums, which is what hides the latency of the multiply-adds), one updates it.
+ * token's row depends on its own past alone, whatever the chunks. Two passes a token: one reads the state (S^T k and
+ * S^T q at once: eight independent sums, which is what hides the latency of the multiply-adds), one updates it.
  * Sources: Gated Delta Networks (Yang et al. 2024), Mamba-2 (Dao & Gu 2024), checked against transformers. */
 
 /* W vectors of one state row; the last holds `last` columns. Constant W and last make straight code of it. */
-VEC_INLINE v16 scan_load(const float *p, int j, int W, long last) { return j + 1 < W ? v_load(p + 16 * j) : v_load_n(p + 16 * j, last); }
+VEC_INLINE v16 scan_load(const float *p, int j, int W, long last)
+{
+    return j + 1 < W ? v_load(p + 16 * j) : v_load_n(p + 16 * j, last);
+}
 VEC_INLINE void scan_store(float *p, v16 v, int j, int W, long last)
 {
     if (j + 1 < W)

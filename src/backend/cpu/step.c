@@ -4,8 +4,8 @@
 
 #include "backend/cpu/exec.h"
 
-/* A row whose token is simply the largest logit, of those that a mask allows: it needs no sort and no copy, and the threads
- * share the search. */
+/* A row whose token is simply the largest logit, of those that a mask allows: it needs no sort and no copy, and the
+ * threads share the search. */
 static bool is_plain_greedy(const sample_row_in *s)
 {
     return !(s->par.temperature > 0) && !s->n_bias && !s->n_count && s->n_top < 0;
@@ -20,7 +20,8 @@ static void find_best(const bexec *x, int ith)
         if (!(row->want & BATCH_SAMPLE) || !is_plain_greedy(&row->sample))
             continue;
         const float *l = x_f32(x, x->p->logits) + (long)r * (long)x->reg[x->p->logits].ld;
-        long i = x->be->ops->argmax(l + c0, row->sample.mask ? row->sample.mask + c0 / 32 : NULL, c1 - c0); /* c0: a multiple of 32 */
+        /* c0: a multiple of 32 */
+        long i = x->be->ops->argmax(l + c0, row->sample.mask ? row->sample.mask + c0 / 32 : NULL, c1 - c0);
         x->best[(long)r * x->be->n_thread + ith] = i < 0 ? i : c0 + i;
     }
 }
@@ -46,7 +47,8 @@ static void finish_rows(const bexec *x, int ith)
         o->status[r] = IMP_OK;
         o->row[r] = (sample_row_out){.id = -1, .logprob = __builtin_nanf("")};
         if ((row->want & BATCH_HIDDEN) && row->hidden)
-            memcpy(row->hidden, x_f32(x, x->p->hidden) + (long)r * (long)x->reg[x->p->hidden].ld, x->p->n_hidden * sizeof *l);
+            memcpy(row->hidden, x_f32(x, x->p->hidden) + (long)r * (long)x->reg[x->p->hidden].ld,
+                   x->p->n_hidden * sizeof *l);
         if ((row->want & BATCH_LOGITS) && row->logits)
             memcpy(row->logits, l, x->p->n_vocab * sizeof *l);
         if (row->want & BATCH_SAMPLE)
@@ -75,7 +77,7 @@ static void walk(void *arg, int ith, int nth)
     finish_rows(x, ith);
 }
 
-/* ---- checking ------------------------------------------------------------------------------------------------------------ */
+/* ---- checking ---------------------------------------------------------------------------------------------------- */
 static imp_status check_token(bexec *x, const batch *b, int32_t t, int32_t *n_ext, imp_err *e)
 {
     if (b->seq[t] < 0 || b->seq[t] >= b->n_seq)
@@ -92,8 +94,8 @@ static imp_status check_token(bexec *x, const batch *b, int32_t t, int32_t *n_ex
     if (id == BATCH_EXTERNAL && !b->ext_row)
         return err_set(e, IMP_E_INTERNAL, "batch: token %d: no external rows were given", t);
     if (b->vis_begin[t] < 0 || b->vis_end[t] > s->n_kv || b->kv_index[t] < 0 || b->kv_index[t] >= s->n_kv)
-        return err_set(e, IMP_E_INTERNAL, "batch: token %d: sees [%d, %d) and goes to %d of %d positions", t, b->vis_begin[t],
-                       b->vis_end[t], b->kv_index[t], s->n_kv);
+        return err_set(e, IMP_E_INTERNAL, "batch: token %d: sees [%d, %d) and goes to %d of %d positions", t,
+                       b->vis_begin[t], b->vis_end[t], b->kv_index[t], s->n_kv);
     return IMP_OK;
 }
 
@@ -101,14 +103,18 @@ static imp_status check_token(bexec *x, const batch *b, int32_t t, int32_t *n_ex
 static imp_status check_seq(const bexec *x, const batch *b, int32_t i, imp_err *e)
 {
     const batch_seq *s = &b->seqs[i];
-    if (s->slot < 0 || s->slot >= x->lim.n_seq || s->tok_begin < 0 || s->tok_end > b->n_tok || s->tok_begin > s->tok_end)
-        return err_set(e, IMP_E_INTERNAL, "batch: sequence %d: slot %d, tokens [%d, %d)", i, s->slot, s->tok_begin, s->tok_end);
-    bool states_ok = x->p->n_state == 0 || (x->kv && x->kv->state && s->state_in >= -1 && s->state_in < x->kv->n_state &&
-                                            s->state_out >= 0 && s->state_out < x->kv->n_state);
+    if (s->slot < 0 || s->slot >= x->lim.n_seq || s->tok_begin < 0 || s->tok_end > b->n_tok ||
+        s->tok_begin > s->tok_end)
+        return err_set(e, IMP_E_INTERNAL, "batch: sequence %d: slot %d, tokens [%d, %d)", i, s->slot, s->tok_begin,
+                       s->tok_end);
+    bool states_ok = x->p->n_state == 0 ||
+                     (x->kv && x->kv->state && s->state_in >= -1 && s->state_in < x->kv->n_state &&
+                      s->state_out >= 0 && s->state_out < x->kv->n_state);
     for (int32_t j = 0; j < s->n_save && x->p->n_state; j++)
         states_ok = states_ok && s->save[j].state >= 0 && s->save[j].state < x->kv->n_state;
     if (!states_ok)
-        return err_set(e, IMP_E_INTERNAL, "batch: sequence %d: states %d to %d are not there", i, s->state_in, s->state_out);
+        return err_set(e, IMP_E_INTERNAL, "batch: sequence %d: states %d to %d are not there", i, s->state_in,
+                       s->state_out);
     for (int32_t g = 0; g < x->p->n_group; g++) {
         int32_t bs = x->kv->block, low = s->n_kv;
         for (int32_t t = s->tok_begin; t < s->tok_end; t++) {
@@ -119,11 +125,13 @@ static imp_status check_seq(const bexec *x, const batch *b, int32_t i, imp_err *
             low = b->kv_index[t] < low ? b->kv_index[t] : low;
         }
         if (low / bs < s->base[g] || (int64_t)s->base[g] + s->table_len[g] < ((int64_t)s->n_kv + bs - 1) / bs)
-            return err_set(e, IMP_E_INTERNAL, "batch: sequence %d: block table of group %d covers blocks [%d, %d), wanted [%d, %d)", i, g,
+            return err_set(e, IMP_E_INTERNAL,
+                           "batch: sequence %d: block table of group %d covers blocks [%d, %d), wanted [%d, %d)", i, g,
                            s->base[g], s->base[g] + s->table_len[g], low / bs, (s->n_kv + bs - 1) / bs);
         for (int32_t j = low / bs - s->base[g]; j < (s->n_kv + bs - 1) / bs - s->base[g]; j++)
             if (s->table[g][j] < 0 || s->table[g][j] >= x->kv->group[g].n_grown)
-                return err_set(e, IMP_E_INTERNAL, "batch: sequence %d: block %d of group %d is not there", i, s->table[g][j], g);
+                return err_set(e, IMP_E_INTERNAL, "batch: sequence %d: block %d of group %d is not there", i,
+                               s->table[g][j], g);
     }
     return IMP_OK;
 }
@@ -131,8 +139,8 @@ static imp_status check_seq(const bexec *x, const batch *b, int32_t i, imp_err *
 static imp_status check(bexec *x, const batch *b, imp_err *e)
 {
     if (b->n_tok < 1 || b->n_tok > x->lim.n_tok || b->n_row < 0 || b->n_row > x->lim.n_row || b->n_seq < 1)
-        return err_set(e, IMP_E_INTERNAL, "batch: %d tokens, %d rows, %d sequences; made for %d, %d, %d", b->n_tok, b->n_row, b->n_seq,
-                       x->lim.n_tok, x->lim.n_row, x->lim.n_seq);
+        return err_set(e, IMP_E_INTERNAL, "batch: %d tokens, %d rows, %d sequences; made for %d, %d, %d", b->n_tok,
+                       b->n_row, b->n_seq, x->lim.n_tok, x->lim.n_row, x->lim.n_seq);
     if (x->p->takes_hidden && !b->hidden)
         return err_set(e, IMP_E_INTERNAL, "batch: plan %s takes hidden rows, and none were given", x->p->family);
     if (b->ancestors)

@@ -1,8 +1,9 @@
 /* unpack: from a panel (pack.h) to bytes and scales in registers, 16 rows at a time (AVX-512) or 8 (AVX2, half h).
  * For each format X: X_unpack(q, j, w): columns 32j..32j+31 of a super-block, w[k] holding four columns of each row as
  * unsigned bytes, value + X_ZERO, below 2^X_BITS; X_pairs(q, j, w, p): for CPU_Q12, p[g] = w_i + 16 * w_j in units of
- * 2^X_DROP for the pairs of columns (c, c + 8); X_scales(s, h, j, d, m): the factor of those bytes (d[1], m[1]: of the second sixteen
- * columns where X_SPLIT) and what is subtracted where X_MIN. Included only by files for one instruction set. */
+ * 2^X_DROP for the pairs of columns (c, c + 8); X_scales(s, h, j, d, m): the factor of those bytes (d[1], m[1]: of the
+ * second sixteen columns where X_SPLIT) and what is subtracted where X_MIN. Included only by files for one instruction
+ * set. */
 #ifndef IMP_BACKEND_CPU_UNPACK_H
 #define IMP_BACKEND_CPU_UNPACK_H
 
@@ -24,11 +25,22 @@ U_INLINE ub u_or(ub a, ub b) { return _mm512_or_si512(a, b); }
 U_INLINE ub u_shr(ub a, int n) { return _mm512_srli_epi16(a, (unsigned)n); }
 U_INLINE ub u_shl(ub a, int n) { return _mm512_slli_epi16(a, (unsigned)n); }
 U_INLINE ub u_avg(ub a, ub b) { return _mm512_avg_epu8(a, b); }
-U_INLINE ub u_lut(const uint8_t *t, ub i) { return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)t)), i); }
+U_INLINE ub u_lut(const uint8_t *t, ub i)
+{
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)t)), i);
+}
 U_INLINE uf u_f16(const uint8_t *p, int h) { return (void)h, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
-U_INLINE uf u_u8(const uint8_t *p, int h) { return (void)h, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p))); }
-U_INLINE uf u_i8(const uint8_t *p, int h) { return (void)h, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p))); }
-U_INLINE ub u_u32(const uint8_t *p, int h) { return (void)h, _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
+U_INLINE ub u_u32(const uint8_t *p, int h)
+{
+    (void)h;
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
+U_INLINE uf u_u8(const uint8_t *p, int h) { return _mm512_cvtepi32_ps(u_u32(p, h)); }
+U_INLINE uf u_i8(const uint8_t *p, int h)
+{
+    (void)h;
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
 U_INLINE ub u_sub32(ub a, int v) { return _mm512_sub_epi32(a, _mm512_set1_epi32(v)); }
 U_INLINE ub u_max32(ub a, int v) { return _mm512_max_epi32(a, _mm512_set1_epi32(v)); }
 U_INLINE ub u_shl32(ub a, int n) { return _mm512_slli_epi32(a, (unsigned)n); }
@@ -50,11 +62,20 @@ U_INLINE ub u_or(ub a, ub b) { return _mm256_or_si256(a, b); }
 U_INLINE ub u_shr(ub a, int n) { return _mm256_srli_epi16(a, n); }
 U_INLINE ub u_shl(ub a, int n) { return _mm256_slli_epi16(a, n); }
 U_INLINE ub u_avg(ub a, ub b) { return _mm256_avg_epu8(a, b); }
-U_INLINE ub u_lut(const uint8_t *t, ub i) { return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)t)), i); }
+U_INLINE ub u_lut(const uint8_t *t, ub i)
+{
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)t)), i);
+}
 U_INLINE uf u_f16(const uint8_t *p, int h) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 16 * h))); }
-U_INLINE ub u_u32(const uint8_t *p, int h) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * h))); }
+U_INLINE ub u_u32(const uint8_t *p, int h)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * h)));
+}
 U_INLINE uf u_u8(const uint8_t *p, int h) { return _mm256_cvtepi32_ps(u_u32(p, h)); }
-U_INLINE uf u_i8(const uint8_t *p, int h) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * h)))); }
+U_INLINE uf u_i8(const uint8_t *p, int h)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * h))));
+}
 U_INLINE ub u_sub32(ub a, int v) { return _mm256_sub_epi32(a, _mm256_set1_epi32(v)); }
 U_INLINE ub u_max32(ub a, int v) { return _mm256_max_epi32(a, _mm256_set1_epi32(v)); }
 U_INLINE ub u_shl32(ub a, int n) { return _mm256_slli_epi32(a, n); }
@@ -106,10 +127,12 @@ U_INLINE void u_pairs(int bits, const ub w[8], ub p[4])
 }
 #define U_DROP(bits) ((bits) <= 4 ? 0 : (bits) - 3)
 
-static const uint8_t U_IQ4[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241}; /* BLK_IQ4_VALUES + 128 */
-static const uint8_t U_E2M1[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};               /* BLK_E2M1_X2 + 12 */
+/* BLK_IQ4_VALUES + 128 */
+static const uint8_t U_IQ4[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+/* BLK_E2M1_X2 + 12 */
+static const uint8_t U_E2M1[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
 
-/* ---- one block a super-block ---------------------------------------------------------------------------------------------- */
+/* ---- one block a super-block ------------------------------------------------------------------------------------- */
 #define q4_0_BITS 4
 #define q4_0_ZERO 8
 #define q4_0_SPLIT 0
@@ -193,7 +216,7 @@ U_INLINE void mxfp4_scales(const uint8_t *s, int h, int j, uf *d, uf *m)
     d[0] = u_as_f(u_shl32(u_max32(u_sub32(u_u32(s, h), 1), 0), 23));
 }
 
-/* ---- K ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- K ----------------------------------------------------------------------------------------------------------- */
 #define q4_k_BITS 4
 #define q4_k_ZERO 0
 #define q4_k_SPLIT 0
@@ -297,9 +320,20 @@ U_INLINE void nvfp4_scales(const uint8_t *s, int h, int j, uf *d, uf *m)
         d[i] = u_mul(u_half_bits(u_shl32(u_u32(s + 32 * j + 16 * i, h), 7)), u_setf(128));
 }
 
-/* ---- pairs ------------------------------------------------------------------------------------------------------------------ */
-#define U_PAIRS(X) U_INLINE void X##_pairs(const uint8_t *q, int j, const ub w[8], ub p[4]) { (void)q; (void)j; u_pairs(X##_BITS, w, p); }
-#define U_LINE_PAIRS(X) U_INLINE void X##_pairs(const uint8_t *q, int j, const ub w[8], ub p[4]) { (void)w; u_nibble_pairs(q + 256 * j, p); }
+/* ---- pairs ------------------------------------------------------------------------------------------------------- */
+#define U_PAIRS(X)                                                           \
+    U_INLINE void X##_pairs(const uint8_t *q, int j, const ub w[8], ub p[4]) \
+    {                                                                        \
+        (void)q;                                                             \
+        (void)j;                                                             \
+        u_pairs(X##_BITS, w, p);                                             \
+    }
+#define U_LINE_PAIRS(X)                                                      \
+    U_INLINE void X##_pairs(const uint8_t *q, int j, const ub w[8], ub p[4]) \
+    {                                                                        \
+        (void)w;                                                             \
+        u_nibble_pairs(q + 256 * j, p);                                      \
+    }
 U_LINE_PAIRS(q4_0)
 U_LINE_PAIRS(q4_1)
 U_LINE_PAIRS(q4_k)
@@ -334,10 +368,11 @@ U_PAIRS(nvfp4)
 
 #define MM_TABLE(suffix) \
     { \
-        [PACK_Q4_0] = q4_0_##suffix, [PACK_Q4_1] = q4_1_##suffix, [PACK_Q5_0] = q5_0_##suffix, [PACK_Q5_1] = q5_1_##suffix, \
-        [PACK_Q8_0] = q8_0_##suffix, [PACK_Q2_K] = q2_k_##suffix, [PACK_Q3_K] = q3_k_##suffix, [PACK_Q4_K] = q4_k_##suffix, \
-        [PACK_Q5_K] = q5_k_##suffix, [PACK_Q6_K] = q6_k_##suffix, [PACK_IQ4_NL] = iq4_nl_##suffix, \
-        [PACK_IQ4_XS] = iq4_xs_##suffix, [PACK_MXFP4] = mxfp4_##suffix, [PACK_NVFP4] = nvfp4_##suffix \
+        [PACK_Q4_0] = q4_0_##suffix, [PACK_Q4_1] = q4_1_##suffix, [PACK_Q5_0] = q5_0_##suffix, \
+        [PACK_Q5_1] = q5_1_##suffix, [PACK_Q8_0] = q8_0_##suffix, [PACK_Q2_K] = q2_k_##suffix, \
+        [PACK_Q3_K] = q3_k_##suffix, [PACK_Q4_K] = q4_k_##suffix, [PACK_Q5_K] = q5_k_##suffix, \
+        [PACK_Q6_K] = q6_k_##suffix, [PACK_IQ4_NL] = iq4_nl_##suffix, [PACK_IQ4_XS] = iq4_xs_##suffix, \
+        [PACK_MXFP4] = mxfp4_##suffix, [PACK_NVFP4] = nvfp4_##suffix \
     }
 
 #endif

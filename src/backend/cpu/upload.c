@@ -8,7 +8,10 @@
 
 enum { MAX_VECTOR = 1 << 24 /* values of a weight that is not a matrix */ };
 
-static bool is_matrix_hint(plan_op_kind k) { return k == OP_LINEAR || k == OP_EMBED || k == OP_EXPERT_LINEAR || k == OP_HEAD_LINEAR; }
+static bool is_matrix_hint(plan_op_kind k)
+{
+    return k == OP_LINEAR || k == OP_EMBED || k == OP_EXPERT_LINEAR || k == OP_HEAD_LINEAR;
+}
 
 /* Only data (and a bias): no scale parts, no transposition. */
 static bool is_simple(const weight *w)
@@ -50,7 +53,7 @@ static void pack_share(void *arg, int ith, int nth)
     }
 }
 
-/* ---- memory: a matrix of a small model is less than a huge page, so that they share slabs ------------------------------- */
+/* ---- memory: a matrix of a small model is less than a huge page, so that they share slabs ------------------------ */
 enum { SLAB_BYTES = 64 << 20 };
 
 void cpu_slab_drop(cpu_slab *s)
@@ -73,7 +76,8 @@ static cpu_slab *slab_new(uint64_t n)
     return NULL;
 }
 
-/* n bytes for b, 64-aligned. Pages are taken when they are written, so that the end of a slab that nobody uses costs nothing. */
+/* n bytes for b, 64-aligned. Pages are taken when they are written, so that the end of a slab that nobody uses costs
+ * nothing. */
 static bool slab_take(backend *be, bweight *b, uint64_t n)
 {
     if (n > SLAB_BYTES / 2) { /* alone */
@@ -144,8 +148,8 @@ static imp_status load_bias(bweight *b, imp_err *e)
     return IMP_OK;
 }
 
-imp_status cpu_upload(backend *be, const weight *w, plan_op_kind hint, uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
-                      uint64_t col_end, bweight **out, imp_err *e)
+imp_status cpu_upload(backend *be, const weight *w, plan_op_kind hint, uint64_t row_begin, uint64_t row_end,
+                      uint64_t col_begin, uint64_t col_end, bweight **out, imp_err *e)
 {
     *out = NULL;
     if (row_begin || col_begin || (row_end && row_end != w->rows) || (col_end && col_end != w->cols))

@@ -1,5 +1,5 @@
-/* vec: sixteen floats, whatever the machine. One AVX-512 register, two AVX registers or four SSE registers behind the same
- * functions, so that one body (ops_body.h) serves all instruction sets and sums in the same lane order on each.
+/* vec: sixteen floats, whatever the machine. One AVX-512 register, two AVX registers or four SSE registers behind the
+ * same functions, so that one body (ops_body.h) serves all instruction sets and sums in the same lane order on each.
  * Included only by files that are compiled for one instruction set. Pure; nothing fails. */
 #ifndef IMP_BACKEND_CPU_VEC_H
 #define IMP_BACKEND_CPU_VEC_H
@@ -223,7 +223,8 @@ VEC_INLINE v16 v_sigmoid(v16 x) { return v_div(v_set(1), v_add(v_set(1), v_exp(v
 /* tanh, relative error below 1e-6: near zero a series, else from e^-2|x|. */
 VEC_INLINE v16 v_tanh(v16 x)
 {
-    v16 a = v_abs(x), e = v_exp(v_mul(a, v_set(-2))), far = v_div(v_sub(v_set(1), e), v_add(v_set(1), e)), s = v_mul(x, x);
+    v16 a = v_abs(x), e = v_exp(v_mul(a, v_set(-2)));
+    v16 far = v_div(v_sub(v_set(1), e), v_add(v_set(1), e)), s = v_mul(x, x);
     v16 p = v_fma(v_set(0.0218694882f), s, v_set(-0.0539682540f));
     p = v_fma(p, s, v_set(0.133333340f));
     p = v_fma(p, s, v_set(-0.333333343f));
@@ -254,7 +255,10 @@ VEC_INLINE v16 v_load_bf16(const uint16_t *p)
 #if defined(__AVX512F__)
     o.r[0] = (vec_f)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
 #elif defined(__AVX2__)
-    VEC_EACH o.r[vec_i] = (vec_f)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 8 * vec_i))), 16);
+    VEC_EACH {
+        __m128i bits = _mm_loadu_si128((const __m128i *)(p + 8 * vec_i));
+        o.r[vec_i] = (vec_f)_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16);
+    }
 #else
     float t[16];
     for (int i = 0; i < 16; i++)
