@@ -59,6 +59,7 @@ int main(int argc, char **argv)
     printf("%s\n", desc);
 #ifdef GPU_SOURCE_HASH
     jw_kstr(&o, "source", GPU_SOURCE_HASH);
+    printf("sources %s\n", GPU_SOURCE_HASH); /* known also of a run that is ended before its report */
 #endif
     int bad = 0;
     if (strcmp(what, "fp8bench") == 0)
