@@ -105,7 +105,7 @@ typedef struct imp_model_info {
 } imp_model_info;
 IMP_API imp_status imp_model_get_info(const imp_model *m, imp_model_info *info); /* set info->size first */
 /* Everything `imp inspect` prints, as text (plan: with every operation) or one JSON document.
- * mem_free with imp_free. */
+ * The caller frees *out with imp_free. */
 IMP_API imp_status imp_model_inspect(const imp_model *m, bool plan, bool json, char **out, imp_err *e);
 /* For strings and arrays that this library allocated. */
 IMP_API void imp_free(void *p);

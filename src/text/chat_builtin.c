@@ -44,7 +44,8 @@ static const struct { const char *name, *text; } builtins[] = {
     {"zephyr", LOOP("{{ '<|' + m.role + '|>\\n' + m.content + eos_token + '\\n' }}") PROMPT("'<|assistant|>\\n'")},
     {"deepseek", "{{ bos_token }}"
      LOOP("{%- if m.role == 'user' -%}{{ '<｜User｜>' + m.content }}{%- elif m.role == 'assistant' -%}"
-          "{{ '<｜Assistant｜>' + m.content + '<｜end▁of▁sentence｜>' }}{%- else -%}{{ m.content }}{%- endif -%}")
+          "{{ '<｜Assistant｜>' + m.content + '<｜end▁of▁sentence｜>' }}"
+          "{%- else -%}{{ m.content }}{%- endif -%}")
      PROMPT("'<｜Assistant｜>'")},
     {"deepseek-v2", "{{ bos_token }}"
      LOOP("{%- if m.role == 'user' -%}{{ 'User: ' + m.content + '\\n\\n' }}{%- elif m.role == 'assistant' -%}"

@@ -23,10 +23,10 @@ const chat_format *chat_format_at(size_t i);            /* NULL past the end */
 /* Text that opens a tool call (for constraints), "" when there is none. */
 const char *chat_format_open(const chat_format *f);
 
-/* A call that must come (tool_choice): prefix is the beginning of the answer, to be put behind the prompt and pushed into
- * the parser before the model's text; schema is what that text must fit. name: the tool, NULL = any of tools (a list as in
- * OpenAI's API). in_reasoning: the prompt ended inside a reasoning block, which prefix then closes. IMP_E_USAGE when there
- * is no such tool. tools J_NONE: only the reasoning is closed. a takes intermediate values. */
+/* A call that must come (tool_choice): prefix is the beginning of the answer, to be put behind the prompt and pushed
+ * into the parser before the model's text; schema is what that text must fit. name: the tool, NULL = any of tools (a
+ * list as in OpenAI's API). in_reasoning: the prompt ended inside a reasoning block, which prefix then closes.
+ * IMP_E_USAGE when there is no such tool. tools J_NONE: only the reasoning is closed. a takes intermediate values. */
 imp_status chat_force(const chat_format *f, jval tools, const char *name, bool in_reasoning, arena *a, strbuf *prefix,
                       strbuf *schema, imp_err *e);
 /* The tag that opens reasoning: "<think>" or the format's own. */

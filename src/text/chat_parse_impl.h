@@ -15,7 +15,8 @@ struct chat_format {
     const char *open, *close; /* around one call or all; close NULL: none */
     const char *call_open, *call_sep, *call_close; /* CP_NAMED: around each call, between name and arguments */
     bool bare;                /* a call may also be the whole answer, JSON without any tag */
-    const char *force;        /* what a forced call begins with, JSON {"name", args_key} follows; NULL: hermes' is taken */
+    const char *force;        /* what a forced call begins with, JSON {"name", args_key} follows;
+                                 NULL: hermes' is taken */
     const char *args_key;     /* NULL: "arguments" */
     const char *think[2];     /* its own reasoning tags; NULL: <think> */
 };

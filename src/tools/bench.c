@@ -20,7 +20,8 @@ typedef struct window {
     pthread_cond_t all_in;
     bool open;                               /* the gate, under lock: every sequence has been submitted */
     uint32_t n_seq, n_gen, n_started, n_tok; /* n_tok: tokens of all sequences since the window opened */
-    int64_t t_open, t_close;                 /* of tests that generate: all had their first token; the slowest had n_gen more */
+    int64_t t_open, t_close;                 /* of tests that generate: all had their first token; the slowest had
+                                                n_gen more */
     struct lane *lane;
     uint64_t *req;
 } window;
@@ -35,8 +36,8 @@ typedef struct lane {
     imp_err err;
 } lane;
 
-/* Counts a token. The window is open while every sequence decodes: prompts come before it, and the stragglers that go on
- * until the slowest has its tokens are cancelled behind it. */
+/* Counts a token. The window is open while every sequence decodes: prompts come before it, and the stragglers that go
+ * on until the slowest has its tokens are cancelled behind it. */
 static void on_token(lane *l)
 {
     window *w = l->w;
@@ -108,7 +109,8 @@ uint32_t bench_context(const bench_test *t, uint32_t n_batch)
 }
 
 /* One sample: the time of what the test counts, in ns for n_seq * (n_gen or n_prompt) tokens. */
-static imp_status sample(imp_engine *g, const bench_test *t, const int32_t *ids, lane *lanes, uint64_t *req, int64_t *ns, imp_err *e)
+static imp_status sample(imp_engine *g, const bench_test *t, const int32_t *ids, lane *lanes, uint64_t *req,
+                         int64_t *ns, imp_err *e)
 {
     imp_request r;
     imp_stats st = {.size = sizeof st};
@@ -145,7 +147,8 @@ static imp_status sample(imp_engine *g, const bench_test *t, const int32_t *ids,
         return s;
     if (t->n_gen) {
         if (!w.t_close || !w.n_tok)
-            return err_set(e, IMP_E_INTERNAL, "bench: some sequence ended before every one had its %u tokens", t->n_gen);
+            return err_set(e, IMP_E_INTERNAL, "bench: some sequence ended before every one had its %u tokens",
+                           t->n_gen);
         *ns = (int64_t)((double)(w.t_close - w.t_open) * t->n_gen * t->n_seq / w.n_tok);
     } else if (!t->n_depth) {
         *ns = first - t0;
@@ -165,7 +168,8 @@ static int by_value(const void *a, const void *b)
 
 static void summarise(bench_result *r)
 {
-    double tokens = (double)r->test.n_seq * (r->test.n_gen ? r->test.n_gen : r->test.n_prompt), sum = 0, sum2 = 0, ts = 0, ts2 = 0;
+    double tokens = (double)r->test.n_seq * (r->test.n_gen ? r->test.n_gen : r->test.n_prompt);
+    double sum = 0, sum2 = 0, ts = 0, ts2 = 0;
     for (uint32_t i = 0; i < r->n; i++) {
         double ns = (double)r->ns[i], v = tokens / (ns * 1e-9);
         sum += ns;

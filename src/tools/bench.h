@@ -1,5 +1,6 @@
-/* bench: llama-bench's tests through the engine itself: prompts prefilled and sampled tokens fed back, exactly as a request
- * runs. Each test is a prompt of n_prompt tokens, or n_gen tokens after n_depth tokens of context, on n_seq sequences. */
+/* bench: llama-bench's tests through the engine itself: prompts prefilled and sampled tokens fed back, exactly as a
+ * request runs. Each test is a prompt of n_prompt tokens, or n_gen tokens after n_depth tokens of context, on n_seq
+ * sequences. */
 #ifndef IMP_TOOLS_BENCH_H
 #define IMP_TOOLS_BENCH_H
 
@@ -30,9 +31,10 @@ typedef struct bench_check_result {
     double error, kl;         /* largest max|a-b| / max|b| of a row; mean KL(reference, engine) */
 } bench_check_result;
 
-/* Lets the engine answer a prompt of n_prompt random tokens with n_gen greedy ones and compares the logits of every row with
- * those of the CPU's scalar path on the same model (a second engine in this process), given the same tokens. */
-imp_status bench_check(imp_engine *g, imp_model *m, uint32_t n_prompt, uint32_t n_gen, bench_check_result *out, imp_err *e);
+/* Lets the engine answer a prompt of n_prompt random tokens with n_gen greedy ones and compares the logits of every row
+ * with those of the CPU's scalar path on the same model (a second engine in this process), given the same tokens. */
+imp_status bench_check(imp_engine *g, imp_model *m, uint32_t n_prompt, uint32_t n_gen, bench_check_result *out,
+                       imp_err *e);
 
 /* Writes the model that a path names (random:SHAPE:FORMAT above all) as one GGUF file. */
 imp_status bench_write(const char *model, const char *path, imp_err *e);

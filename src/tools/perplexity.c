@@ -110,7 +110,8 @@ static imp_status open_base(run *r, const char *path, uint64_t n_window, const i
         return err_oom(e, path, r->n_vocab * 2ull);
     if (!file_exists(path)) {
         r->write = fopen(path, "wb");
-        if (!r->write || fwrite(&h, sizeof h, 1, r->write) != 1 || fwrite(tok, sizeof *tok, n_window * r->n_ctx, r->write) != n_window * r->n_ctx)
+        if (!r->write || fwrite(&h, sizeof h, 1, r->write) != 1 ||
+            fwrite(tok, sizeof *tok, n_window * r->n_ctx, r->write) != n_window * r->n_ctx)
             return err_set(e, IMP_E_IO, "%s: cannot write", path);
         return IMP_OK;
     }
@@ -154,7 +155,8 @@ imp_status perplexity_run(imp_model *m, imp_engine *g, const char *text, size_t 
     run r = {.n_ctx = n_ctx, .n_vocab = info.n_vocab, .first = n_ctx / 2};
     uint64_t n_window = n_tok / n_ctx;
     if (s == IMP_OK && n_tok < 2ull * n_ctx)
-        s = err_set(e, IMP_E_USAGE, "the text is too short: wanted at least %llu tokens (twice -c), got %zu", 2ull * n_ctx, n_tok);
+        s = err_set(e, IMP_E_USAGE, "the text is too short: wanted at least %llu tokens (twice -c), got %zu",
+                    2ull * n_ctx, n_tok);
     bool has_bos = s == IMP_OK && info.bos >= 0 && tok[0] == info.bos;
     for (uint64_t w = 0; s == IMP_OK && has_bos && w < n_window; w++)
         tok[w * n_ctx] = info.bos;

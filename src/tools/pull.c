@@ -69,7 +69,8 @@ static size_t repo_length(const char *s)
         if (!isalnum((unsigned char)s[n]) && !strchr("-._/", s[n]))
             return 0;
     }
-    bool bad = n == 0 || slashes > 1 || s[0] == '/' || s[0] == '.' || s[n - 1] == '/' || strstr(s, "..") || strstr(s, "--");
+    bool bad = n == 0 || slashes > 1 || s[0] == '/' || s[0] == '.' || s[n - 1] == '/' || strstr(s, "..") ||
+               strstr(s, "--");
     return bad ? 0 : n;
 }
 
@@ -138,7 +139,8 @@ static size_t split_at(const char *name, unsigned *no, unsigned *count)
         return 0;
     const char *s = name + n - k;
     for (size_t i = 0; i < k; i++)
-        if (strchr("-of.gu", "-00001-of-00001.gguf"[i]) ? s[i] != "-00001-of-00001.gguf"[i] : !isdigit((unsigned char)s[i]))
+        if (strchr("-of.gu", "-00001-of-00001.gguf"[i]) ? s[i] != "-00001-of-00001.gguf"[i]
+                                                        : !isdigit((unsigned char)s[i]))
             return 0;
     *no = (unsigned)strtoul(s + 1, NULL, 10);
     *count = (unsigned)strtoul(s + 10, NULL, 10);
@@ -163,8 +165,9 @@ static imp_status add_set(pull *p, const names *all, const char *first, names *o
     imp_status s = IMP_OK;
     for (unsigned i = 1; i <= count && s == IMP_OK; i++) {
         char *name = arena_printf(p->mem, "%.*s-%05u-of-%05u.gguf", (int)at, first, i, count);
-        s = !name ? err_oom(e, first, at) : !listed(all, name) ? err_set(e, IMP_E_NOTFOUND, "%s: %s is not in the repository", p->repo, name)
-                                                               : add_name(p, out, name, strlen(name), e);
+        s = !name                ? err_oom(e, first, at)
+            : !listed(all, name) ? err_set(e, IMP_E_NOTFOUND, "%s: %s is not in the repository", p->repo, name)
+                                 : add_name(p, out, name, strlen(name), e);
     }
     return s;
 }
@@ -198,8 +201,9 @@ static const char *only_match(const names *all, const char *tag, uint32_t *n)
 
 static bool is_part_of_folder(const char *s)
 {
-    static const char *const ends[] = {".safetensors", ".safetensors.index.json", "config.json", "tokenizer.json", "tokenizer.model", ".jinja",
-                                       "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "hf_quant_config.json"};
+    static const char *const ends[] = {
+        ".safetensors", ".safetensors.index.json", "config.json", "tokenizer.json", "tokenizer.model", ".jinja",
+        "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "hf_quant_config.json"};
     if (strchr(s, '/') || strstr(s, "consolidated"))
         return false;
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
@@ -229,12 +233,15 @@ static imp_status choose(pull *p, const names *all, names *out, bool *folder, im
                 s = add_name(p, out, all->v[i], strlen(all->v[i]), e);
             }
         *folder = true;
-        return s != IMP_OK || weights ? s : err_set(e, IMP_E_NOTFOUND, "%s: has neither GGUF nor SafeTensors files", p->repo);
+        return s != IMP_OK || weights
+                   ? s
+                   : err_set(e, IMP_E_NOTFOUND, "%s: has neither GGUF nor SafeTensors files", p->repo);
     }
     strbuf b = {0};
     list_some(all, &b);
     imp_status s = n > 1 ? err_set(e, IMP_E_USAGE, "%s: %u files fit; name one: %s", p->repo, n, b.s ? b.s : "")
-                         : err_set(e, IMP_E_NOTFOUND, "%s: has no file %s; its GGUF files: %s", p->repo, p->want ? p->want : "*.gguf", b.s ? b.s : "");
+                         : err_set(e, IMP_E_NOTFOUND, "%s: has no file %s; its GGUF files: %s", p->repo,
+                                   p->want ? p->want : "*.gguf", b.s ? b.s : "");
     sb_free(&b);
     return s;
 }
@@ -255,9 +262,13 @@ static imp_status read_siblings(pull *p, jr *r, names *l, imp_err *e)
                 } else if (jr_string(r, &v)) {
                     sb_clear(&name);
                     jr_str_decode(&v, &name);
-                    s = name.failed ? err_oom(e, "name", v.n)
-                        : safe_name(name.s ? name.s : "", name.n) ? add_name(p, l, name.s, name.n, e)
-                                                                  : err_set(e, IMP_E_PARSE, "%s: a file with an unsafe name: '%.60s'", p->repo, name.s ? name.s : "");
+                    if (name.failed)
+                        s = err_oom(e, "name", v.n);
+                    else if (safe_name(name.s ? name.s : "", name.n))
+                        s = add_name(p, l, name.s, name.n, e);
+                    else
+                        s = err_set(e, IMP_E_PARSE, "%s: a file with an unsafe name: '%.60s'", p->repo,
+                                    name.s ? name.s : "");
                 }
             }
     sb_free(&name);
@@ -290,7 +301,8 @@ static imp_status finish(pull *p, const char *commit, const names *files, bool f
 {
     out->commit = commit;
     out->n_files = files->n;
-    out->path = folder ? arena_printf(p->mem, "%s/snapshots/%s", p->dir, commit) : arena_printf(p->mem, "%s/snapshots/%s/%s", p->dir, commit, files->v[0]);
+    out->path = folder ? arena_printf(p->mem, "%s/snapshots/%s", p->dir, commit)
+                       : arena_printf(p->mem, "%s/snapshots/%s/%s", p->dir, commit, files->v[0]);
     return out->path ? IMP_OK : err_oom(e, "path", 0);
 }
 
@@ -341,14 +353,16 @@ static imp_status list_folder(pull *p, const char *dir, const char *prefix, int 
     for (struct dirent *f; s == IMP_OK && (f = readdir(d));) {
         if (strcmp(f->d_name, ".") == 0 || strcmp(f->d_name, "..") == 0)
             continue;
-        char *path = arena_printf(p->mem, "%s/%s", dir, f->d_name), *name = arena_printf(p->mem, "%s%s", prefix, f->d_name);
+        char *path = arena_printf(p->mem, "%s/%s", dir, f->d_name);
+        char *name = arena_printf(p->mem, "%s%s", prefix, f->d_name);
         struct stat st;
         if (!path || !name)
             s = err_oom(e, dir, 0);
         else if (stat(path, &st)) /* a link to a blob that is gone */
             continue;
         else if (S_ISDIR(st.st_mode) && depth < MAX_DEPTH)
-            s = (name = arena_printf(p->mem, "%s/", name)) ? list_folder(p, path, name, depth + 1, l, e) : err_oom(e, dir, 0);
+            s = (name = arena_printf(p->mem, "%s/", name)) ? list_folder(p, path, name, depth + 1, l, e)
+                                                           : err_oom(e, dir, 0);
         else if (S_ISREG(st.st_mode) && safe_name(name, strlen(name)))
             s = add_name(p, l, name, strlen(name), e);
     }

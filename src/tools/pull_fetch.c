@@ -18,7 +18,10 @@
 #define MAX_TRIES 5 /* of a connection that breaks off; each goes on where the last one stopped */
 #define SPACE_TO_LEAVE ((uint64_t)16 << 20)
 
-static imp_status sys_error(imp_err *e, const char *path) { return err_set(e, IMP_E_IO, "%s: %s", path, strerror(errno)); }
+static imp_status sys_error(imp_err *e, const char *path)
+{
+    return err_set(e, IMP_E_IO, "%s: %s", path, strerror(errno));
+}
 
 imp_status pull_make_parents(const char *path, imp_err *e)
 {
@@ -54,7 +57,9 @@ static imp_status status_error(const pull *p, const char *url, const web_answer 
     const char *more = a->error_text[0] ? a->error_text : "";
     if (a->status == 401 || a->status == 403)
         return err_set(e, IMP_E_NOTFOUND, "%s: the hub answers %d: %s%s%s", p->repo, a->status,
-                       p->par->token ? "HF_TOKEN does not open it" : "it does not exist, or needs a token: set HF_TOKEN", *more ? "; " : "", more);
+                       p->par->token ? "HF_TOKEN does not open it"
+                                     : "it does not exist, or needs a token: set HF_TOKEN",
+                       *more ? "; " : "", more);
     if (a->status == 404)
         return err_set(e, IMP_E_NOTFOUND, "%s: not found on %s%s%s", p->repo, p->endpoint, *more ? "; " : "", more);
     return err_set(e, IMP_E_IO, "%s: the hub answers %d%s%s", url, a->status, *more ? "; " : "", more);
@@ -227,7 +232,8 @@ static imp_status check_space(const part *t, imp_err *e)
         return IMP_OK; /* a file system that does not tell */
     uint64_t have = (uint64_t)v.f_bavail * v.f_frsize, need = t->size - t->n;
     if (need > have || have - need < SPACE_TO_LEAVE)
-        return err_set(e, IMP_E_IO, "%s: no space: %.1f MB are still to come, %.1f MB are free", t->path, (double)need / 1e6, (double)have / 1e6);
+        return err_set(e, IMP_E_IO, "%s: no space: %.1f MB are still to come, %.1f MB are free", t->path,
+                       (double)need / 1e6, (double)have / 1e6);
     return IMP_OK;
 }
 
@@ -245,9 +251,11 @@ static imp_status fill_part(part *t, const char *url, const char *etag, imp_err 
         if (t->failed)
             return err_set(e, IMP_E_IO, "%s: %s", t->path, strerror(t->failed));
         if (t->too_long)
-            return err_set(e, IMP_E_IO, "%s: more bytes came than the %llu that the hub announced", url, (unsigned long long)t->size);
+            return err_set(e, IMP_E_IO, "%s: more bytes came than the %llu that the hub announced", url,
+                           (unsigned long long)t->size);
         if (s == IMP_E_CANCELLED)
-            return err_set(e, s, "%s: stopped at %.1f of %.1f MB; the same command goes on from there", t->label, (double)t->n / 1e6, (double)t->size / 1e6);
+            return err_set(e, s, "%s: stopped at %.1f of %.1f MB; the same command goes on from there", t->label,
+                           (double)t->n / 1e6, (double)t->size / 1e6);
         if (s == IMP_OK && a.status != 200 && a.status != 206)
             return status_error(t->p, url, &a, e);
         if (t->fetched > before)
@@ -267,13 +275,14 @@ static imp_status check_part(part *t, const char *etag, imp_err *e)
         sha_hex(&t->sum, got);
     if (t->check && strcmp(got, etag)) {
         unlink(t->path); /* no part of it can be trusted */
-        return err_set(e, IMP_E_IO, "%s: the checksum is wrong: wanted %s, got %s; it was deleted, try again", t->label, etag, got);
+        return err_set(e, IMP_E_IO, "%s: the checksum is wrong: wanted %s, got %s; it was deleted, try again", t->label,
+                       etag, got);
     }
     return fsync(t->fd) && errno != EINVAL ? sys_error(e, t->path) : IMP_OK;
 }
 
-static imp_status fetch_blob(pull *p, const char *url, const char *file, const char *etag, uint64_t size, const char *blob, uint64_t *fetched,
-                             imp_err *e)
+static imp_status fetch_blob(pull *p, const char *url, const char *file, const char *etag, uint64_t size,
+                             const char *blob, uint64_t *fetched, imp_err *e)
 {
     part t = {.p = p, .size = size, .label = arena_printf(p->mem, "%s (%.1f MB)", file, (double)size / 1e6),
               .path = arena_printf(p->mem, "%s.incomplete", blob)};
@@ -354,7 +363,8 @@ static char *file_url(pull *p, const char *commit, const char *file)
     return url;
 }
 
-imp_status pull_fetch_file(pull *p, const char *commit, const char *file, uint64_t *n_bytes, uint64_t *fetched, imp_err *e)
+imp_status pull_fetch_file(pull *p, const char *commit, const char *file, uint64_t *n_bytes, uint64_t *fetched,
+                           imp_err *e)
 {
     char *url = file_url(p, commit, file);
     if (!url)

@@ -18,7 +18,8 @@ typedef struct pull {
 /* GET of a small document into body; follows redirects. The status is checked. */
 imp_status pull_fetch_text(pull *p, const char *url, strbuf *body, imp_err *e);
 /* FILE of a commit into blobs and snapshots. n_bytes: its size; *fetched: what came over the network. */
-imp_status pull_fetch_file(pull *p, const char *commit, const char *file, uint64_t *n_bytes, uint64_t *fetched, imp_err *e);
+imp_status pull_fetch_file(pull *p, const char *commit, const char *file, uint64_t *n_bytes, uint64_t *fetched,
+                           imp_err *e);
 /* Makes the folders above path. */
 imp_status pull_make_parents(const char *path, imp_err *e);
 

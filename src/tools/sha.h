@@ -1,6 +1,6 @@
-/* sha: SHA-256 and SHA-1 (FIPS 180-4) of data that comes in pieces, to check downloads. A hub names large files by their
- * SHA-256 and small ones as git does, by a SHA-1; both guard against accidents here, not against forgers of SHA-1.
- * Pure; a sha belongs to its caller. */
+/* sha: SHA-256 and SHA-1 (FIPS 180-4) of data that comes in pieces, to check downloads. A hub names large files by
+ * their SHA-256 and small ones as git does, by a SHA-1; both guard against accidents here, not against forgers of
+ * SHA-1. Pure; a sha belongs to its caller. */
 #ifndef IMP_TOOLS_SHA_H
 #define IMP_TOOLS_SHA_H
 

@@ -10,10 +10,11 @@
 
 /* The part of libcurl's binary interface that we use; the numbers never change within libcurl.so.4. */
 enum {
-    OPT_WRITEDATA = 10001, OPT_URL = 10002, OPT_ERRORBUFFER = 10010, OPT_USERAGENT = 10018, OPT_LOW_SPEED_LIMIT = 19, OPT_LOW_SPEED_TIME = 20,
-    OPT_HTTPHEADER = 10023, OPT_HEADERDATA = 10029, OPT_NOPROGRESS = 43, OPT_NOBODY = 44, OPT_FOLLOWLOCATION = 52, OPT_XFERINFODATA = 10057,
-    OPT_CONNECTTIMEOUT = 78, OPT_NOSIGNAL = 99, OPT_PROTOCOLS = 181, OPT_WRITEFUNCTION = 20011, OPT_HEADERFUNCTION = 20079,
-    OPT_XFERINFOFUNCTION = 20219, OPT_RANGE = 10007
+    OPT_WRITEDATA = 10001, OPT_URL = 10002, OPT_ERRORBUFFER = 10010, OPT_USERAGENT = 10018,
+    OPT_LOW_SPEED_LIMIT = 19, OPT_LOW_SPEED_TIME = 20, OPT_HTTPHEADER = 10023, OPT_HEADERDATA = 10029,
+    OPT_NOPROGRESS = 43, OPT_NOBODY = 44, OPT_FOLLOWLOCATION = 52, OPT_XFERINFODATA = 10057,
+    OPT_CONNECTTIMEOUT = 78, OPT_NOSIGNAL = 99, OPT_PROTOCOLS = 181, OPT_WRITEFUNCTION = 20011,
+    OPT_HEADERFUNCTION = 20079, OPT_XFERINFOFUNCTION = 20219, OPT_RANGE = 10007
 };
 enum { INFO_RESPONSE_CODE = 0x200002, INFO_REDIRECT_URL = 0x10001f };
 enum { GLOBAL_DEFAULT = 3, PROTO_HTTP = 1, PROTO_HTTPS = 2, ERROR_SIZE = 256 };
@@ -40,14 +41,16 @@ imp_status web_open(web **out, imp_err *e)
     for (size_t i = 0; i < sizeof names / sizeof *names && !lib; i++)
         lib = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
     if (!lib)
-        return err_set(e, IMP_E_UNSUPPORTED, "downloads need libcurl (libcurl.so.4), which is not here: install the package libcurl4");
+        return err_set(e, IMP_E_UNSUPPORTED, "downloads need libcurl (libcurl.so.4), which is not here: "
+                                             "install the package libcurl4");
     web *w = mem_calloc(1, sizeof *w);
     if (!w)
         return err_oom(e, "web", sizeof *w);
     const struct { const char *name; void *at; } symbols[] = {
         {"curl_global_init", &w->global_init}, {"curl_easy_init", &w->easy_init}, {"curl_easy_reset", &w->easy_reset},
-        {"curl_easy_cleanup", &w->easy_cleanup}, {"curl_easy_setopt", &w->easy_setopt}, {"curl_easy_getinfo", &w->easy_getinfo},
-        {"curl_easy_perform", &w->easy_perform}, {"curl_easy_strerror", &w->easy_strerror}, {"curl_slist_append", &w->slist_append},
+        {"curl_easy_cleanup", &w->easy_cleanup}, {"curl_easy_setopt", &w->easy_setopt},
+        {"curl_easy_getinfo", &w->easy_getinfo}, {"curl_easy_perform", &w->easy_perform},
+        {"curl_easy_strerror", &w->easy_strerror}, {"curl_slist_append", &w->slist_append},
         {"curl_slist_free_all", &w->slist_free_all}};
     for (size_t i = 0; i < sizeof symbols / sizeof *symbols; i++) {
         void *p = dlsym(lib, symbols[i].name);
@@ -106,8 +109,8 @@ static size_t on_header(char *data, size_t size, size_t n, void *user)
     size_t len = size * n;
     const struct { const char *name; char *text; int64_t *number; } wanted[] = {
         {"etag:", a->etag, NULL}, {"x-linked-etag:", a->linked_etag, NULL}, {"x-repo-commit:", a->commit, NULL},
-        {"x-error-message:", a->error_text, NULL}, {"content-length:", NULL, &a->length}, {"x-linked-size:", NULL, &a->linked_size},
-        {"content-range:", NULL, &a->range_from}};
+        {"x-error-message:", a->error_text, NULL}, {"content-length:", NULL, &a->length},
+        {"x-linked-size:", NULL, &a->linked_size}, {"content-range:", NULL, &a->range_from}};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         size_t k = strlen(wanted[i].name);
         if (len <= k || strncasecmp(data, wanted[i].name, k))

@@ -31,7 +31,8 @@ typedef struct web_answer {
 
 imp_status web_open(web **out, imp_err *e); /* IMP_E_UNSUPPORTED without libcurl */
 void web_close(web *w);                     /* NULL is fine */
-/* Any status of the server is IMP_OK; IMP_E_IO when there was no whole answer (see cut), IMP_E_CANCELLED when stopped. */
+/* Any status of the server is IMP_OK; IMP_E_IO when there was no whole answer (see cut), IMP_E_CANCELLED when
+ * stopped. */
 imp_status web_get(web *w, const web_request *r, web_answer *a, imp_err *e);
 
 #endif
