@@ -8,7 +8,8 @@
 
 #include "constrain/constrain.h"
 
-typedef imp_status (*compile_fn)(const char *text, size_t n, const constrain_options *o, constrain_prog **out, imp_err *e);
+typedef imp_status (*compile_fn)(const char *text, size_t n, const constrain_options *o, constrain_prog **out,
+                                 imp_err *e);
 
 /* No crash, no leak, no limit passed; every prefix that is accepted must have a way on (invariant 1 of machine.h). */
 static int constrain_walk(compile_fn compile, const uint8_t *data, size_t n)

@@ -63,7 +63,8 @@ static strbuf parse(const chat_parse_opts *o, const char *s, size_t n, size_t pi
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char json[] = "[{\"function\":{\"name\":\"f\",\"parameters\":{\"properties\":{\"s\":{\"type\":\"string\"},\"n\":{\"type\":\"integer\"}}}}}]";
+    static const char json[] = "[{\"function\":{\"name\":\"f\",\"parameters\":{\"properties\":{"
+                               "\"s\":{\"type\":\"string\"},\"n\":{\"type\":\"integer\"}}}}}]";
     if (size < 2)
         return 0;
     size_t n_formats = 0;
@@ -73,10 +74,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t n = size - 2;
     arena a = {0};
     imp_err e = {0};
-    chat_parse_opts o = {.format = chat_format_at(data[0] % n_formats), .parse_tools = data[1] & 1, .parse_reasoning = data[1] & 2,
+    chat_parse_opts o = {.format = chat_format_at(data[0] % n_formats), .parse_tools = data[1] & 1,
+                         .parse_reasoning = data[1] & 2,
                          .in_reasoning = data[1] & 4, .tools = jval_none()};
     check(jval_parse(&a, json, sizeof json - 1, true, "tools", &o.tools, &e) == IMP_OK);
-    strbuf whole = parse(&o, s, n, n ? n : 1), pieces = parse(&o, s, n, (data[1] >> 3) + 1u), bytes = parse(&o, s, n, 1);
+    strbuf whole = parse(&o, s, n, n ? n : 1), pieces = parse(&o, s, n, (data[1] >> 3) + 1u);
+    strbuf bytes = parse(&o, s, n, 1);
     check(whole.n == pieces.n && (!whole.n || !memcmp(whole.s, pieces.s, whole.n)));
     check(whole.n == bytes.n && (!whole.n || !memcmp(whole.s, bytes.s, whole.n)));
     if (!o.parse_tools && !o.parse_reasoning && strcmp(chat_format_name(o.format), "harmony"))

@@ -1,5 +1,5 @@
-/* fuzz_conf: any bytes as an imp.conf over the program's own table. What is refused is refused with the line; what is taken
- * lies in its row's range or choices, and came from the file. */
+/* fuzz_conf: any bytes as an imp.conf over the program's own table. What is refused is refused with the line; what is
+ * taken lies in its row's range or choices, and came from the file. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +21,8 @@ static void check_value(const opt_def *d, const options *o)
     if (d->type == OPT_INT)
         check(!ranged || ((double)*(const int64_t *)at >= d->min && (double)*(const int64_t *)at <= d->max));
     else if (d->type == OPT_FLOAT)
-        check(isfinite(*(const double *)at) && (!ranged || (*(const double *)at >= d->min && *(const double *)at <= d->max)));
+        check(isfinite(*(const double *)at) &&
+              (!ranged || (*(const double *)at >= d->min && *(const double *)at <= d->max)));
     else if (d->type == OPT_STR)
         check(*(const char *const *)at && (!d->choices || strstr(d->choices, *(const char *const *)at)));
     else if (d->type == OPT_LIST)

@@ -1,6 +1,6 @@
-/* fuzz_config: every family's reading of config.json and what it builds from it. The first byte chooses one of the small
- * folders of tests/fixtures/hf, whose weights are kept; the rest is its config.json. What opens has plans that can be
- * printed; what does not says why. Bit 7 makes an allocation fail. ROOT is the tree's (Makefile). */
+/* fuzz_config: every family's reading of config.json and what it builds from it. The first byte chooses one of the
+ * small folders of tests/fixtures/hf, whose weights are kept; the rest is its config.json. What opens has plans
+ * that can be printed; what does not says why. Bit 7 makes an allocation fail. ROOT is the tree's (Makefile). */
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>

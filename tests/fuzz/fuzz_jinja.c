@@ -15,7 +15,8 @@ static void check(bool ok)
 
 static const char DATA[] =
     "{\"messages\":[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\",\"content\":\"hi <|x|> \\u00e9\"},"
-    "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":{\"a\":1.5}}}]}],"
+    "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":"
+    "[{\"function\":{\"name\":\"f\",\"arguments\":{\"a\":1.5}}}]}],"
     "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"type\":\"object\"}}}],"
     "\"bos_token\":\"<s>\",\"eos_token\":\"</s>\",\"add_generation_prompt\":true,\"x\":[3,1,2],\"s\":\"ab c\",\"n\":7}";
 

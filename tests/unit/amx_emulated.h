@@ -1,4 +1,5 @@
-/* AMX's tile instructions in plain C, after the pseudocode of Intel's manual; avx512_emulated.h includes mm_amx.c behind them. */
+/* AMX's tile instructions in plain C, after the pseudocode of Intel's manual; avx512_emulated.h includes mm_amx.c
+ * behind them. */
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
@@ -25,7 +26,8 @@ static inline void emulated_store(int t, void *p, long stride)
         memcpy((uint8_t *)p + r * stride, emulated[t].row[r], emulated_config.colsb[t]);
 }
 
-/* d += a (signed) . b (signed or not), groups of four bytes; the shapes that the instruction would fault on are not let through. */
+/* d += a (signed) . b (signed or not), groups of four bytes; the shapes that the instruction would fault on are not
+ * let through. */
 static inline void emulated_dot(int d, int a, int b, int b_signed)
 {
     int rows = emulated_config.rows[a], k = emulated_config.colsb[a] / 4, n = emulated_config.colsb[b] / 4;

@@ -1,5 +1,5 @@
-/* The AVX-512 kernels (ops_avx512.c, mm_vnni.c, mm_amx.c) with the instructions that they use in plain C, lane by lane as
- * Intel's Intrinsics Guide has them, so that they are tested bit for bit on machines with AVX2 alone. Defines
+/* The AVX-512 kernels (ops_avx512.c, mm_vnni.c, mm_amx.c) with the instructions that they use in plain C, lane by lane
+ * as Intel's Intrinsics Guide has them, so that they are tested bit for bit on machines with AVX2 alone. Defines
  * cpu_ops_avx512_emulated, cpu_mm_vnni_emulated and cpu_mm_amx_emulated. What the kernels newly use must be added here:
  * a name without a line below is a call of the real instruction, which the compiler refuses. */
 #include <immintrin.h>
@@ -195,7 +195,8 @@ E_FN __m512 e_cvtph_ps(__m256i a)
 E_FN __m256i e_to_half(__m512 a)
 {
     e512 x = {.f = a};
-    return (e512){.quarter = {_mm256_cvtps_ph(x.half_f[0], _MM_FROUND_TO_NEAREST_INT), _mm256_cvtps_ph(x.half_f[1], _MM_FROUND_TO_NEAREST_INT)}}.half[0];
+    return (e512){.quarter = {_mm256_cvtps_ph(x.half_f[0], _MM_FROUND_TO_NEAREST_INT),
+                              _mm256_cvtps_ph(x.half_f[1], _MM_FROUND_TO_NEAREST_INT)}}.half[0];
 }
 E_FN int e_reduce_add_epi32(__m512i a)
 {

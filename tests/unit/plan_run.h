@@ -1,4 +1,5 @@
-/* plan_run: a model's plan on the CPU backend without the engine: one sequence, any chunks, chosen blocks and state slots. */
+/* plan_run: a model's plan on the CPU backend without the engine: one sequence, any chunks, chosen blocks and
+ * state slots. */
 #ifndef IMP_TESTS_PLAN_RUN_H
 #define IMP_TESTS_PLAN_RUN_H
 
@@ -34,7 +35,8 @@ static void start(machine *k, backend *be, const plan *p)
     for (int32_t g = 0; g < p->n_group && s == IMP_OK; g++)
         s = backend_cpu.kv_grow(k->kv, g, N_BLOCK, &e);
     if (s == IMP_OK)
-        s = backend_cpu.compile(be, p, k->w, k->kv, &(plan_limits){.n_tok = MAX_TOK, .n_row = MAX_TOK, .n_seq = 1}, &k->x, &e);
+        s = backend_cpu.compile(be, p, k->w, k->kv, &(plan_limits){.n_tok = MAX_TOK, .n_row = MAX_TOK, .n_seq = 1},
+                                &k->x, &e);
     if (s != IMP_OK)
         fail_msg("%s", e.message);
 }
@@ -76,15 +78,18 @@ static void run(machine *k, const way *w, float *logits, float *hidden)
             kv[i] = at + i;
             ve[i] = at + i + 1;
             pos[i][0] = pos[i][1] = pos[i][2] = w->pos0 + at + i;
-            rows[i] = (batch_row){.tok = i, .want = BATCH_LOGITS | BATCH_HIDDEN, .logits = logits + (size_t)(at + i) * V,
+            rows[i] = (batch_row){.tok = i, .want = BATCH_LOGITS | BATCH_HIDDEN,
+                                  .logits = logits + (size_t)(at + i) * V,
                                   .hidden = hidden + (size_t)(at + i) * H};
         }
         for (int i = 0; i < w->n_save; i++)
             if (w->save[i].tok >= at && w->save[i].tok < at + m)
                 save[n_save++] = (batch_save){.tok = w->save[i].tok - at, .state = w->save[i].state};
-        batch_seq q = {.table = {w->table, w->table, w->table, w->table}, .table_len = {N_BLOCK, N_BLOCK, N_BLOCK, N_BLOCK}, .n_kv = at + m,
+        batch_seq q = {.table = {w->table, w->table, w->table, w->table},
+                       .table_len = {N_BLOCK, N_BLOCK, N_BLOCK, N_BLOCK}, .n_kv = at + m,
                        .state_in = state, .state_out = w->state_out, .save = save, .n_save = n_save, .tok_end = m};
-        batch b = {.n_tok = m, .n_seq = 1, .n_row = m, .id = w->ids + at, .seq = zero, .kv_index = kv, .pos = (const int32_t(*)[3])pos,
+        batch b = {.n_tok = m, .n_seq = 1, .n_row = m, .id = w->ids + at, .seq = zero, .kv_index = kv,
+                   .pos = (const int32_t(*)[3])pos,
                    .vis_begin = zero, .vis_end = ve, .cls = cls, .seqs = &q, .rows = rows,
                    .hidden = w->hidden_in ? w->hidden_in + (size_t)at * H : NULL};
         imp_err e = {0};

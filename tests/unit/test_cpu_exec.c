@@ -1,5 +1,6 @@
-/* The CPU backend through its interface, over a small model made here: rows are equal byte for byte alone and in company,
- * whatever the chunks, threads, block size and block table; instruction sets agree closely; bad batches are refused. */
+/* The CPU backend through its interface, over a small model made here: rows are equal byte for byte alone and in
+ * company, whatever the chunks, threads, block size and block table; instruction sets agree closely; bad batches are
+ * refused. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,12 +15,14 @@
 #include "backend/backend.h"
 #include "base/mem.h"
 
-enum { VOCAB = 70, HIDDEN = 64, HEADS = 4, KV_HEADS = 2, D = 24, FF = 96, LAYERS = 2, WINDOW = 9, LEN = 150, MAX_W = 64 };
+enum {
+    VOCAB = 70, HIDDEN = 64, HEADS = 4, KV_HEADS = 2, D = 24, FF = 96, LAYERS = 2, WINDOW = 9, LEN = 150, MAX_W = 64
+};
 
 static uint32_t seed = 1;
 static float unit(void) { return (float)((seed = seed * 1664525u + 1013904223u) >> 8) / (1 << 23) - 1.0f; }
 
-/* ---- the model ----------------------------------------------------------------------------------------------------------- */
+/* ---- the model ------------------------------------------------------------------------------------------------- */
 typedef struct model {
     plan p;
     weight w[MAX_W];
@@ -29,7 +32,8 @@ typedef struct model {
     uint8_t *bytes[MAX_W];
 } model;
 
-static int32_t add_weight(model *m, quant_id type, uint64_t rows, uint64_t cols, float scale, float shift, plan_op_kind hint)
+static int32_t add_weight(model *m, quant_id type, uint64_t rows, uint64_t cols, float scale, float shift,
+                          plan_op_kind hint)
 {
     const quant_fmt *f = quant_get(type);
     float *v = malloc(rows * cols * sizeof *v);
@@ -41,7 +45,8 @@ static int32_t add_weight(model *m, quant_id type, uint64_t rows, uint64_t cols,
     f->encode(v, m->bytes[m->n], rows * cols, NULL);
     free(v);
     m->slice[m->n] = (weight_slice){.data = m->bytes[m->n], .rows = rows, .stride = n / rows};
-    m->w[m->n] = (weight){.name = "test", .format = type, .n_expert = 1, .rows = rows, .cols = cols, .n_parts = 1, .n_bytes = n,
+    m->w[m->n] = (weight){.name = "test", .format = type, .n_expert = 1, .rows = rows, .cols = cols, .n_parts = 1,
+                          .n_bytes = n,
                           .part = {{.role = PART_DATA, .type = type, .gran_rows = 1, .gran_cols = 1, .n_slices = 1,
                                     .slices = &m->slice[m->n]}}};
     m->hint[m->n] = hint;
@@ -77,7 +82,8 @@ static plan_reg rope(model *m, int layer, const char *role, plan_reg x, int32_t 
 {
     plan_op op = plan_op_init(OP_ROPE, layer, role);
     op.in[0] = x;
-    op.attr.rope = (plan_rope){.n_head = heads, .head_dim = D, .rot = 16, .rot_off = 4, .interleaved = layer == 1, .freq = freq, .mscale = 1};
+    op.attr.rope = (plan_rope){.n_head = heads, .head_dim = D, .rot = 16, .rot_off = 4, .interleaved = layer == 1,
+                               .freq = freq, .mscale = 1};
     return emit(m, op, REG_ACT, DIM_T, m->p.reg[x].width);
 }
 
@@ -93,13 +99,15 @@ static plan_reg binary(model *m, plan_op_kind kind, int layer, const char *role,
 
 static plan_reg attention(model *m, int layer, plan_reg x, quant_id type, int32_t freq)
 {
-    plan_reg q = rope(m, layer, "rope_q", norm(m, layer, "q_norm", linear(m, layer, "q", x, type, HEADS * D), D), freq, HEADS);
+    plan_reg qn = norm(m, layer, "q_norm", linear(m, layer, "q", x, type, HEADS * D), D);
+    plan_reg q = rope(m, layer, "rope_q", qn, freq, HEADS);
     plan_reg k = rope(m, layer, "rope_k", linear(m, layer, "k", x, type, KV_HEADS * D), freq, KV_HEADS);
     plan_reg v = linear(m, layer, "v", x, type, KV_HEADS * D);
     plan_op op = plan_op_init(OP_KV_STORE, layer, "store");
     op.in[0] = k;
     op.in[1] = v;
-    op.attr.kv.group = plan_add_group(&m->p, (plan_kv_group){.kind = layer ? KVG_WINDOW : KVG_FULL, .window = layer ? WINDOW : 0,
+    op.attr.kv.group = plan_add_group(&m->p, (plan_kv_group){.kind = layer ? KVG_WINDOW : KVG_FULL,
+                                                             .window = layer ? WINDOW : 0,
                                                              .k_width = KV_HEADS * D, .v_width = KV_HEADS * D});
     op.attr.kv.slot = plan_add_slot(&m->p, op.attr.kv.group);
     plan_add_op(&m->p, &op);
@@ -107,8 +115,9 @@ static plan_reg attention(model *m, int layer, plan_reg x, quant_id type, int32_
     at.in[0] = q;
     if (layer == 0)
         at.weight[0] = add_weight(m, QUANT_F32, 1, HEADS, 1, 0, OP_ATTEND); /* sinks */
-    at.attr.attend = (plan_attend){.n_head = HEADS, .n_kv_head = KV_HEADS, .d_k = D, .d_v = D, .scale = 0.2f, .softcap = layer ? 30 : 0,
-                                   .window = layer ? WINDOW : 0, .group = op.attr.kv.group, .slot = op.attr.kv.slot};
+    at.attr.attend = (plan_attend){.n_head = HEADS, .n_kv_head = KV_HEADS, .d_k = D, .d_v = D, .scale = 0.2f,
+                                   .softcap = layer ? 30 : 0, .window = layer ? WINDOW : 0,
+                                   .group = op.attr.kv.group, .slot = op.attr.kv.slot};
     plan_reg o = emit(m, at, REG_ACT, DIM_T, HEADS * D);
     return linear(m, layer, "o", o, type, HIDDEN);
 }
@@ -131,7 +140,8 @@ static void make_model(model *m, quant_id type)
     for (int i = 0; i < LAYERS; i++) {
         x = binary(m, OP_ADD, i, "add", x, attention(m, i, norm(m, i, "norm", x, 0), type, f), REG_WIDE);
         plan_reg n = norm(m, i, "ffn_norm", x, 0);
-        plan_reg y = binary(m, OP_GLU, i, "glu", linear(m, i, "gate", n, type, FF), linear(m, i, "up", n, type, FF), REG_ACT);
+        plan_reg y = binary(m, OP_GLU, i, "glu", linear(m, i, "gate", n, type, FF), linear(m, i, "up", n, type, FF),
+                            REG_ACT);
         x = binary(m, OP_ADD, i, "ffn_add", x, linear(m, i, "down", y, type, HIDDEN), REG_WIDE);
     }
     op = plan_op_init(OP_GATHER, -1, "gather");
@@ -158,7 +168,7 @@ static void free_model(model *m)
     plan_free(&m->p);
 }
 
-/* ---- running it ------------------------------------------------------------------------------------------------------------- */
+/* ---- running it ------------------------------------------------------------------------------------------------ */
 typedef struct machine {
     backend *be;
     bweight *w[MAX_W];
@@ -167,7 +177,8 @@ typedef struct machine {
     int n_w, block, n_block;
 } machine;
 
-static imp_status start(machine *k, model *m, const char *cpu, int threads, int block, kv_type type, int n_seq, imp_err *e)
+static imp_status start(machine *k, model *m, const char *cpu, int threads, int block, kv_type type, int n_seq,
+                        imp_err *e)
 {
     *k = (machine){.block = block, .n_w = m->p.n_weight};
     imp_status s = backend_cpu.open(&(backend_options){.cpu = cpu, .n_threads = threads}, &k->be, e);
@@ -180,7 +191,8 @@ static imp_status start(machine *k, model *m, const char *cpu, int threads, int 
     for (int g = 0; g < m->p.n_group && s == IMP_OK; g++)
         s = backend_cpu.kv_grow(k->kv, g, k->n_block, e);
     if (s == IMP_OK)
-        s = backend_cpu.compile(k->be, &m->p, k->w, k->kv, &(plan_limits){.n_tok = 200, .n_row = 200, .n_seq = n_seq}, &k->x, e);
+        s = backend_cpu.compile(k->be, &m->p, k->w, k->kv, &(plan_limits){.n_tok = 200, .n_row = 200, .n_seq = n_seq},
+                                &k->x, e);
     return s;
 }
 
@@ -200,8 +212,8 @@ static void stop(machine *k)
     backend_cpu.close(k->be);
 }
 
-/* Up to eight sequences step by step: sequence s has len[s] tokens, of which a step takes chunk[s]; logits of every token
- * go to out[s][len][VOCAB]. Tables are shuffled. */
+/* Up to eight sequences step by step: sequence s has len[s] tokens, of which a step takes chunk[s]; logits of every
+ * token go to out[s][len][VOCAB]. Tables are shuffled. */
 static void run(machine *k, model *m, int n_seq, const int *len, const int *chunk, float **out)
 {
     int32_t *table[8];
@@ -225,15 +237,17 @@ static void run(machine *k, model *m, int n_seq, const int *len, const int *chun
         memset(q, 0, sizeof q);
         batch_row rows[200];
         memset(rows, 0, sizeof rows);
-        batch b = {.id = id, .seq = seq, .kv_index = kv, .pos = (const int32_t(*)[3])pos, .vis_begin = vb, .vis_end = ve, .cls = cls, .seqs = q,
-                   .rows = rows};
+        batch b = {.id = id, .seq = seq, .kv_index = kv, .pos = (const int32_t(*)[3])pos, .vis_begin = vb,
+                   .vis_end = ve, .cls = cls, .seqs = q, .rows = rows};
         for (int s = 0; s < n_seq; s++) {
             int n = len[s] - done[s] < chunk[s] ? len[s] - done[s] : chunk[s];
             if (n <= 0)
                 continue;
-            q[b.n_seq] = (batch_seq){.n_kv = done[s] + n, .slot = s, .state_in = -1, .state_out = -1, .tok_begin = b.n_tok, .tok_end = b.n_tok + n};
+            q[b.n_seq] = (batch_seq){.n_kv = done[s] + n, .slot = s, .state_in = -1, .state_out = -1,
+                                     .tok_begin = b.n_tok, .tok_end = b.n_tok + n};
             for (int g = 0; g < m->p.n_group; g++) {
-                int32_t base = g ? (done[s] - WINDOW > 0 ? (done[s] - WINDOW) / k->block : 0) : 0; /* the window has dropped its head */
+                /* the window has dropped its head */
+                int32_t base = g ? (done[s] - WINDOW > 0 ? (done[s] - WINDOW) / k->block : 0) : 0;
                 q[b.n_seq].table[g] = table[s] + base;
                 q[b.n_seq].table_len[g] = per - base;
                 q[b.n_seq].base[g] = base;
@@ -245,8 +259,10 @@ static void run(machine *k, model *m, int n_seq, const int *len, const int *chun
                 kv[b.n_tok] = pos[b.n_tok][0] = pos[b.n_tok][1] = pos[b.n_tok][2] = at;
                 vb[b.n_tok] = 0;
                 ve[b.n_tok] = at + 1;
-                rows[b.n_row++] = (batch_row){.tok = b.n_tok, .want = BATCH_LOGITS | BATCH_SAMPLE, .logits = out[s] + at * VOCAB,
-                                              .sample = {.par = {.top_p = 1, .typical_p = 1, .repeat_penalty = 1}, .n_top = -1}};
+                rows[b.n_row++] = (batch_row){.tok = b.n_tok, .want = BATCH_LOGITS | BATCH_SAMPLE,
+                                              .logits = out[s] + at * VOCAB,
+                                              .sample = {.par = {.top_p = 1, .typical_p = 1, .repeat_penalty = 1},
+                                                         .n_top = -1}};
             }
             done[s] += n;
             b.n_seq++;
@@ -287,7 +303,8 @@ static bool open_or_skip(machine *k, model *m, const char *cpu, int threads, int
 
 static void same_bytes(quant_id type, kv_type kv)
 {
-    static const struct { int threads, block, chunk; } WAY[] = {{1, 64, 1}, {2, 2, 7}, {3, 16, 64}, {2, 20, 200}, {1, 1, 13}, {5, 64, 150}};
+    static const struct { int threads, block, chunk; } WAY[] = {
+        {1, 64, 1}, {2, 2, 7}, {3, 16, 64}, {2, 20, 200}, {1, 1, 13}, {5, 64, 150}};
     static const int LENS[8] = {LEN, 1, 17, 64, 65, 33, 2, 100}, CHUNKS[8] = {5, 1, 17, 64, 3, 1, 2, 30};
     model m;
     make_model(&m, type);
@@ -300,7 +317,8 @@ static void same_bytes(quant_id type, kv_type kv)
             alone[s] = malloc(LEN * VOCAB * sizeof(float));
             together[s] = malloc(LEN * VOCAB * sizeof(float));
         }
-        /* sequence 0 in every way; LENS[0] is the longest, so the others' ids must be theirs: run them alone as sequence s */
+        /* sequence 0 in every way; LENS[0] is the longest, so the others' ids must be theirs: run them alone as
+         * sequence s */
         run(&k, &m, 1, LENS, (int[]){200}, alone);
         stop(&k);
         for (size_t w = 0; w < sizeof WAY / sizeof *WAY; w++) {
@@ -308,7 +326,8 @@ static void same_bytes(quant_id type, kv_type kv)
             run(&k, &m, 1, LENS, (int[]){WAY[w].chunk}, together);
             stop(&k);
             if (memcmp(alone[0], together[0], LEN * VOCAB * sizeof(float)) != 0)
-                fail_msg("%s: %d threads, blocks of %d, chunks of %d change the bytes", CPU[c], WAY[w].threads, WAY[w].block, WAY[w].chunk);
+                fail_msg("%s: %d threads, blocks of %d, chunks of %d change the bytes", CPU[c], WAY[w].threads,
+                         WAY[w].block, WAY[w].chunk);
         }
         assert_true(open_or_skip(&k, &m, CPU[c], 2, 16, kv, 8));
         for (int s = 1; s < 8; s++) {
@@ -377,8 +396,8 @@ static void test_refusals(void **s)
     int32_t id[1] = {3}, zero[1] = {0}, one[1] = {1}, pos[1][3] = {{0}}, table[1] = {0};
     uint8_t cls[1] = {0};
     batch_seq q = {.table = {table, table}, .table_len = {1, 1}, .n_kv = 1, .tok_end = 1};
-    batch b = {.n_tok = 1, .n_seq = 1, .id = id, .seq = zero, .kv_index = zero, .pos = (const int32_t(*)[3])pos, .vis_begin = zero, .vis_end = one,
-               .cls = cls, .seqs = &q};
+    batch b = {.n_tok = 1, .n_seq = 1, .id = id, .seq = zero, .kv_index = zero, .pos = (const int32_t(*)[3])pos,
+               .vis_begin = zero, .vis_end = one, .cls = cls, .seqs = &q};
     backend_ticket t;
     assert_int_equal(backend_cpu.submit(k.x, &b, &t, NULL), IMP_OK);
     id[0] = VOCAB;
@@ -436,8 +455,9 @@ static void test_steady(void **s)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_bytes_q8), cmocka_unit_test(test_same_bytes_q4), cmocka_unit_test(test_same_bytes_f32),
-        cmocka_unit_test(test_paths_agree),   cmocka_unit_test(test_refusals),      cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_same_bytes_q8),  cmocka_unit_test(test_same_bytes_q4),
+        cmocka_unit_test(test_same_bytes_f32), cmocka_unit_test(test_paths_agree),
+        cmocka_unit_test(test_refusals),       cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_steady),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,5 @@
-/* Packed products: every format and instruction set against decoded weights in double, over row counts that are no multiple
- * of 16 and token counts around every tile edge; and all kernels against each other, bit for bit. */
+/* Packed products: every format and instruction set against decoded weights in double, over row counts that are no
+ * multiple of 16 and token counts around every tile edge; and all kernels against each other, bit for bit. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,7 +18,8 @@
 enum { ROWS = 37, MAX_TOK = 37 };
 static const struct { const char *cpu; const cpu_ops *ops; const cpu_mm *mm; } ISA[] = {
     {"avx2", &cpu_ops_avx2, &cpu_mm_avx2}, {"avx2", &cpu_ops_avx512_emulated, &cpu_mm_vnni_emulated},
-    {"avx2", &cpu_ops_avx512_emulated, &cpu_mm_amx_emulated}, {"vnni", &cpu_ops_avx512, &cpu_mm_vnni}, {"amx", &cpu_ops_avx512, &cpu_mm_amx}};
+    {"avx2", &cpu_ops_avx512_emulated, &cpu_mm_amx_emulated},
+    {"vnni", &cpu_ops_avx512, &cpu_mm_vnni}, {"amx", &cpu_ops_avx512, &cpu_mm_amx}};
 enum { N_ISA = sizeof ISA / sizeof *ISA };
 static const double STEP[CPU_QFORMS] = {2080768, 1896}; /* steps up to a block's largest value */
 
@@ -41,9 +42,9 @@ static void random_blocks(const cpu_pack *p, uint8_t *data, size_t n_blocks)
     for (size_t i = 0; i < n_blocks * p->block_bytes; i++)
         data[i] = (uint8_t)rnd();
     static const struct { quant_id id; int off[2], n; } SCALE[] = {
-        {QUANT_Q4_0, {0}, 1}, {QUANT_Q4_1, {0, 2}, 2}, {QUANT_Q5_0, {0}, 1}, {QUANT_Q5_1, {0, 2}, 2}, {QUANT_Q8_0, {0}, 1},
-        {QUANT_Q2_K, {80, 82}, 2}, {QUANT_Q3_K, {108}, 1}, {QUANT_Q4_K, {0, 2}, 2}, {QUANT_Q5_K, {0, 2}, 2}, {QUANT_Q6_K, {208}, 1},
-        {QUANT_IQ4_NL, {0}, 1}, {QUANT_IQ4_XS, {0}, 1}};
+        {QUANT_Q4_0, {0}, 1}, {QUANT_Q4_1, {0, 2}, 2}, {QUANT_Q5_0, {0}, 1}, {QUANT_Q5_1, {0, 2}, 2},
+        {QUANT_Q8_0, {0}, 1}, {QUANT_Q2_K, {80, 82}, 2}, {QUANT_Q3_K, {108}, 1}, {QUANT_Q4_K, {0, 2}, 2},
+        {QUANT_Q5_K, {0, 2}, 2}, {QUANT_Q6_K, {208}, 1}, {QUANT_IQ4_NL, {0}, 1}, {QUANT_IQ4_XS, {0}, 1}};
     for (size_t b = 0; b < n_blocks; b++) {
         uint8_t *blk = data + b * p->block_bytes;
         for (size_t k = 0; k < sizeof SCALE / sizeof *SCALE; k++)
@@ -88,7 +89,8 @@ static void make(fixture *f, const cpu_pack *p, long cols)
         const uint8_t *row[16];
         for (int i = 0; i < 16; i++)
             row[i] = g * 16 + i < ROWS ? f->data + (uint64_t)(g * 16 + i) * f->row_bytes : NULL;
-        p->pack(row, n_super, f->panel + (uint64_t)g * f->panel_bytes + p->s_bytes, f->panel + (uint64_t)g * f->panel_bytes);
+        p->pack(row, n_super, f->panel + (uint64_t)g * f->panel_bytes + p->s_bytes,
+                f->panel + (uint64_t)g * f->panel_bytes);
     }
 }
 
@@ -104,11 +106,12 @@ static void drop(fixture *f)
 static void products(const fixture *f, cpu_qform form, int isa, long n_tok, float *y)
 {
     long nb = f->cols / 32;
-    cpu_qact a = {.q = mem_aligned(64, (size_t)(nb * n_tok * cpu_qblock(form))), .meta = mem_aligned(64, (size_t)(nb * n_tok) * sizeof(cpu_qmeta)),
-                  .nb = nb, .n_tok = n_tok};
+    cpu_qact a = {.q = mem_aligned(64, (size_t)(nb * n_tok * cpu_qblock(form))),
+                  .meta = mem_aligned(64, (size_t)(nb * n_tok) * sizeof(cpu_qmeta)), .nb = nb, .n_tok = n_tok};
     for (long t = 0; t < n_tok; t++) {
         long tile = t / 16, step = n_tok - tile * 16 < 16 ? n_tok - tile * 16 : 16, at = tile * 16 * nb + t % 16;
-        ISA[isa].ops->quantise[form](f->x + t * f->cols, f->cols, 0, nb, a.q + at * cpu_qblock(form), a.meta + at, step);
+        ISA[isa].ops->quantise[form](f->x + t * f->cols, f->cols, 0, nb, a.q + at * cpu_qblock(form),
+                                     a.meta + at, step);
     }
     void *scratch = mem_aligned(64, cpu_mm_scratch((uint64_t)f->cols));
     cpu_panels p = {f->panel, f->panel_bytes, n_tok % 2 ? 1536 : 0};
@@ -150,8 +153,8 @@ static void check_close(const fixture *f, cpu_qform form, const float *y, long n
             }
             bound += form == CPU_Q22 ? mag * 1e-6 + 1e-6 : mag * 1e-5 + 1e-5;
             if (!(fabs((double)y[t * ROWS + r] - sum) <= bound))
-                fail_msg("%s: %ld columns, token %ld, row %d: wanted %.7g, got %.7g, bound %.2g", quant_get(f->p->id)->name, f->cols, t, r,
-                         sum, (double)y[t * ROWS + r], bound);
+                fail_msg("%s: %ld columns, token %ld, row %d: wanted %.7g, got %.7g, bound %.2g",
+                         quant_get(f->p->id)->name, f->cols, t, r, sum, (double)y[t * ROWS + r], bound);
         }
 }
 
@@ -180,8 +183,8 @@ static void test_formats(void **s)
                         continue;
                     }
                     if (memcmp(first, y, (size_t)(TOKENS[k] * ROWS) * sizeof(float)) != 0)
-                        fail_msg("%s, form %d, %ld tokens: %s (row %d) differs from the narrower kernels", quant_get(p->id)->name, form, TOKENS[k],
-                                 ISA[isa].cpu, isa);
+                        fail_msg("%s, form %d, %ld tokens: %s (row %d) differs from the narrower kernels",
+                                 quant_get(p->id)->name, form, TOKENS[k], ISA[isa].cpu, isa);
                     free(y);
                 }
                 free(first);
@@ -250,7 +253,8 @@ static int value_of(cpu_qform form, const int8_t *q, int i)
     return 256 * q[i] + (i % 16 < 8 ? t : 16 * t);
 }
 
-/* d * n is within half a step of x (and f32's rounding of d and of the product); the sums are those of n; every instruction set writes the same. */
+/* d * n is within half a step of x (and f32's rounding of d and of the product); the sums are those of n; every
+ * instruction set writes the same. */
 static void test_quantise(void **s)
 {
     (void)s;
@@ -261,7 +265,8 @@ static void test_quantise(void **s)
             x[i] = unit() * (round % 3 ? 3 : i % 31 == 0 ? 30 : 0.3f);
         x[40] = 1e-30f;
         x[round % 32] = round % 2 ? 3 : -30;
-        const cpu_ops *all[] = {&cpu_ops_base, available("avx2") ? &cpu_ops_avx2 : NULL, available("avx2") ? &cpu_ops_avx512_emulated : NULL,
+        const cpu_ops *all[] = {&cpu_ops_base, available("avx2") ? &cpu_ops_avx2 : NULL,
+                                available("avx2") ? &cpu_ops_avx512_emulated : NULL,
                                 available("vnni") ? &cpu_ops_avx512 : NULL};
         for (int form = 0; form < CPU_QFORMS; form++) {
             int8_t q[4][3 * CPU_QBLOCK_MAX] = {{0}};
@@ -281,7 +286,8 @@ static void test_quantise(void **s)
                         int n = value_of((cpu_qform)form, q[k] + b * cpu_qblock((cpu_qform)form), i);
                         float v = b * 32 + i < 90 ? x[b * 32 + i] : 0;
                         if (!(fabsf((float)n * m[k][b].d - v) <= max / (float)STEP[form] * 0.5002f + fabsf(v) * 2e-7f))
-                            fail_msg("form %d, block %d, value %d: wanted %.7g, got %.7g", form, b, i, (double)v, (double)((float)n * m[k][b].d));
+                            fail_msg("form %d, block %d, value %d: wanted %.7g, got %.7g", form, b, i, (double)v,
+                                     (double)((float)n * m[k][b].d));
                         sum[i / 16] += n;
                     }
                     assert_int_equal(sum[0], form == CPU_Q22 ? 128 * m[k][b].z[0] + m[k][b].z_lo[0] : m[k][b].z[0]);

@@ -54,9 +54,11 @@ static void test_activations(void **s)
         for (int f = ACT_SILU; o && f <= ACT_NONE; f++) {
             o->act(y, x, (plan_act)f, N);
             for (int i = 0; i < N; i++) {
-                double want = act1((plan_act)f, (double)x[i]), bound = 2e-6 * fabs(want) + 2e-7 * fmin(1, fabs((double)x[i]));
+                double want = act1((plan_act)f, (double)x[i]);
+                double bound = 2e-6 * fabs(want) + 2e-7 * fmin(1, fabs((double)x[i]));
                 if (!(fabs((double)y[i] - want) <= bound + 1e-37))
-                    fail_msg("%s: activation %d of %.9g: wanted %.9g, got %.9g", o->isa, f, (double)x[i], want, (double)y[i]);
+                    fail_msg("%s: activation %d of %.9g: wanted %.9g, got %.9g", o->isa, f, (double)x[i], want,
+                             (double)y[i]);
             }
         }
         if (!o)
@@ -143,14 +145,16 @@ static void test_argmax(void **s)
 }
 
 /* Attention over a cache filled through kv_put, against double. */
-static void attention(const cpu_ops *o, int dk, int dv, int block, quant_id type, float softcap, float sink, bool v_in_k)
+static void attention(const cpu_ops *o, int dk, int dv, int block, quant_id type, float softcap, float sink,
+                      bool v_in_k)
 {
     enum { POS = 203, HEADS = 2, ROWS = 7 };
     int n_block = (POS + block - 1) / block;
     uint64_t es = type == QUANT_F32 ? 4 : 2, bytes = (uint64_t)block * HEADS * (uint64_t)(dk + dv) * es;
-    cpu_kv_view kv = {.base = calloc((size_t)n_block, bytes), .block_bytes = bytes, .off_v = (uint64_t)block * HEADS * (uint64_t)dk * es,
-                      .type = type, .block = block, .tiled = block % 16 == 0 && !v_in_k, .v_in_k = v_in_k, .d_k = (uint32_t)dk,
-                      .d_v = (uint32_t)dv};
+    cpu_kv_view kv = {.base = calloc((size_t)n_block, bytes), .block_bytes = bytes,
+                      .off_v = (uint64_t)block * HEADS * (uint64_t)dk * es, .type = type,
+                      .block = block, .tiled = block % 16 == 0 && !v_in_k, .v_in_k = v_in_k,
+                      .d_k = (uint32_t)dk, .d_v = (uint32_t)dv};
     float *k = malloc(sizeof(float) * POS * HEADS * (size_t)dk), *v = malloc(sizeof(float) * POS * HEADS * (size_t)dv);
     float *q = malloc(sizeof(float) * ROWS * (size_t)dk), *out = malloc(sizeof(float) * ROWS * (size_t)dv);
     for (int i = 0; i < POS * HEADS * dk; i++)
@@ -166,12 +170,13 @@ static void attention(const cpu_ops *o, int dk, int dv, int block, quant_id type
         if (n_block % 7 == 0)
             table[i] = n_block - 1 - j++;
     for (int p = 0; p < POS; p++)
-        o->kv_put(&kv, (uint8_t *)(uintptr_t)kv.base + (uint64_t)table[p / block] * bytes, HEADS, p % block, k + p * HEADS * dk,
-                  v_in_k ? NULL : v + p * HEADS * dv);
+        o->kv_put(&kv, (uint8_t *)(uintptr_t)kv.base + (uint64_t)table[p / block] * bytes, HEADS, p % block,
+                  k + p * HEADS * dk, v_in_k ? NULL : v + p * HEADS * dv);
     static const int RANGE[ROWS][2] = {{0, 1}, {0, POS}, {100, 101}, {63, 65}, {17, 190}, {0, 64}, {64, 128}};
     cpu_attend_task t = {.kv = kv, .table = table, .head = 1, .scale = 0.3f, .softcap = softcap, .n_row = ROWS};
     for (int r = 0; r < ROWS; r++)
-        t.row[r] = (cpu_attend_row){.q = q + r * dk, .o = out + r * dv, .lo = RANGE[r][0], .hi = RANGE[r][1], .sink = sink};
+        t.row[r] = (cpu_attend_row){.q = q + r * dk, .o = out + r * dv, .lo = RANGE[r][0],
+                                    .hi = RANGE[r][1], .sink = sink};
     float *work = mem_aligned(64, cpu_attend_work((uint32_t)dk, (uint32_t)dv) * sizeof(float));
     o->attend(&t, work);
     for (int r = 0; r < ROWS; r++) {
@@ -191,10 +196,11 @@ static void attention(const cpu_ops *o, int dk, int dv, int block, quant_id type
         for (int i = 0; i < dv; i++) {
             double want = 0;
             for (int p = RANGE[r][0]; p < RANGE[r][1]; p++)
-                want += exp(score[p] - max) / sum * (double)(v_in_k ? k[(p * HEADS + 1) * dk + i] : v[(p * HEADS + 1) * dv + i]);
+                want += exp(score[p] - max) / sum *
+                        (double)(v_in_k ? k[(p * HEADS + 1) * dk + i] : v[(p * HEADS + 1) * dv + i]);
             if (!(fabs((double)out[r * dv + i] - want) < 2e-5))
-                fail_msg("%s: attention %dx%d, block %d, row %d, column %d: wanted %.7g, got %.7g", o->isa, dk, dv, block, r, i, want,
-                         (double)out[r * dv + i]);
+                fail_msg("%s: attention %dx%d, block %d, row %d, column %d: wanted %.7g, got %.7g", o->isa, dk, dv,
+                         block, r, i, want, (double)out[r * dv + i]);
         }
     }
     mem_free(work);
@@ -215,8 +221,8 @@ static void test_attention(void **s)
         const cpu_ops *o = ops_of(k);
         for (size_t d = 0; o && d < sizeof DIM / sizeof *DIM; d++)
             for (size_t b = 0; b < sizeof BLOCK / sizeof *BLOCK; b++)
-                attention(o, DIM[d][0], DIM[d][1], BLOCK[b], TYPE[(d + b) % 3], b == 1 ? 5 : 0, b == 2 ? 0.5f : -INFINITY,
-                          DIM[d][1] <= DIM[d][0] && b == 3);
+                attention(o, DIM[d][0], DIM[d][1], BLOCK[b], TYPE[(d + b) % 3], b == 1 ? 5 : 0,
+                          b == 2 ? 0.5f : -INFINITY, DIM[d][1] <= DIM[d][0] && b == 3);
     }
 }
 

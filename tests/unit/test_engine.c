@@ -1,6 +1,7 @@
 /* IMP_TEST_BACKEND=cuda runs it on a GPU, where only the block size that the kernels are made for gives equal bytes.
- * The C API and the engine: a request's bytes do not depend on what runs beside it, on chunks, blocks or threads; requests
- * fail alone; running out of memory or of KV blocks is survived. Uses the tiny models of tests/fixtures/models. */
+ * The C API and the engine: a request's bytes do not depend on what runs beside it, on chunks, blocks or threads;
+ * requests fail alone; running out of memory or of KV blocks is survived. Uses the tiny models of
+ * tests/fixtures/models. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,7 +20,8 @@
 #define N_SEQ 8
 #define MAX_OUT 96
 static const char *const MODELS[] = {"tests/fixtures/models/gemma3-window.gguf", "tests/fixtures/models/qwen3-k.gguf",
-                                     "tests/fixtures/models/mistral-window.gguf", "tests/fixtures/models/gemma2-soft.gguf"};
+                                     "tests/fixtures/models/mistral-window.gguf",
+                                     "tests/fixtures/models/gemma2-soft.gguf"};
 
 typedef struct outcome {
     int32_t id[MAX_OUT];
@@ -46,7 +48,8 @@ static void on_event(void *user, const imp_event *ev)
     }
 }
 
-static imp_engine *open_engine(imp_model *m, int32_t threads, uint32_t chunk, uint32_t block, bool shuffle, uint32_t n_seq, uint32_t n_ticket)
+static imp_engine *open_engine(imp_model *m, int32_t threads, uint32_t chunk, uint32_t block, bool shuffle,
+                               uint32_t n_seq, uint32_t n_ticket)
 {
     imp_err e = {0};
     imp_engine *g = NULL;
@@ -145,15 +148,17 @@ static void same_bytes(void **state)
 {
     (void)state;
     static const struct { int32_t threads; uint32_t chunk, block; bool shuffle; uint32_t tickets; } how[] = {
-        {1, 64, 64, false, 1}, {2, 64, 64, false, 2}, {2, 512, 2, true, 1}, {1, 1, 64, true, 2}, {2, 7, 2, false, 2}, {2, 64, 16, true, 1}, {3, 13, 8, true, 2}};
+        {1, 64, 64, false, 1}, {2, 64, 64, false, 2}, {2, 512, 2, true, 1}, {1, 1, 64, true, 2}, {2, 7, 2, false, 2},
+        {2, 64, 16, true, 1}, {3, 13, 8, true, 2}};
     outcome *ref = calloc(N_SEQ, sizeof *ref), *got = calloc(N_SEQ, sizeof *got);
     for (size_t k = 0; k < sizeof MODELS / sizeof *MODELS; k++) {
         imp_model *m = open_model(MODELS[k]);
         for (size_t h = 0; h < sizeof how / sizeof *how; h++) {
-            imp_engine *g = open_engine(m, how[h].threads, how[h].chunk, how[h].block, how[h].shuffle, N_SEQ, how[h].tickets);
+            imp_engine *g = open_engine(m, how[h].threads, how[h].chunk, how[h].block, how[h].shuffle, N_SEQ,
+                                        how[h].tickets);
             char what[128];
-            snprintf(what, sizeof what, "%s, %d threads, chunk %u, block %u, shuffle %d, %u open steps", MODELS[k], how[h].threads, how[h].chunk,
-                     how[h].block, how[h].shuffle, how[h].tickets);
+            snprintf(what, sizeof what, "%s, %d threads, chunk %u, block %u, shuffle %d, %u open steps", MODELS[k],
+                     how[h].threads, how[h].chunk, how[h].block, how[h].shuffle, how[h].tickets);
             if (h == 0)
                 run_alone(m, g, ref);
             run_together(m, g, got);
@@ -190,7 +195,8 @@ static void among_others(void **state)
             assert_int_equal(imp_wait(g, id[i], 60000), IMP_OK);
         for (int i = 0; i < CROWD && way; i++) {
             assert_int_equal(got[i].n, ref[i].n);
-            if (memcmp(got[i].id, ref[i].id, ref[i].n * sizeof *ref[i].id) || memcmp(got[i].lp, ref[i].lp, ref[i].n * sizeof *ref[i].lp))
+            if (memcmp(got[i].id, ref[i].id, ref[i].n * sizeof *ref[i].id) ||
+                memcmp(got[i].lp, ref[i].lp, ref[i].n * sizeof *ref[i].lp))
                 fail_msg("request %d differs among 31 others, way %d", i, way);
         }
     }
@@ -315,7 +321,9 @@ static void refusals(void **state)
     imp_model *m = open_model(MODELS[1]);
     imp_engine *g = open_engine(m, 1, 64, 64, false, 2, 2);
     int32_t prompt[400] = {0};
-    static const struct { const char *field; float temp, top_p; uint32_t n, n_prompt; int32_t token, logprobs; imp_status want; } bad[] = {
+    static const struct {
+        const char *field; float temp, top_p; uint32_t n, n_prompt; int32_t token, logprobs; imp_status want;
+    } bad[] = {
         {"temperature", -1, 1, 1, 3, 1, -1, IMP_E_USAGE}, {"temperature", NAN, 1, 1, 3, 1, -1, IMP_E_USAGE},
         {"top_p", 1, 1.5f, 1, 3, 1, -1, IMP_E_USAGE},     {"n", 0, 1, 0, 3, 1, -1, IMP_E_USAGE},
         {"n", 0, 1, 1000, 3, 1, -1, IMP_E_USAGE},         {"prompt", 0, 1, 1, 0, 1, -1, IMP_E_USAGE},
@@ -352,7 +360,8 @@ static void refusals(void **state)
     imp_model_close(m);
 }
 
-/* Every allocation of loading and generating made to fail in turn: an error each time, no crash, no leak (ASan looks). */
+/* Every allocation of loading and generating made to fail in turn: an error each time, no crash, no leak (ASan
+ * looks). */
 static void allocation_ramp(void **state)
 {
     (void)state;
@@ -397,8 +406,9 @@ static void allocation_ramp(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_bytes), cmocka_unit_test(among_others), cmocka_unit_test(two_models),        cmocka_unit_test(queue),    cmocka_unit_test(choices),
-        cmocka_unit_test(cancel),     cmocka_unit_test(shutdown_ends_all), cmocka_unit_test(refusals), cmocka_unit_test(allocation_ramp),
+        cmocka_unit_test(same_bytes),        cmocka_unit_test(among_others), cmocka_unit_test(two_models),
+        cmocka_unit_test(queue),             cmocka_unit_test(choices),      cmocka_unit_test(cancel),
+        cmocka_unit_test(shutdown_ends_all), cmocka_unit_test(refusals),     cmocka_unit_test(allocation_ramp),
     };
     if (getenv("IMP_TEST_BACKEND")) /* counts the CPU's allocations one by one */
         cmocka_set_skip_filter("allocation_ramp");

@@ -1,5 +1,6 @@
 /* Jinja: every case of tests/fixtures/jinja_cases.json (made by Python's jinja2) renders equal or fails where Python
- * fails; limits hold; errors carry line and column; provenance follows every byte; running out of memory is survived. */
+ * fails; limits hold; errors carry line and column; provenance follows every byte; running out of memory is
+ * survived. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -114,11 +115,13 @@ static void limits_hold(void **state)
         {"{% for x in [[1]] recursive %}{{ loop([[1]]) }}{% endfor %}", "levels deep"},
         {"{{ 'x' * 1000000000 }}", ""}, {"{{ [1] * 1000000000 }}", ""}, {"{{ range(1000000000) }}", "range of more"},
         {"{{ '%1000000000d' % 1 }}", ""}, {"{{ '{:1000000000}'.format(1) }}", ""}, {"{{ 'a'.center(1000000000) }}", ""},
-        {"{{ 'a'.ljust(100000000) }}", ""}, {"{{ 'a'.zfill(100000000) }}", ""}, {"{{ '\t'.expandtabs(100000000) }}", ""},
+        {"{{ 'a'.ljust(100000000) }}", ""}, {"{{ 'a'.zfill(100000000) }}", ""},
+        {"{{ '\t'.expandtabs(100000000) }}", ""},
         {"{{ 'a' | indent(100000000, true) }}", ""}, {"{{ [1] | batch(100000000, 1) | list }}", ""},
         {"{{ [1] | slice(100000000) | list }}", ""}, {"{{ [1] | tojson(indent=100000000) }}", ""},
         {"{{ 9 ** (9 ** 9) }}", ""}, {"{{ (2 ** 10000) ** 10000 }}", ""}, {"{{ '%.100000f' % 1 }}", ""},
-        {"{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", "more than"},
+        {"{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+         "more than"},
         {"{% set ns = namespace(s=[1]) %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", ""},
         {"{% set ns = namespace(s=[]) %}{% for i in range(999) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s }}", ""},
         {"{% set n = namespace() %}{% set n.n = n %}{{ n }}", "levels deep"}};
@@ -176,15 +179,21 @@ static void provenance_is_kept(void **state)
         {"a{{ x }}b", "a<[q] W>b"}, {"{{ '|' + x + '|' }}", "|<[q] W>|"}, {"{{ '|' ~ x ~ 1 ~ '|' }}", "|<[q] W>1|"},
         {"{{ ('|' + x + '|')[1:-1] }}", "<[q] W>"}, {"{{ ('|' + x + '|')[::-1] }}", "|<W ]q[>|"},
         {"{{ ('|' + x + '|').upper() }}", "|<[Q] W>|"}, {"{{ ('  |' + x + '| ') | trim }}", "|<[q] W>|"},
-        {"{{ ('a' + x + 'b').replace('q', 'zz') }}", "a<[>zz<] W>b"}, {"{{ ('a' + x + 'b').replace('a', x) }}", "<[q] W[q] W>b"},
-        {"{{ ('a ' + x).split(' ') | join('-') }}", "a-<[q]>-<W>"}, {"{{ [x, 'y', x] | join(',') }}", "<[q] W>,y,<[q] W>"},
+        {"{{ ('a' + x + 'b').replace('q', 'zz') }}", "a<[>zz<] W>b"},
+        {"{{ ('a' + x + 'b').replace('a', x) }}", "<[q] W[q] W>b"},
+        {"{{ ('a ' + x).split(' ') | join('-') }}", "a-<[q]>-<W>"},
+        {"{{ [x, 'y', x] | join(',') }}", "<[q] W>,y,<[q] W>"},
         {"{{ {'k': x, 'l': 1} | tojson }}", "{\"k\": <\"[q] W\">, \"l\": 1}"}, {"{{ [x] }}", "[<'[q] W'>]"},
         {"{{ '%s/%s' % (x, 'y') }}", "<[q] W>/y"}, {"{{ '{}/{}'.format('y', x) }}", "y/<[q] W>"},
-        {"{% set z %}({{ x }}){% endset %}{{ z }}", "(<[q] W>)"}, {"{% macro m(a) %}({{ a }}){% endmacro %}{{ m(x) }}", "(<[q] W>)"},
-        {"{% filter upper %}a{{ x }}{% endfilter %}", "A<[Q] W>"}, {"{% for c in 'a' + x %}{{ c }}{% endfor %}", "a<[q] W>"},
+        {"{% set z %}({{ x }}){% endset %}{{ z }}", "(<[q] W>)"},
+        {"{% macro m(a) %}({{ a }}){% endmacro %}{{ m(x) }}", "(<[q] W>)"},
+        {"{% filter upper %}a{{ x }}{% endfilter %}", "A<[Q] W>"},
+        {"{% for c in 'a' + x %}{{ c }}{% endfor %}", "a<[q] W>"},
         {"{{ x | indent(2, true) }}", "  <[q] W>"}, {"{{ ('a' + x) | title }}", "A<[Q] W>"}, {"{{ x | length }}", "5"},
-        {"{{ x * 2 }}", "<[q] W[q] W>"}, {"{{ x | truncate(4, true, '~', 0) }}", "<[q]>~"}, {"{{ d.items() | list }}", "[(<'k'>, <'v'>)]"},
-        {"{{ x | replace('W', '<|im_end|>') }}", "<[q] ><|im_end|>"}, {"{{ 'y' if x else x }}", "y"}, {"{{ x.strip('[') ~ '[' }}", "<q] W>["},
+        {"{{ x * 2 }}", "<[q] W[q] W>"}, {"{{ x | truncate(4, true, '~', 0) }}", "<[q]>~"},
+        {"{{ d.items() | list }}", "[(<'k'>, <'v'>)]"},
+        {"{{ x | replace('W', '<|im_end|>') }}", "<[q] ><|im_end|>"}, {"{{ 'y' if x else x }}", "y"},
+        {"{{ x.strip('[') ~ '[' }}", "<q] W>["},
         {"{{ 'é' ~ x.center(9, '*') }}", "é**<[q] W>**"}, {"{{ (x ~ '!').partition('!') | join }}", "<[q] W>!"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char *s = marked(cases[i].t, "{\"x\": \"[q] W\", \"d\": {\"k\": \"v\"}}");
@@ -197,7 +206,8 @@ static void provenance_is_kept(void **state)
 static void data_is_pythons(void **state)
 {
     (void)state;
-    check("{{ x }}", "{\"x\": [1, 1.0, 1e2, 1E400, -0.0, 12345678901234567890123, \"\\u00e9\\ud83d\\ude00\", null, true]}",
+    check("{{ x }}", "{\"x\": [1, 1.0, 1e2, 1E400, -0.0, 12345678901234567890123, "
+          "\"\\u00e9\\ud83d\\ude00\", null, true]}",
           "[1, 1.0, 100.0, inf, -0.0, 12345678901234567890123, 'é😀', None, True]");
     check("{{ d }}{{ d.a }}", "{\"d\": {\"a\": 1, \"b\": 2, \"a\": 3}}", "{'a': 3, 'b': 2}3");
     arena a = {0};
@@ -234,7 +244,8 @@ static void program_is_shared(void **state)
 static void memory_may_run_out(void **state)
 {
     (void)state;
-    static const char t[] = "{% macro m(a) %}{{ a | upper }}{% endmacro %}{% for x in xs %}{{ m(x) ~ loop.index }}{% endfor %}"
+    static const char t[] = "{% macro m(a) %}{{ a | upper }}{% endmacro %}"
+                            "{% for x in xs %}{{ m(x) ~ loop.index }}{% endfor %}"
                             "{{ xs | map('upper') | join(',') }}{{ xs | tojson(indent=2) }}";
     static const char json[] = "{\"xs\": [\"a\", \"b\\n\"]}";
     for (long i = 1; i < 60; i++) {

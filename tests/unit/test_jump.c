@@ -1,6 +1,6 @@
-/* Jump-ahead: tokens that a constraint forces travel together. The answer (tokens, log-probabilities, text, end) must be the one
- * that a mask of each forced token alone gives, one step a token (IMP_JUMP_STEPS), for every chunk size and whatever runs
- * beside it; and where everything is forced, the tokens are the tokenizer's. */
+/* Jump-ahead: tokens that a constraint forces travel together. The answer (tokens, log-probabilities, text, end)
+ * must be the one that a mask of each forced token alone gives, one step a token (IMP_JUMP_STEPS), for every chunk size
+ * and whatever runs beside it; and where everything is forced, the tokens are the tokenizer's. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,7 +15,8 @@
 #define MAX_OUT 400
 #define N_CHOICE 2
 /* SentencePiece, and byte-level BPE with a pre-tokenizer */
-static const char *const MODELS[] = {"tests/fixtures/models/gemma3-window.gguf", "tests/fixtures/models/llama-gqa4.gguf"};
+static const char *const MODELS[] = {"tests/fixtures/models/gemma3-window.gguf",
+                                     "tests/fixtures/models/llama-gqa4.gguf"};
 
 typedef struct outcome {
     int32_t id[MAX_OUT];
@@ -74,13 +75,17 @@ static const job JOBS[] = {
     {IMP_CONSTRAINT_REGEX, "all of it is certain", 1, 2, 3, NULL, 0},
     {IMP_CONSTRAINT_REGEX, "(x|y) then é and \xE6\x97\xA5\xE6\x9C\xAC stop here, not there", 1, -1, 0, "ere", 0},
     {IMP_CONSTRAINT_REGEX, "(x|y) then é and \xE6\x97\xA5\xE6\x9C\xAC stop here, not there", 1, 1, 0, "ere", 0},
-    {IMP_CONSTRAINT_SCHEMA, "{\"type\":\"object\",\"properties\":{\"identifier\":{\"enum\":[\"first\",\"second\"]},\"description\":{\"const\":\"a long constant\"},"
-                            "\"ok\":{\"type\":\"boolean\"}},\"required\":[\"identifier\",\"description\",\"ok\"],\"additionalProperties\":false}", 1, 1, 120, NULL, 0},
-    {IMP_CONSTRAINT_GRAMMAR, "root ::= item{3}\nitem ::= \"- the item number \" [0-9] \" is here\\n\"", 0.8f, -1, 0, NULL, 0},
+    {IMP_CONSTRAINT_SCHEMA,
+     "{\"type\":\"object\",\"properties\":{\"identifier\":{\"enum\":[\"first\",\"second\"]},"
+     "\"description\":{\"const\":\"a long constant\"},\"ok\":{\"type\":\"boolean\"}},"
+     "\"required\":[\"identifier\",\"description\",\"ok\"],\"additionalProperties\":false}", 1, 1, 120, NULL, 0},
+    {IMP_CONSTRAINT_GRAMMAR, "root ::= item{3}\nitem ::= \"- the item number \" [0-9] \" is here\\n\"",
+     0.8f, -1, 0, NULL, 0},
 };
 #define N_JOB (sizeof JOBS / sizeof *JOBS)
 
-static imp_engine *open_engine(imp_model *m, imp_jump jump, uint32_t chunk, uint32_t n_seq, int32_t threads, uint32_t n_ticket)
+static imp_engine *open_engine(imp_model *m, imp_jump jump, uint32_t chunk, uint32_t n_seq, int32_t threads,
+                               uint32_t n_ticket)
 {
     imp_err e = {0};
     imp_engine *g = NULL;
@@ -145,8 +150,10 @@ static void same(const outcome *a, const outcome *b, const char *what)
         if (a->status != IMP_OK || b->status != IMP_OK)
             fail_msg("%s: job %zu: %s%s", what, i / N_CHOICE, a->message, b->message);
         bool logprobs = JOBS[i / N_CHOICE].logprobs >= 0;
-        if (a->n != b->n || a->n_text != b->n_text || memcmp(a->text, b->text, a->n_text) || memcmp(a->id, b->id, a->n * sizeof *a->id))
-            fail_msg("%s: job %zu: '%.*s' (%u tokens), then '%.*s' (%u)", what, i / N_CHOICE, (int)a->n_text, a->text, a->n, (int)b->n_text, b->text, b->n);
+        if (a->n != b->n || a->n_text != b->n_text || memcmp(a->text, b->text, a->n_text) ||
+            memcmp(a->id, b->id, a->n * sizeof *a->id))
+            fail_msg("%s: job %zu: '%.*s' (%u tokens), then '%.*s' (%u)", what, i / N_CHOICE,
+                     (int)a->n_text, a->text, a->n, (int)b->n_text, b->text, b->n);
         if (logprobs && (memcmp(a->lp, b->lp, a->n * sizeof *a->lp) || memcmp(a->top, b->top, a->n * sizeof *a->top)))
             fail_msg("%s: job %zu: log-probabilities differ", what, i / N_CHOICE);
         assert_int_equal(a->finish, b->finish);
@@ -191,8 +198,10 @@ static void jump_equals_steps(void **state)
 static void forced_text_is_the_tokenizers(void **state)
 {
     (void)state;
-    static const char *const text[] = {"hello world", "the name: 12345, 678", "{\"name\": [1, 22, 333], \"value\": \"a  b\"}", "line\n  line\n\n    line",
-                                       "don't you're we'll", "\xE6\x97\xA5\xE6\x9C\xAC\xE8\xAA\x9E \xC3\xA9t\xC3\xA9", "x"};
+    static const char *const text[] = {
+        "hello world", "the name: 12345, 678", "{\"name\": [1, 22, 333], \"value\": \"a  b\"}",
+        "line\n  line\n\n    line", "don't you're we'll",
+        "\xE6\x97\xA5\xE6\x9C\xAC\xE8\xAA\x9E \xC3\xA9t\xC3\xA9", "x"};
     for (size_t k = 0; k < sizeof MODELS / sizeof *MODELS; k++) {
         imp_model *m = NULL;
         assert_int_equal(imp_model_open(MODELS[k], NULL, &m, NULL), IMP_OK);
@@ -236,6 +245,7 @@ static void forced_text_is_the_tokenizers(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(jump_equals_steps), cmocka_unit_test(forced_text_is_the_tokenizers)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(jump_equals_steps),
+                                       cmocka_unit_test(forced_text_is_the_tokenizers)};
     return cmocka_run_group_tests_name("jump", tests, NULL, NULL);
 }

@@ -52,7 +52,8 @@ static void against(const char *folder, const char *cpu)
     uint32_t V = (uint32_t)head[1], H = m->text.n_hidden;
     assert_true(n <= MAX_TOK && V == m->text.n_vocab && size == sizeof head + (size_t)n * 4 + (size_t)(n - 1) * V * 4);
     memcpy(ids, text + sizeof head, (size_t)n * sizeof *ids);
-    float *want = malloc((size_t)(n - 1) * V * sizeof *want), *got = malloc((size_t)n * V * sizeof *got), *again = malloc((size_t)n * V * sizeof *got);
+    float *want = malloc((size_t)(n - 1) * V * sizeof *want), *got = malloc((size_t)n * V * sizeof *got);
+    float *again = malloc((size_t)n * V * sizeof *got);
     float *h = malloc((size_t)n * H * sizeof *h), *h2 = malloc((size_t)n * H * sizeof *h);
     memcpy(want, text + sizeof head + (size_t)n * 4, (size_t)(n - 1) * V * 4);
     assert_int_equal(backend_cpu.open(&(backend_options){.cpu = cpu, .n_threads = 2}, &be, &e), IMP_OK);
@@ -73,7 +74,8 @@ static void against(const char *folder, const char *cpu)
     }
     /* rows that were not given are an error, not a wild read */
     batch_seq q = {.n_kv = 1, .state_in = -1};
-    assert_int_equal(backend_cpu.submit(next.x, &(batch){.n_tok = 1, .n_seq = 1, .seqs = &q}, &(backend_ticket){0}, &e), IMP_E_INTERNAL);
+    assert_int_equal(backend_cpu.submit(next.x, &(batch){.n_tok = 1, .n_seq = 1, .seqs = &q}, &(backend_ticket){0}, &e),
+                     IMP_E_INTERNAL);
     stop(&k, be);
     stop(&next, be);
     backend_cpu.close(be);
@@ -89,7 +91,8 @@ static void against(const char *folder, const char *cpu)
 static void test_next(void **state)
 {
     (void)state;
-    static const char *const folder[] = {"tests/fixtures/hf/deepseek-v3", "tests/fixtures/hf/glm4-moe", "tests/fixtures/hf/qwen3-next"};
+    static const char *const folder[] = {"tests/fixtures/hf/deepseek-v3", "tests/fixtures/hf/glm4-moe",
+                                         "tests/fixtures/hf/qwen3-next"};
     for (size_t i = 0; i < sizeof folder / sizeof *folder; i++) {
         against(folder[i], "scalar");
         against(folder[i], "auto");

@@ -23,11 +23,16 @@ typedef struct values {
 
 #define AT(field) .off = offsetof(values, field)
 static const opt_def defs[] = {
-    {.name = "verbose", .alias = "-v --loud", .key = "log.verbose", .type = OPT_FLAG, AT(verbose), .cmds = RUN | SERVE, .help = "say more"},
-    {.name = "port", .alias = "-P", .key = "server.port", .type = OPT_INT, .arg = "N", .min = 0, .max = 65535, AT(port), .cmds = SERVE, .help = "port"},
-    {.name = "seed", .key = "sampling.seed", .type = OPT_INT, .arg = "N", .min = -1, .max = 9e15, AT(seed), .cmds = RUN, .help = ".seed's help"},
-    {.name = "temperature", .alias = "--temp", .key = "sampling.temperature", .type = OPT_FLOAT, .arg = "X", .min = 0, .max = 10, AT(temp), .cmds = RUN, .help = "heat"},
-    {.name = "host", .key = "server.host", .type = OPT_STR, .arg = "ADDRESS", AT(host), .cmds = SERVE, .help = "address"},
+    {.name = "verbose", .alias = "-v --loud", .key = "log.verbose", .type = OPT_FLAG, AT(verbose),
+     .cmds = RUN | SERVE, .help = "say more"},
+    {.name = "port", .alias = "-P", .key = "server.port", .type = OPT_INT, .arg = "N", .min = 0, .max = 65535,
+     AT(port), .cmds = SERVE, .help = "port"},
+    {.name = "seed", .key = "sampling.seed", .type = OPT_INT, .arg = "N", .min = -1, .max = 9e15,
+     AT(seed), .cmds = RUN, .help = ".seed's help"},
+    {.name = "temperature", .alias = "--temp", .key = "sampling.temperature", .type = OPT_FLOAT, .arg = "X",
+     .min = 0, .max = 10, AT(temp), .cmds = RUN, .help = "heat"},
+    {.name = "host", .key = "server.host", .type = OPT_STR, .arg = "ADDRESS", AT(host),
+     .cmds = SERVE, .help = "address"},
     {.name = "mode", .key = "log.mode", .type = OPT_STR, .choices = "fast|slow", AT(mode), .cmds = RUN, .help = "pace"},
     {.name = "stop", .key = "sampling.stop", .type = OPT_LIST, .arg = "TEXT", AT(stop), .cmds = RUN, .help = "ends"},
     {.name = "draft", .key = "model.draft", .type = OPT_STR, .later = true, AT(later), .cmds = RUN, .help = "not yet"},
@@ -53,15 +58,19 @@ static imp_status args(fix *f, uint32_t cmd, const char *line)
     return opt_parse(&table, cmd, n, argv, &f->v, f->source, &f->mem, f->rest, 2, &f->n_rest, &f->e);
 }
 
-static imp_status conf(fix *f, const char *text) { return opt_read_conf(&table, "t.conf", text, strlen(text), &f->v, f->source, &f->mem, &f->e); }
+static imp_status conf(fix *f, const char *text)
+{
+    return opt_read_conf(&table, "t.conf", text, strlen(text), &f->v, f->source, &f->mem, &f->e);
+}
 
 /* ---- the command line ------------------------------------------------------------------------------------------- */
 static void test_spellings(void **state)
 {
     (void)state;
     static const struct { const char *line; double temp; bool verbose; uint32_t n_rest; } ok[] = {
-        {"--temperature 0.5", 0.5, false, 0}, {"--temperature=0.5", 0.5, false, 0}, {"--temp 2 -v", 2, true, 0}, {"--loud --no-verbose", 0, false, 0},
-        {"--verbose=yes", 0, true, 0}, {"--verbose=off", 0, false, 0}, {"a --verbose b", 0, true, 2}, {"-- --verbose", 0, false, 1}, {"-", 0, false, 1}};
+        {"--temperature 0.5", 0.5, false, 0}, {"--temperature=0.5", 0.5, false, 0}, {"--temp 2 -v", 2, true, 0},
+        {"--loud --no-verbose", 0, false, 0}, {"--verbose=yes", 0, true, 0}, {"--verbose=off", 0, false, 0},
+        {"a --verbose b", 0, true, 2}, {"-- --verbose", 0, false, 1}, {"-", 0, false, 1}};
     for (size_t i = 0; i < sizeof ok / sizeof *ok; i++) {
         fix f = {0};
         assert_int_equal(args(&f, RUN, ok[i].line), IMP_OK);
@@ -125,7 +134,8 @@ static void test_conf(void **state)
 {
     (void)state;
     fix f = {0};
-    assert_int_equal(conf(&f, "# all of it\r\n\n[server]\r\n  port = 80 # web\n host=\"a # b\"  # quoted\n[ log ]\nverbose = on\n"
+    assert_int_equal(conf(&f, "# all of it\r\n\n[server]\r\n  port = 80 # web\n host=\"a # b\"  # quoted\n"
+                              "[ log ]\nverbose = on\n"
                               "[sampling]\nstop = one\nstop = \"\"\nstop=\" two \"\ntemperature=1e0"), IMP_OK);
     assert_int_equal(f.v.port, 80);
     assert_string_equal(f.v.host, "a # b");
@@ -158,7 +168,8 @@ static void test_conf_mistakes(void **state)
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         fix f = {0};
-        assert_int_equal(opt_read_conf(&table, "t.conf", bad[i].text, bad[i].n, &f.v, f.source, &f.mem, &f.e), bad[i].s);
+        assert_int_equal(opt_read_conf(&table, "t.conf", bad[i].text, bad[i].n, &f.v, f.source, &f.mem, &f.e),
+                         bad[i].s);
         if (!strstr(f.e.message, bad[i].message))
             fail_msg("%zu: wanted '%s', got '%s'", i, bad[i].message, f.e.message);
         arena_free(&f.mem);
@@ -171,7 +182,8 @@ static void test_the_stronger_source_wins(void **state)
     (void)state;
     fix f = {0};
     assert_int_equal(args(&f, RUN, "--temp 1 --stop a"), IMP_OK);
-    assert_int_equal(opt_set_key(&table, "sampling.temperature", "2", OPT_FROM_SET, &f.v, f.source, &f.mem, &f.e), IMP_OK);
+    assert_int_equal(opt_set_key(&table, "sampling.temperature", "2", OPT_FROM_SET, &f.v, f.source, &f.mem, &f.e),
+                     IMP_OK);
     assert_int_equal(opt_set_key(&table, "sampling.seed", "3", OPT_FROM_SET, &f.v, f.source, &f.mem, &f.e), IMP_OK);
     assert_int_equal(opt_set_key(&table, "sampling.seed", "4", OPT_FROM_SET, &f.v, f.source, &f.mem, &f.e), IMP_OK);
     assert_int_equal(conf(&f, "[sampling]\ntemperature = 5\nseed = 6\nstop = b\n[server]\nport=7\nport=8"), IMP_OK);
@@ -229,8 +241,9 @@ static void test_help_man_and_markdown_come_from_the_rows(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_spellings), cmocka_unit_test(test_command_line_mistakes), cmocka_unit_test(test_lists_keep_their_order),
-        cmocka_unit_test(test_conf), cmocka_unit_test(test_conf_mistakes), cmocka_unit_test(test_the_stronger_source_wins),
+        cmocka_unit_test(test_spellings), cmocka_unit_test(test_command_line_mistakes),
+        cmocka_unit_test(test_lists_keep_their_order), cmocka_unit_test(test_conf),
+        cmocka_unit_test(test_conf_mistakes), cmocka_unit_test(test_the_stronger_source_wins),
         cmocka_unit_test(test_a_long_list_is_cheap), cmocka_unit_test(test_help_man_and_markdown_come_from_the_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

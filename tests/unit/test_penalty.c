@@ -20,10 +20,14 @@ static uint32_t rnd(uint32_t n)
     return (state >> 8) % n;
 }
 
-static uint32_t begin_of(int32_t last_n, uint32_t n) { return last_n < 0 || (uint32_t)last_n > n ? 0 : n - (uint32_t)last_n; }
+static uint32_t begin_of(int32_t last_n, uint32_t n)
+{
+    return last_n < 0 || (uint32_t)last_n > n ? 0 : n - (uint32_t)last_n;
+}
 
-/* DRY: for every earlier place in the window whose token `id` followed the same tokens as those at the end, `len` of them in
- * a row (len >= allowed), id loses multiplier * base^(len - allowed); the longest such repeat counts. */
+/* DRY: for every earlier place in the window whose token `id` followed the same tokens as those at the end, `len` of
+ * them in a row (len >= allowed), id loses multiplier * base^(len - allowed); the longest such repeat
+ * counts. */
 static double naive_dry(const imp_sampling *s, const int32_t *tok, uint32_t n, int32_t id)
 {
     uint32_t from = begin_of(s->dry_penalty_last_n, n);
@@ -35,13 +39,16 @@ static double naive_dry(const imp_sampling *s, const int32_t *tok, uint32_t n, i
         if (tok[i] == id && len > best)
             best = len;
     }
-    return best >= s->dry_allowed_length && best > 0 ? (double)s->dry_multiplier * pow((double)s->dry_base, best - s->dry_allowed_length) : 0;
+    return best >= s->dry_allowed_length && best > 0
+               ? (double)s->dry_multiplier * pow((double)s->dry_base, best - s->dry_allowed_length)
+               : 0;
 }
 
 static void test_dry(void **st)
 {
     (void)st;
-    static const struct { float multiplier, base; int32_t allowed, last_n; } how[] = {{0.8f, 1.75f, 2, -1}, {2, 1.2f, 1, -1}, {1, 3, 3, 40}, {0.5f, 1.1f, 4, 20}, {1, 2, 2, 0}};
+    static const struct { float multiplier, base; int32_t allowed, last_n; } how[] = {
+        {0.8f, 1.75f, 2, -1}, {2, 1.2f, 1, -1}, {1, 3, 3, 40}, {0.5f, 1.1f, 4, 20}, {1, 2, 2, 0}};
     int hits = 0;
     for (size_t h = 0; h < sizeof how / sizeof *how; h++)
         for (int round = 0; round < 40; round++) {

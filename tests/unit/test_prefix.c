@@ -1,8 +1,8 @@
-/* IMP_TEST_BACKEND=cuda runs it on a GPU, with IMP_TEST_DETERMINISTIC also with answers in the cache; models that the GPU does not run are
- * passed over.
- * The prefix cache. Its tree alone: random sequences in pools so small that blocks are evicted all the time; every block that is
- * handed out must hold what its tokens say. And in the engine: answers have the bytes of an engine without a cache, whatever is
- * hit, evicted, preempted, salted, or asked for. */
+/* IMP_TEST_BACKEND=cuda runs it on a GPU, with IMP_TEST_DETERMINISTIC also with answers in the cache;
+ * models that the GPU does not run are passed over.
+ * The prefix cache. Its tree alone: random sequences in pools so small that blocks are evicted all the time; every
+ * block that is handed out must hold what its tokens say. And in the engine: answers have the bytes of an engine
+ * without a cache, whatever is hit, evicted, preempted, salted, or asked for. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -37,7 +37,8 @@ typedef struct world {
     plan_kv_group group[N_GROUP];
     blocks blk[N_GROUP];
     prefix *p;
-    uint64_t content[N_GROUP][MAX_POOL]; /* what was computed into a block: a digest of the salt and all tokens up to its end */
+    uint64_t content[N_GROUP][MAX_POOL]; /* what was computed into a block: a digest of the salt and all tokens up to
+                                            its end */
     uint64_t taken, evicted;
 } world;
 
@@ -366,7 +367,8 @@ static void compare(const outcome *a, const outcome *b, int i, const char *what)
     if (b->status != IMP_OK)
         fail_msg("request %d, %s: %s", i, what, b->message);
     if (memcmp(a->n, b->n, sizeof a->n) || memcmp(a->id, b->id, sizeof a->id) || memcmp(a->lp, b->lp, sizeof a->lp) ||
-        memcmp(a->prompt_lp, b->prompt_lp, sizeof a->prompt_lp) || a->n_logits != b->n_logits || memcmp(&a->logits, &b->logits, sizeof a->logits))
+        memcmp(a->prompt_lp, b->prompt_lp, sizeof a->prompt_lp) || a->n_logits != b->n_logits ||
+        memcmp(&a->logits, &b->logits, sizeof a->logits))
         fail_msg("request %d differs: %s", i, what);
 }
 
@@ -389,12 +391,15 @@ static void run(imp_engine *g, const ask *a, outcome *o, bool wait)
 static void same_bytes(void **state)
 {
     (void)state;
-    static const char *const MODELS[] = {"tests/fixtures/models/gemma3-window.gguf", "tests/fixtures/models/qwen3-k.gguf",
+    static const char *const MODELS[] = {"tests/fixtures/models/gemma3-window.gguf",
+                                         "tests/fixtures/models/qwen3-k.gguf",
                                          "tests/fixtures/models/mistral-window.gguf", "tests/fixtures/hf/deepseek-v3",
                                          "tests/fixtures/hf/gemma4-e"};
     static const how HOW[] = { /* the last two: so few blocks that sequences are preempted and cached blocks evicted */
-        {.threads = 2, .chunk = 64, .block = 64, .n_seq = 8}, {.threads = 1, .chunk = 7, .block = 2, .n_seq = 4, .tickets = 2, .shuffle = true},
-        {.threads = 2, .chunk = 1, .block = 64, .n_seq = 8, .tickets = 2}, {.threads = 2, .chunk = 64, .block = 2, .n_seq = 8, .kv_blocks = 1, .shuffle = true},
+        {.threads = 2, .chunk = 64, .block = 64, .n_seq = 8},
+        {.threads = 1, .chunk = 7, .block = 2, .n_seq = 4, .tickets = 2, .shuffle = true},
+        {.threads = 2, .chunk = 1, .block = 64, .n_seq = 8, .tickets = 2},
+        {.threads = 2, .chunk = 64, .block = 2, .n_seq = 8, .kv_blocks = 1, .shuffle = true},
         {.threads = 1, .chunk = 13, .block = 8, .n_seq = 6, .tickets = 2, .kv_blocks = 1, .shuffle = true}};
     static const how NONE = {.threads = 2, .chunk = 512, .block = 64, .n_seq = 8};
     ask *a = calloc(N_REQ, sizeof *a);
@@ -435,7 +440,8 @@ static void same_bytes(void **state)
                 assert_true(st.cached_tokens <= st.prefix_queries);
                 hits = st.cached_tokens;
                 assert_int_equal(st.blocks_used, 0); /* all free or cached */
-                assert_true((st.blocks_cached > 0 || with.kv_blocks) && st.blocks_cached <= st.blocks_total); /* few blocks: all may be evicted */
+                assert_true((st.blocks_cached > 0 || with.kv_blocks) && /* few blocks: all may be evicted */
+                            st.blocks_cached <= st.blocks_total);
             }
             assert_true(hits > 0);
             if (with.kv_blocks && with.n_seq == 8)
@@ -465,8 +471,8 @@ static void hits(void **state)
     a.r.ignore_eos = true;
     const uint32_t bs = stats_of(g).block_size;
     struct { uint32_t n_prompt; const char *salt; uint32_t want; bool answer; } step[] = {
-        {64, NULL, 0, false}, {64, NULL, 63 / bs * bs, false}, {65, NULL, 64 / bs * bs, false}, {64, "s", 0, false}, {64, "s", 63 / bs * bs, false},
-        {64, "t", 0, false}, {84, NULL, 83 / bs * bs, true}};
+        {64, NULL, 0, false}, {64, NULL, 63 / bs * bs, false}, {65, NULL, 64 / bs * bs, false}, {64, "s", 0, false},
+        {64, "s", 63 / bs * bs, false}, {64, "t", 0, false}, {84, NULL, 83 / bs * bs, true}};
     for (size_t i = 0; i < sizeof step / sizeof *step; i++) {
         uint64_t id;
         a.r.n_prompt = step[i].n_prompt;
@@ -540,7 +546,7 @@ static void recurrent(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(tree), cmocka_unit_test(order), cmocka_unit_test(same_bytes), cmocka_unit_test(hits),
-                                       cmocka_unit_test(recurrent)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(tree), cmocka_unit_test(order), cmocka_unit_test(same_bytes),
+                                       cmocka_unit_test(hits), cmocka_unit_test(recurrent)};
     return cmocka_run_group_tests_name("prefix", tests, NULL, NULL);
 }

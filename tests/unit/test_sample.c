@@ -1,4 +1,5 @@
-/* The sampler against a naive one written from the definition in src/plan/sample.h: sets, order of stages, distributions. */
+/* The sampler against a naive one written from the definition in src/plan/sample.h: sets, order of stages,
+ * distributions. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,7 +20,8 @@ static void philox(void **state)
     static const struct { uint32_t key[2], ctr[4], want[4]; } kat[] = {
         {{0, 0}, {0, 0, 0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
         {{~0u, ~0u}, {~0u, ~0u, ~0u, ~0u}, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
-        {{0xa4093822, 0x299f31d0}, {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+        {{0xa4093822, 0x299f31d0}, {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+         {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
     };
     for (size_t i = 0; i < 3; i++) {
         uint32_t out[4];
@@ -136,8 +138,9 @@ static void distributions(void **state)
 {
     (void)state;
     static const struct { float temp; int32_t k; float p, minp, typ, rep, freq, pres; bool bias, mask; } how[] = {
-        {1, 0, 1, 0, 1, 1, 0, 0, false, false},      {0.7f, 0, 1, 0, 1, 1, 0, 0, false, false},   {1.5f, 10, 1, 0, 1, 1, 0, 0, false, false},
-        {1, 0, 0.8f, 0, 1, 1, 0, 0, false, false},   {1, 0, 1, 0.1f, 1, 1, 0, 0, false, false},   {1, 0, 1, 0, 0.6f, 1, 0, 0, false, false},
+        {1, 0, 1, 0, 1, 1, 0, 0, false, false},            {0.7f, 0, 1, 0, 1, 1, 0, 0, false, false},
+        {1.5f, 10, 1, 0, 1, 1, 0, 0, false, false},        {1, 0, 0.8f, 0, 1, 1, 0, 0, false, false},
+        {1, 0, 1, 0.1f, 1, 1, 0, 0, false, false},         {1, 0, 1, 0, 0.6f, 1, 0, 0, false, false},
         {1.2f, 40, 0.9f, 0.05f, 1, 1, 0, 0, false, false}, {1, 0, 0.95f, 0, 1, 1.3f, 0.4f, 0.2f, true, false},
         {1, 25, 0.9f, 0, 0.8f, 1.1f, 0, 0.5f, true, true}, {2, 0, 0.5f, 0, 1, 1, 0, 0, false, true},
     };
@@ -274,7 +277,8 @@ static void mirostat(void **state)
     assert_true(mu > 1 && mu < 12);
 }
 
-/* With mu held still: tokens rarer than mu bits cannot occur, the others keep their proportions; 1e5 draws, chi-squared. */
+/* With mu held still: tokens rarer than mu bits cannot occur, the others keep their proportions; 1e5 draws,
+ * chi-squared. */
 static void mirostat_distribution(void **state)
 {
     (void)state;
@@ -409,7 +413,8 @@ static void not_numbers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(philox),   cmocka_unit_test(distributions), cmocka_unit_test(greedy_and_ties), cmocka_unit_test(reproducible),
+        cmocka_unit_test(philox),          cmocka_unit_test(distributions),
+        cmocka_unit_test(greedy_and_ties), cmocka_unit_test(reproducible),
         cmocka_unit_test(mirostat), cmocka_unit_test(logprobs),      cmocka_unit_test(not_numbers),
         cmocka_unit_test(mirostat_distribution), cmocka_unit_test(choices_are_independent),
     };

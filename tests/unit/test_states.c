@@ -1,5 +1,5 @@
-/* Recurrent states: saved at block boundaries in the middle of a step, copied, and taken up again, they give the bytes of a
- * run without a break, whatever the chunks, threads and instruction set; instruction sets agree closely. */
+/* Recurrent states: saved at block boundaries in the middle of a step, copied, and taken up again, they give the
+ * bytes of a run without a break, whatever the chunks, threads and instruction set; instruction sets agree closely. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -33,15 +33,18 @@ static void free_rows(rows r)
 
 static void same_rows(const plan *p, rows a, rows b, int from, const char *what)
 {
-    if (memcmp(a.logits + (size_t)from * p->n_vocab, b.logits + (size_t)from * p->n_vocab, (size_t)(LEN - from) * p->n_vocab * sizeof(float)) != 0)
+    if (memcmp(a.logits + (size_t)from * p->n_vocab, b.logits + (size_t)from * p->n_vocab,
+               (size_t)(LEN - from) * p->n_vocab * sizeof(float)) != 0)
         fail_msg("%s: bytes differ from token %d on", what, from);
 }
 
 /* One folder on one instruction set; returns the logits of the plain run. */
 static rows one(const char *folder, const char *cpu, int threads)
 {
-    static const int32_t TABLE[N_BLOCK] = {0, 1, 2, 3, 4, 5, 6, 7}, TABLE2[2][N_BLOCK] = {{0, 3, 4, 5, 6, 7, 1, 2}, {0, 1, 3, 4, 5, 6, 7, 2}};
-    static const batch_save SAVE[] = {{.tok = BLOCK - 1, .state = SLOT_SAVED}, {.tok = 2 * BLOCK - 1, .state = SLOT_SAVED + 1}};
+    static const int32_t TABLE[N_BLOCK] = {0, 1, 2, 3, 4, 5, 6, 7};
+    static const int32_t TABLE2[2][N_BLOCK] = {{0, 3, 4, 5, 6, 7, 1, 2}, {0, 1, 3, 4, 5, 6, 7, 2}};
+    static const batch_save SAVE[] = {{.tok = BLOCK - 1, .state = SLOT_SAVED},
+                                      {.tok = 2 * BLOCK - 1, .state = SLOT_SAVED + 1}};
     imp_err e = {0};
     model *m;
     backend *be;
@@ -69,7 +72,8 @@ static rows one(const char *folder, const char *cpu, int threads)
     }
     for (int i = 0; i < 2; i++) { /* from each boundary on, into blocks of its own */
         int from = (i + 1) * BLOCK;
-        way again = {.ids = ids, .from = from, .to = LEN, .chunk = 13, .table = TABLE2[i], .state_in = SLOT_SAVED + i, .state_out = SLOT_RUN};
+        way again = {.ids = ids, .from = from, .to = LEN, .chunk = 13, .table = TABLE2[i],
+                     .state_in = SLOT_SAVED + i, .state_out = SLOT_RUN};
         run(&k, &again, got.logits, got.hidden);
         same_rows(&m->text, plain, got, from, "saved state");
         backend_cpu.kv_copy_state(k.kv, SLOT_SAVED + i, SLOT_COPY);
@@ -99,7 +103,8 @@ static void test_states(void **state)
                 rows r = one(FOLDER[f], CPU[c], threads);
                 for (size_t i = 0; r.logits && i < (size_t)LEN * 100; i++)
                     if (fabsf(r.logits[i] - first.logits[i]) > 1e-3f)
-                        fail_msg("%s, %s: logit %zu is %g, on the scalar path %g", FOLDER[f], CPU[c], i, (double)r.logits[i], (double)first.logits[i]);
+                        fail_msg("%s, %s: logit %zu is %g, on the scalar path %g", FOLDER[f], CPU[c], i,
+                                 (double)r.logits[i], (double)first.logits[i]);
                 if (c == 0 && memcmp(r.logits, first.logits, (size_t)LEN * 100 * sizeof(float)) != 0)
                     fail_msg("%s: %d threads change the bytes", FOLDER[f], threads);
                 free_rows(r);
