@@ -78,6 +78,8 @@ $(BUILD)/gen/arch_list.c: $(wildcard src/arch/*.c) Makefile
 ifeq ($(CUDA),1)
 -include src/backend/cuda/cuda.mk
 endif
+# The kernels on the host's CPU, which needs neither nvcc nor a GPU.
+include tests/host/host.mk
 
 # ---- tests -----------------------------------------------------------------------------------------------------
 UNIT    := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))

@@ -2,7 +2,7 @@
 # Runs every test that needs no GPU, from a bare Debian machine on: installs what the tests need, builds with warnings as
 # errors, checks the layers, runs the C unit tests plainly and under sanitizers, fuzzes each parser briefly, and runs
 # tests/e2e. Every stage runs even when one before it failed; the exit status is 1 if any did.
-#   usage: sh scripts/test.sh [STAGE...]      stages: build layers gpu unit san fuzz e2e (all by default)
+#   usage: sh scripts/test.sh [STAGE...]      stages: build layers gpu host unit san fuzz e2e (all by default)
 # BUILD chooses the build folder; FUZZ_SECONDS (10) the time a fuzz target gets; IMP_TEST_MODEL=none leaves out the tests
 # that need the real model (253 MB), IMP_TEST_MODEL=FILE names it, otherwise it is fetched.
 set -u
@@ -17,7 +17,7 @@ BUILD=${BUILD:-build}
 FUZZ_SECONDS=${FUZZ_SECONDS:-10}
 CI=1
 export BUILD FUZZ_SECONDS CI
-stages=${*:-build layers gpu unit san fuzz e2e}
+stages=${*:-build layers gpu host unit san fuzz e2e}
 jobs=$(cores)
 results=""
 failed=0
@@ -108,12 +108,20 @@ gpu() {
     python3 scripts/sass_check.py "$BUILD"
 }
 
+# The kernels' sources on the CPU, against the same references as on a card (tests/host).
+host() {
+    grep -qw f16c /proc/cpuinfo || { echo "host: skipped: this CPU has no F16C (x86-64 from 2013 on)"; return 0; }
+    [ "$(make -s host-ready)" = yes ] || { echo "host: skipped: no CUDA headers (cuda.h) here"; return 0; }
+    quiet_make host host-test && "$BUILD/host/host_test"
+}
+
 # shellcheck disable=SC2086
 need_packages $build_packages $fetch_packages $test_packages
 
 if stage build build || ! [ "${stages#*build}" != "$stages" ]; then
     stage layers make -s layers
     stage gpu gpu
+    stage host host
     stage unit unit
     stage san san
     stage fuzz fuzz

@@ -9,12 +9,12 @@
 
 extern const backend_api backend_cpu;
 
-static int n_run, n_bad;
+int parity_run, parity_bad;
 
 static void verdict(jw *o, bool ok, const char *what, double err, double bound)
 {
-    n_run++;
-    n_bad += !ok;
+    parity_run++;
+    parity_bad += !ok;
     if (!ok)
         printf("FAIL %s: %.3e, bound %.1e\n", what, err, bound);
     jw_object(o);
@@ -38,7 +38,7 @@ static double rel_most(const float *a, const double *b, uint64_t n)
     return m > 0 ? d / m : d;
 }
 
-static void test_linear(jw *o, quant_id f, uint32_t rows, uint32_t cols, bool bias)
+void parity_linear(jw *o, quant_id f, uint32_t rows, uint32_t cols, bool bias)
 {
     enum { VOC = 140 };
     static const int32_t counts[] = {1, 2, 3, 5, 8, 9, 17, 33, 70, 140};
@@ -218,7 +218,7 @@ static imp_status among_others(rig *g, const int32_t *ids, int32_t own, int32_t 
     return s;
 }
 
-static void test_model(jw *o, const shape *sh, int32_t block, int32_t prompt)
+void parity_model(jw *o, const shape *sh, int32_t block, int32_t prompt)
 {
     char what[1300];
     imp_err e = {0};
@@ -314,7 +314,7 @@ static void test_few(jw *o)
     };
 #undef FEW
     for (size_t i = 0; i < sizeof models / sizeof *models; i++)
-        test_model(o, &models[i], 64, 20);
+        parity_model(o, &models[i], 64, 20);
 }
 
 /* Rows too long for the kernels that keep them in four registers of four: QKV (with V in another format), gate and up
@@ -341,9 +341,9 @@ static void test_wide(jw *o, bool tiny)
     static const shape small = {.name = "wide 5376 Q4_K", .n_layer = 1, .hidden = 5376, .n_head = 2, .n_kv_head = 1,
                                 .d = 128, .ff = 256, .vocab = 64, .fmt = QUANT_Q4_K, .qk_norm = true};
     if (tiny)
-        test_model(o, &small, 64, 20);
+        parity_model(o, &small, 64, 20);
     for (size_t i = 0; i < sizeof models / sizeof *models && !tiny; i++)
-        test_model(o, &models[i], 64, 61);
+        parity_model(o, &models[i], 64, 61);
 }
 
 int run_parity(jw *o, const char *only)
@@ -360,10 +360,10 @@ int run_parity(jw *o, const char *only)
     bool tiny = only && strcmp(only, "tiny") == 0; /* little enough for the sanitizers */
     for (size_t f = 0; f < sizeof formats / sizeof *formats && (!only || tiny || strstr("linear", only)); f++)
         for (size_t k = tiny ? 3 : 0; k < (tiny ? f % 5 == 0 ? 4 : 0 : sizeof sizes / sizeof *sizes); k++)
-            test_linear(o, formats[f], sizes[k][0], sizes[k][1], k == 3);
+            parity_linear(o, formats[f], sizes[k][0], sizes[k][1], k == 3);
     /* More row tiles than blocks have room at once, and one group of segments. */
     for (size_t f = 0; f < 4 && (!only || strstr("linear", only)); f++)
-        test_linear(o, (const quant_id[]){QUANT_F16, QUANT_Q8_0, QUANT_Q4_K, QUANT_Q6_K}[f], 6407, 2304, f == 1);
+        parity_linear(o, (const quant_id[]){QUANT_F16, QUANT_Q8_0, QUANT_Q4_K, QUANT_Q6_K}[f], 6407, 2304, f == 1);
     static const shape models[] = {
         {.name = "d64", .n_layer = 2, .hidden = 256, .n_head = 8, .n_kv_head = 2, .d = 64, .ff = 512, .vocab = 500,
          .fmt = QUANT_F16, .tied = true},
@@ -412,13 +412,13 @@ int run_parity(jw *o, const char *only)
     };
     for (size_t i = tiny ? 2 : 0;
          i < (tiny ? 3 : sizeof models / sizeof *models) && (!only || tiny || strstr("model", only)); i++) {
-        test_model(o, &models[i], 64, PROMPT);
+        parity_model(o, &models[i], 64, PROMPT);
         if (i < 2 || i == 4)
-            test_model(o, &models[i], 2, 61);
+            parity_model(o, &models[i], 2, 61);
         if (i == 1 || i == 4 || i == 12)
-            test_model(o, &models[i], i == 1 ? 16 : 8, 300);
+            parity_model(o, &models[i], i == 1 ? 16 : 8, 300);
         if (i < 2 || (i >= 4 && i <= 6) || i == 10)
-            test_model(o, &models[i], 64, 700);
+            parity_model(o, &models[i], 64, 700);
     }
     if (!only || strstr("few", only))
         test_few(o);
@@ -430,14 +430,14 @@ int run_parity(jw *o, const char *only)
         shape s = models[i];
         s.name = names[i];
         rig_fp8 = true;
-        test_model(o, &s, 64, PROMPT);
-        test_model(o, &s, 64, 700);
+        parity_model(o, &s, 64, PROMPT);
+        parity_model(o, &s, 64, 700);
         rig_fp8 = false;
     }
     rig_precise = true;
     for (size_t f = 0; f < sizeof formats / sizeof *formats && (!only || tiny || strstr("precise", only)); f++)
         for (size_t k = tiny ? 3 : 1; k < (tiny ? f % 5 == 0 ? 4 : 0 : sizeof sizes / sizeof *sizes); k += 2)
-            test_linear(o, formats[f], sizes[k][0], sizes[k][1], k == 3);
+            parity_linear(o, formats[f], sizes[k][0], sizes[k][1], k == 3);
     for (size_t i = tiny ? 13 : 0;
          i < (tiny ? 14 : sizeof models / sizeof *models) && (!only || tiny || strstr("precise", only)); i++) {
         char name[128];
@@ -445,10 +445,10 @@ int run_parity(jw *o, const char *only)
         snprintf(name, sizeof name, "precise %s", s.name);
         s.name = name;
         if (!tiny && (i < 3 || i == 13))
-            test_model(o, &s, 64, PROMPT);
+            parity_model(o, &s, 64, PROMPT);
         snprintf(name, sizeof name, "precise %s without attention", models[i].name);
         s.n_head = 0;
-        test_model(o, &s, 64, PROMPT);
+        parity_model(o, &s, 64, PROMPT);
     }
     if (!only || strstr("precise", only)) {
         bool no = cuda_refuses((backend_options){.prefill_fp8 = true, .precise = true});
@@ -456,14 +456,14 @@ int run_parity(jw *o, const char *only)
     }
     rig_precise = false;
     if (!only || tiny || strncmp("fp8", only, 3) == 0)
-        n_bad += run_fp8(o, tiny || (only && strcmp(only, "fp8tiny") == 0), &n_run);
+        parity_bad += run_fp8(o, tiny || (only && strcmp(only, "fp8tiny") == 0), &parity_run);
     jw_end_array(o);
     if (!only || tiny || strstr("sample", only))
-        n_bad += run_sample(o, tiny, &n_run);
+        parity_bad += run_sample(o, tiny, &parity_run);
     if (!only || strstr("errors", only))
-        n_bad += run_errors(&n_run);
-    jw_kint(o, "parity_tests", n_run);
-    jw_kint(o, "parity_failures", n_bad);
-    printf("parity: %d tests, %d failures\n", n_run, n_bad);
-    return n_bad;
+        parity_bad += run_errors(&parity_run);
+    jw_kint(o, "parity_tests", parity_run);
+    jw_kint(o, "parity_failures", parity_bad);
+    printf("parity: %d tests, %d failures\n", parity_run, parity_bad);
+    return parity_bad;
 }

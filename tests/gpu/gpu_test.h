@@ -82,6 +82,10 @@ int run_fp8(jw *out, bool tiny, int *n_tests);
 int run_fp8_bench(void);
 extern bool opt_no_pdl, opt_no_graph, opt_decode, opt_prompt, opt_batches;
 int run_parity(jw *out, const char *only);
+/* Its parts: products against double arithmetic, a model against the CPU. They count. */
+extern int parity_run, parity_bad;
+void parity_linear(jw *o, quant_id f, uint32_t rows, uint32_t cols, bool bias);
+void parity_model(jw *o, const shape *sh, int32_t block, int32_t prompt);
 int run_bench(jw *out, const char *only);
 
 #endif
