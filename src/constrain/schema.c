@@ -63,6 +63,13 @@ static void index_ids(sx *x)
     }
 }
 
+/* -1: no hexadecimal digit; a NUL is none either. */
+static int hex_digit(char c)
+{
+    const int low = c | 32;
+    return c >= '0' && c <= '9' ? c - '0' : low >= 'a' && low <= 'f' ? low - 'a' + 10 : -1;
+}
+
 static const jv *pointer(sx *x, const jv *at, const char *s, size_t n)
 {
     char *seg = CC_ARRAY(x->c, char, n + 1);
@@ -72,14 +79,8 @@ static const jv *pointer(sx *x, const jv *at, const char *s, size_t n)
             return NULL;
         while (i < n && s[i] != '/') {
             unsigned char ch = (unsigned char)s[i];
-            if (ch == '%' && i + 2 < n + 0 && strchr("0123456789abcdefABCDEF", s[i + 1]) &&
-                strchr("0123456789abcdefABCDEF", s[i + 2])) {
-                unsigned v = 0;
-                for (int j = 1; j <= 2; j++) {
-                    int d = s[i + (size_t)j];
-                    v = v * 16 + (unsigned)(d <= '9' ? d - '0' : (d | 32) - 'a' + 10);
-                }
-                ch = (unsigned char)v;
+            if (ch == '%' && i + 2 < n && hex_digit(s[i + 1]) >= 0 && hex_digit(s[i + 2]) >= 0) {
+                ch = (unsigned char)(hex_digit(s[i + 1]) * 16 + hex_digit(s[i + 2]));
                 i += 2;
             }
             i++;

@@ -145,8 +145,8 @@ uint64_t cpu_expert_scratch(const bweight *w)
 static void gather(const cpu_qact *from, const group *g, long bytes, cpu_qact *to)
 {
     for (int i = 0; i < g->n; i++) {
-        long step, step_to;
-        long at = qact_at(from, g->p[i].t, &step) + g->p[i].col / 32 * step, put = qact_at(to, i, &step_to);
+        long step, step_to, at = qact_at(from, g->p[i].t, &step), put = qact_at(to, i, &step_to);
+        at += g->p[i].col / 32 * step;
         for (long j = 0; j < to->nb; j++, at += step, put += step_to) {
             memcpy(to->q + put * bytes, from->q + at * bytes, (size_t)bytes);
             to->meta[put] = from->meta[at];

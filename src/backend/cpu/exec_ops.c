@@ -219,7 +219,7 @@ void run_quantise(const bexec *x, const instr *in, int ith)
     cpu_qform form = x->reg[in->out[0]].form;
     EACH_ROW(p, t) {
         long step, at = qact_at(&a, t, &step);
-        x->be->ops->quantise[form](row(x, in->in[0], t), x->reg[in->in[0]].width, p.c0 / 32, (p.c1 + 31) / 32, 
+        x->be->ops->quantise[form](row(x, in->in[0], t), x->reg[in->in[0]].width, p.c0 / 32, (p.c1 + 31) / 32,
                                         a.q + at * cpu_qblock(form), a.meta + at, step);
     }
 }
