@@ -60,7 +60,7 @@ class Run:
 
 
 def parity(run):
-    """Five minutes alone on the card, twice that beside other work: in a call of ten minutes a stage by itself."""
+    """Five minutes beside three processes, more than seven beside five: in a call of ten minutes best alone."""
     out = run.a.out / "parity.json"
     rc, text, _ = run.sh([run.a.gpu_test, "parity", "-o", out], 560)
     lines = text.splitlines()

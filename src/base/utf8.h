@@ -20,4 +20,11 @@ bool utf8_valid(const char *s, size_t n);
 /* Bytes at the end of s that are a proper prefix of a character that later bytes could complete (0..3). */
 size_t utf8_incomplete_tail(const char *s, size_t n);
 
+/* What a hexadecimal digit stands for; -1: c is none, as NUL is none. */
+static inline int hex_value(char c)
+{
+    const int low = c | 32;
+    return c >= '0' && c <= '9' ? c - '0' : low >= 'a' && low <= 'f' ? low - 'a' + 10 : -1;
+}
+
 #endif

@@ -5,18 +5,11 @@
  *   3 \u:     24..25 digits read, 0..15 value
  *   4 \uD8xx: 0..9 the high half; 5: and its backslash
  *   6 \uD8xx\u: 24..25 digits read, 12..21 high half, 0..11 low value so far */
+#include "base/utf8.h"
 #include "constrain/machine.h"
 
 #define KIND(p) ((p) >> 28)
 #define MAKE(k, v) ((uint32_t)(k) << 28 | (v))
-
-static int hexval(unsigned char b)
-{
-    if (b >= '0' && b <= '9')
-        return b - '0';
-    b |= 32;
-    return b >= 'a' && b <= 'f' ? b - 'a' + 10 : -1;
-}
 
 /* Code points that a UTF-8 sequence of this length, with `left` bytes to come, can become; false: none. */
 static bool utf8_range(uint32_t len, uint32_t left, uint32_t v, cprange *r)
@@ -91,7 +84,7 @@ codec_result codec_step(codec json, uint32_t part, unsigned char b, uint32_t *ne
         }
     case 3: {
         uint32_t n = part >> 24 & 3, v = (part & 0xFFFF) << 4;
-        if ((h = hexval(b)) < 0)
+        if ((h = hex_value((char)b)) < 0)
             return CODEC_DEAD;
         v |= (uint32_t)h;
         if (n == 1 && v >= 0xDC && v <= 0xDF)
@@ -115,7 +108,7 @@ codec_result codec_step(codec json, uint32_t part, unsigned char b, uint32_t *ne
         return b == 'u' ? CODEC_PART : CODEC_DEAD;
     default: {
         uint32_t n = part >> 24 & 3, v = (part & 0xFFF) << 4, hi = part >> 12 & 0x3FF;
-        if ((h = hexval(b)) < 0)
+        if ((h = hex_value((char)b)) < 0)
             return CODEC_DEAD;
         v |= (uint32_t)h;
         if ((n == 0 && v != 0xD) || (n == 1 && v < 0xDC))

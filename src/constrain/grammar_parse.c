@@ -132,11 +132,10 @@ static uint32_t escape(grammar *g)
         return (unsigned char)c;
     for (int i = 0; i < digits; i++) {
         char h = g->pos < g->n ? g->s[g->pos] : 0;
-        uint32_t d = h >= '0' && h <= '9' ? (uint32_t)(h - '0')
-                     : (h | 32) >= 'a' && (h | 32) <= 'f' ? (uint32_t)((h | 32) - 'a' + 10) : 16;
-        if (d == 16)
+        int d = hex_value(h);
+        if (d < 0)
             bad(g, IMP_E_PARSE, "not a hexadecimal digit");
-        v = v << 4 | d;
+        v = v << 4 | (uint32_t)d;
         g->pos++;
     }
     if (v > CP_MAX)
@@ -330,13 +329,10 @@ static gn *item(grammar *g)
         uint32_t v = 0;
         size_t b = g->pos += 2;
         for (; g->pos < g->n && g->pos - b < 6; g->pos++) {
-            char h = g->s[g->pos];
-            if (h >= '0' && h <= '9')
-                v = v << 4 | (uint32_t)(h - '0');
-            else if ((h | 32) >= 'a' && (h | 32) <= 'f')
-                v = v << 4 | (uint32_t)((h | 32) - 'a' + 10);
-            else
+            int d = hex_value(g->s[g->pos]);
+            if (d < 0)
                 break;
+            v = v << 4 | (uint32_t)d;
         }
         if (g->pos == b || v > CP_MAX)
             bad(g, IMP_E_PARSE, "code point out of range");

@@ -110,12 +110,10 @@ static uint32_t hex(rp *p, int n)
     for (int i = 0; i < n; i++) {
         if (p->pos >= p->n)
             re_bad(p, IMP_E_PARSE, "escape cut short");
-        char ch = p->s[p->pos++];
-        uint32_t d = ch >= '0' && ch <= '9' ? (uint32_t)(ch - '0')
-                     : (ch | 32) >= 'a' && (ch | 32) <= 'f' ? (uint32_t)((ch | 32) - 'a' + 10) : 99;
-        if (d > 15)
+        int d = hex_value(p->s[p->pos++]);
+        if (d < 0)
             re_bad(p, IMP_E_PARSE, "not a hexadecimal digit");
-        v = v * 16 + d;
+        v = v * 16 + (uint32_t)d;
     }
     return v;
 }

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/ck.h"
+#include "base/utf8.h"
 #include "constrain/schema_impl.h"
 
 static const struct { const char *part; int draft; } drafts[] = {
@@ -63,13 +64,6 @@ static void index_ids(sx *x)
     }
 }
 
-/* -1: no hexadecimal digit; a NUL is none either. */
-static int hex_digit(char c)
-{
-    const int low = c | 32;
-    return c >= '0' && c <= '9' ? c - '0' : low >= 'a' && low <= 'f' ? low - 'a' + 10 : -1;
-}
-
 static const jv *pointer(sx *x, const jv *at, const char *s, size_t n)
 {
     char *seg = CC_ARRAY(x->c, char, n + 1);
@@ -79,8 +73,8 @@ static const jv *pointer(sx *x, const jv *at, const char *s, size_t n)
             return NULL;
         while (i < n && s[i] != '/') {
             unsigned char ch = (unsigned char)s[i];
-            if (ch == '%' && i + 2 < n && hex_digit(s[i + 1]) >= 0 && hex_digit(s[i + 2]) >= 0) {
-                ch = (unsigned char)(hex_digit(s[i + 1]) * 16 + hex_digit(s[i + 2]));
+            if (ch == '%' && i + 2 < n && hex_value(s[i + 1]) >= 0 && hex_value(s[i + 2]) >= 0) {
+                ch = (unsigned char)(hex_value(s[i + 1]) * 16 + hex_value(s[i + 2]));
                 i += 2;
             }
             i++;

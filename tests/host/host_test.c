@@ -164,10 +164,25 @@ static void run_test(int i, const char *only, jw *o)
     printf("%-24s %5.1f s\n", name, clock_s() - begin);
 }
 
+/* Kernels that no test here launches: recurrent layers, what needs large models, and the rarer operations. Of all
+ * others one that is not launched is a failure: equal bytes cannot tell if the backend has stopped choosing it. */
+static bool may_rest(const char *kernel)
+{
+    static const char *const names[] = {
+        "mamba2", "gdn", "conv", "rows_sum", "rows8", "rows4", "rows2", "read", "fill_random", "prefill_1x256",
+        "kv_store", "rope", "decay", "concat", "slice", "gate", "mul", "norm_group", "gemv_any", "gemv_q5k_q6k",
+        "gemv_q4k_q6k", "attend_q128p"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(kernel, names[i]) == 0)
+            return true;
+    return strstr(kernel, "_norm8") || strstr(kernel, "_pair8"); /* launched for one layout only */
+}
+
 /* What a process has to say: its tests, and which kernels it launched. Few bytes: one write of a pipe. */
+enum { MOST_KERNELS = 512 };
 typedef struct outcome {
     int n_test, n_bad;
-    bool launched[512];
+    bool launched[MOST_KERNELS];
 } outcome;
 
 static int tell(int fd, int ith, int nth, const char *only)
@@ -181,7 +196,7 @@ static int tell(int fd, int ith, int nth, const char *only)
     sb_free(&sb);
     outcome r = {.n_test = parity_run, .n_bad = parity_bad};
     int n = 0;
-    for (const simt_kernel *k = simt_kernels; k; k = k->next)
+    for (const simt_kernel *k = simt_kernels; k && n < MOST_KERNELS; k = k->next)
         r.launched[n++] = k->n_launch > 0;
     return write(fd, &r, sizeof r) == sizeof r ? 0 : 1;
 }
@@ -217,13 +232,13 @@ int main(int argc, char **argv)
     }
     while (wait(NULL) > 0) {}
     int n = 0, used = 0;
-    printf("not launched:");
-    for (const simt_kernel *k = simt_kernels; k; k = k->next, n++) {
+    for (const simt_kernel *k = simt_kernels; k && n < MOST_KERNELS; k = k->next, n++) {
         used += all.launched[n];
-        if (!all.launched[n] && !only)
-            printf(" %s", k->name + strlen("imp_"));
+        if (only || all.launched[n] || may_rest(k->name + strlen("imp_")))
+            continue;
+        printf("FAIL %s: launched by no test\n", k->name);
+        all.n_bad++;
     }
-    printf("%s\n", only ? " whatever other tests launch" : "");
     printf("host: %d kernels, %d tests, %d failures\n", used, all.n_test, all.n_bad);
     return all.n_bad || !all.n_test;
 }
