@@ -29,12 +29,13 @@ typedef struct backend_options {
     bool deterministic, profile; /* profile: events around steps, for backend_profile.idle_us */
     bool prefill_fp8;        /* prompts with e4m3 products; IMP_E_UNSUPPORTED where there are none */
     const log_sink *log;
-    bool precise;            /* every product with the file's exact weights, f32 inputs and f32 sums; CPU: the scalar
-                              * path */
+    bool precise;            /* every product with the file's exact weights, f32 inputs and f32 sums, and K and V in
+                              * f32 where their type is KV_AUTO; CPU: the scalar path */
 } backend_options;
 
 typedef struct kv_options {
-    kv_type type;            /* KV_AUTO: the backend chooses (CPU: f32 when every weight is a float format, else f16) */
+    kv_type type;            /* KV_AUTO: the backend chooses (f32 when it is precise; CPU: also when every weight is a
+                              * float format or the model a mixture; else f16) */
     int32_t block_size;      /* tokens a block: 64; tests also run with 2 */
     int64_t n_block[PLAN_MAX_GROUPS]; /* most blocks ever; address space is reserved, memory comes with kv_grow */
     int32_t n_state;         /* state slots */

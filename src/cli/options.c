@@ -34,7 +34,7 @@ static const opt_def defs[] = {
     {.name = "deterministic", .key = "model.deterministic", .type = OPT_FLAG, AT(deterministic), .cmds = MODEL,
      .help = "generated and prompt tokens share kernels (always so on the CPU)"},
     {.name = "precise", .key = "model.precise", .type = OPT_FLAG, AT(precise), .cmds = MODEL,
-     .help = "products with exact weights, FP32 inputs and sums (slow; on the CPU --cpu scalar)"},
+     .help = "exact weights, FP32 inputs, sums, K and V (slow; on the CPU --cpu scalar)"},
     {.name = "chunk", .alias = "-b --batch-size", .key = "model.chunk", .type = OPT_INT, .arg = "N",
      .min = 0, .max = 65536, AT(n_batch), .cmds = ENGINE,
      .help = "tokens a step, so the prompt goes in pieces of N (0 = 512)"},

@@ -8,10 +8,12 @@ static const double kv_type_bits[] = {
 };
 
 /* Bits a KV value takes at most, for sizing; the backend may choose less. */
-static double kv_bits(kv_type t, const plan *p)
+static double kv_bits(kv_type t, const plan *p, bool precise)
 {
     if (t != KV_AUTO)
         return kv_type_bits[t];
+    if (precise)
+        return 32;
     for (int32_t i = 0; i < p->n_op; i++)
         if (p->op[i].kind == OP_ROUTE)
             return 32;
@@ -86,7 +88,7 @@ imp_status engine_sizes(engine *g, const imp_engine_params *p, kv_options *ko, i
                        "%.1f bits a weight would fit", weights / 1e9, (double)budget / 1e9,
                        0.85 * 8 * (double)budget / (double)g->m->n_param);
     room = room > 64e6 ? room : 64e6;
-    double bits = kv_bits((kv_type)p->kv, pl);
+    double bits = kv_bits((kv_type)p->kv, pl, p->precise);
     uint64_t bs = (uint64_t)g->block_size, asked = p->n_ctx ? p->n_ctx : g->m->config.n_ctx_train;
     if (!p->n_ctx && asked > DEFAULT_CTX)
         asked = DEFAULT_CTX;

@@ -448,7 +448,9 @@ static imp_status make_scratch(bexec *x, imp_err *e)
     if (heads && s == IMP_OK) {
         uint64_t pos = (uint64_t)most * (uint64_t)x->kv->block_size;
         x->part_splits = attend_splits((uint32_t)(pos > 1 << 20 ? 1 << 20 : pos)) + 1;
-        uint64_t per = (uint64_t)heads * x->part_splits * PART_LD(up_to(dmax, 64) > 128 ? 256 : up_to(dmax, 64)) * 4;
+        uint32_t cols = up_to(dmax, 64);
+        cols = cols > 128 && cols < 256 ? 256 : cols; /* of the widest kernel for heads of their own */
+        uint64_t per = (uint64_t)heads * x->part_splits * PART_LD(cols) * 4;
         x->part_tokens = 256;
         const uint64_t most_bytes = 96ull << 20, wanted = per * x->part_tokens;
         x->part_bytes = per > most_bytes ? per : wanted < most_bytes ? wanted : most_bytes;

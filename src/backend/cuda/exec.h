@@ -176,11 +176,17 @@ static inline uint32_t exec_attend_width(const bexec *x, const plan_attend *t)
 {
     const kv_group *g = &x->kv->group[t->group];
     uint32_t d = t->d_k > t->d_v ? t->d_k : t->d_v;
-    if (t->d_k % 8 || t->d_v % 8 || g->k_width % 8 || g->v_width % 8 || d > 256 ||
+    if (x->kv->type == KV_F32 || t->d_k % 8 || t->d_v % 8 || g->k_width % 8 || g->v_width % 8 || d > 256 ||
         t->n_head / t->n_kv_head > ATTEND_HEADS * ATTEND_SUBS)
         return 0;
     uint32_t bs = (uint32_t)x->kv->block_size;
     return bs < 8 || bs & (bs - 1) ? 0 : d <= 64 ? 64 : d <= 128 ? 128 : 256;
+}
+
+/* Whether attention of class P is not cut into splits, so that their number is that of the other rows. */
+static inline bool exec_prompts_whole(const bexec *x)
+{
+    return !x->b->deterministic && x->b->fn[K_attend_p64] && !(x->kv && x->kv->type == KV_F32);
 }
 
 imp_status exec_nodes(bexec *x, imp_err *e); /* launches the whole step on the backend's stream */
@@ -205,8 +211,10 @@ imp_status exec_sort_pairs(bexec *x, const plan_op *l, int32_t r0, uint32_t n_pa
 int32_t exec_readers(const plan *p, plan_reg r); /* operands that are r */
 bool exec_same_tiles(const dweight *a, const dweight *b);
 uint64_t exec_moe_bytes(const bexec *x, int32_t n_tok, uint64_t *tiles_at, uint64_t *rows_at);
-imp_status exec_prompt_attend(bexec *x, const attend_args *base, const run_range *r, uint32_t d, bool *done,
-                              imp_err *e);
+
+/* Attention (run_attend.c), and the node before it, which does nothing where attention does its work. */
+imp_status exec_qkv(bexec *x, const node *n, imp_err *e);
+imp_status exec_attend(bexec *x, const node *attend, imp_err *e);
 
 /* Mixtures in steps of few tokens (run_experts.c). find: after the nodes and storage types are there, before memory is
  * given to registers. now: this step's tokens are few enough. node: instead of exec_node, of a node with a mixture. */

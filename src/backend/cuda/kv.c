@@ -1,6 +1,7 @@
 /* KV blocks and recurrent states on the device. Invariants: (1) a group's blocks lie in one range of addresses reserved
  * at open, so no pointer changes when memory is mapped behind it; (2) a block holds all slots of its group: for each
- * slot block_size rows of K, then of V, f16; (3) blocks [0, n_block) are mapped; (4) growing happens between steps. */
+ * slot block_size rows of K, then of V, f16 or f32; (3) blocks [0, n_block) are mapped; (4) growing happens between
+ * steps. */
 #include <string.h>
 
 #include "backend/cuda/cuda_impl.h"
@@ -58,7 +59,7 @@ static imp_status open_group(kvcache *kv, int32_t g, const plan_kv_group *pg, in
         return err_oom(e, "KV group", pg->n_slot * sizeof *k->k_off);
     k->k_width = pg->k_width;
     k->v_width = pg->v_is_prefix_of_k ? pg->k_width : pg->v_width;
-    uint64_t at = 0, rows = (uint64_t)kv->block_size * 2;
+    uint64_t at = 0, rows = (uint64_t)kv->block_size * (kv->type == KV_F32 ? 4 : 2);
     for (uint32_t s = 0; s < pg->n_slot; s++) {
         k->k_off[s] = at;
         at += (rows * pg->k_width + 15) & ~15ull;
@@ -77,8 +78,10 @@ static imp_status open_group(kvcache *kv, int32_t g, const plan_kv_group *pg, in
 
 imp_status cuda_kv_open(backend *b, const plan *p, const kv_options *opt, kvcache **out, imp_err *e)
 {
-    if (opt->type != KV_AUTO && opt->type != KV_F16)
-        return err_set(e, IMP_E_UNSUPPORTED, "cuda: the KV cache is f16; other types are not built yet");
+    /* precise keeps what products gave; else f16, for which the fast kernels are */
+    kv_type type = opt->type != KV_AUTO ? opt->type : b->precise ? KV_F32 : KV_F16;
+    if (type != KV_F16 && type != KV_F32)
+        return err_set(e, IMP_E_UNSUPPORTED, "cuda: the KV cache is f16 or f32; other types are not built yet");
     if (opt->block_size <= 0)
         return err_set(e, IMP_E_USAGE, "cuda: KV block size %d", (int)opt->block_size);
     imp_status s = cuda_enter(b, e);
@@ -88,6 +91,7 @@ imp_status cuda_kv_open(backend *b, const plan *p, const kv_options *opt, kvcach
     if (!kv)
         return err_oom(e, "KV cache", sizeof *kv);
     kv->b = b;
+    kv->type = type;
     kv->block_size = opt->block_size;
     kv->n_state = opt->n_state;
     kv->n_plan_state = p->n_state;
@@ -206,8 +210,4 @@ void cuda_kv_copy_state(kvcache *kv, int32_t from, int32_t to)
 }
 
 uint64_t cuda_kv_block_bytes(const kvcache *kv, int32_t group) { return kv->group[group].block_bytes; }
-kv_type cuda_kv_get_type(const kvcache *kv)
-{
-    (void)kv;
-    return KV_F16;
-}
+kv_type cuda_kv_get_type(const kvcache *kv) { return kv->type; }

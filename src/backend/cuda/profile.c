@@ -33,7 +33,8 @@ const char *exec_op_kernel(const bexec *x, int32_t op)
     if (n->kind == NODE_QKV)
         return "qkv (norm, rope, kv_store)";
     if (o->kind == OP_ATTEND)
-        return exec_attend_width(x, &o->attr.attend) ? "attend_d/attend_p" : "attend_any (generic)";
+        return exec_attend_width(x, &o->attr.attend) ? "attend_d/attend_p" :
+               x->kv->type == KV_F32 ? "attend_f32" : "attend_any (generic)";
     return kinds[o->kind] ? kinds[o->kind] : "?";
 }
 

@@ -78,7 +78,7 @@ static imp_status fill_tables(bexec *x, ticket_slot *t, const batch *b, uint64_t
         uint32_t n = attend_splits((uint32_t)b->vis_end[i]);
         x->one_each &= b->cls[i] != BATCH_P && b->seq[i] == i && b->vis_end[i] == b->kv_index[i] + 1 &&
                        b->seqs[b->seq[i]].tok_end - b->seqs[b->seq[i]].tok_begin == 1;
-        if (b->cls[i] != BATCH_P || x->b->deterministic || !x->b->fn[K_attend_p64])
+        if (b->cls[i] != BATCH_P || !exec_prompts_whole(x))
             split = n > split ? n : split;
     }
     x->split = 1; /* few different numbers, so that few graphs */

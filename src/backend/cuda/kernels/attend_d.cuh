@@ -13,7 +13,7 @@
 #define NOWHERE 0x7FFFFFFu /* a block past all blocks: TMA fills with zeros */
 
 /* Shared memory: [4 warps][K, V] places | barriers | newest K and V | angles | the warps' sums, before them the queries
- * | what a cluster's blocks send each other. run.c knows the sizes (attend_smem). */
+ * | what a cluster's blocks send each other. run_attend.c knows the sizes (attend_smem). */
 template <int D> struct layout {
     static constexpr u32 UNIT = D * PIECE * 2, BOX = PIECE * 128; /* a place; 64 columns of it */
     static constexpr u32 BARS = WARPS * 2 * UNIT, MAIL = BARS + 64, FLAG = BARS + 72, FRESH = BARS + 128;

@@ -272,6 +272,15 @@ DEV u8 *kv_row(u64 kv, u64 block_bytes, const seq_desc &s, const i32 *table, u32
     return (u8 *)kv + (u64)b * block_bytes;
 }
 
+/* K or V of a token begin at dst, f16 or f32; column i. */
+DEV void kv_put(u8 *dst, u32 f32, u64 i, float v)
+{
+    if (f32)
+        ((float *)dst)[i] = v;
+    else
+        ((u16 *)dst)[i] = f2h(v);
+}
+
 #define HEAD_MAX 576
 /* Angles of a lane's first two columns. */
 DEV void first_angles(const rope_args &r, const tok_desc &d, u32 lane, float *cs)
@@ -304,7 +313,8 @@ DEV void one_kv_head(const qkv_args &p, const tok_desc &d, u32 tok, bool is_k, u
     const u32 n = is_k ? p.k_head_dim : p.v_head_dim, in = (u32)d.kv_index % p.block_size;
     const float *src = (is_k ? (const float *)p.k + (u64)tok * p.ldk : (const float *)p.v + (u64)tok * p.ldv) + h * n;
     u8 *blk = kv_row(p.kv, p.block_bytes, s, (const i32 *)p.table, p.group, p.block_size, (u32)d.kv_index);
-    u16 *dst = (u16 *)(blk + (is_k ? p.k_off : p.v_off)) + (u64)in * (is_k ? p.k_width : p.v_width) + h * n;
+    u8 *dst = blk + (is_k ? p.k_off : p.v_off);
+    const u64 at = (u64)in * (is_k ? p.k_width : p.v_width) + h * n;
     for (u32 i = lane; i < n; i += 32)
         v[i] = src[i];
     __syncwarp();
@@ -315,7 +325,7 @@ DEV void one_kv_head(const qkv_args &p, const tok_desc &d, u32 tok, bool is_k, u
     if (!is_k && p.has_v_norm)
         head_norm(v, n, (const float *)p.v_norm, p.v_eps, p.v_plus, lane);
     for (u32 i = lane; i < n; i += 32)
-        dst[i] = f2h(v[i]);
+        kv_put(dst, p.kv_f32, at + i, v[i]);
 }
 
 /* Everything between the projections and the attention: q heads, k heads, then v heads; q in place, k and v into the
@@ -376,9 +386,9 @@ KERNEL(256, 4) imp_kv_store(const __grid_constant__ kvstore_args p)
     u8 *blk = kv_row(p.kv, p.block_bytes, s, (const i32 *)p.table, p.group, p.block_size, (u32)d.kv_index);
     u32 in = (u32)d.kv_index % p.block_size;
     if (i < p.k_width)
-        ((u16 *)(blk + p.k_off))[(u64)in * p.k_width + i] = f2h(((const float *)p.k)[(u64)tok * p.ldk + i]);
+        kv_put(blk + p.k_off, p.kv_f32, (u64)in * p.k_width + i, ((const float *)p.k)[(u64)tok * p.ldk + i]);
     if (p.v && i < p.v_width)
-        ((u16 *)(blk + p.v_off))[(u64)in * p.v_width + i] = f2h(((const float *)p.v)[(u64)tok * p.ldv + i]);
+        kv_put(blk + p.v_off, p.kv_f32, (u64)in * p.v_width + i, ((const float *)p.v)[(u64)tok * p.ldv + i]);
 }
 
 /* ---- MoE routing (route.cuh): a warp a token ---- */

@@ -309,6 +309,7 @@ typedef struct seq_desc {
 
 /* Decode attention is cut at absolute positions: every 128 up to 2048, then every 512. */
 #define PART_LD(d) ((d) + 4)
+#define ATTEND_ANY_POS 32u /* positions that a block of imp_attend_any has in shared memory */
 #define SPLIT_FINE 128u
 #define SPLIT_COARSE 512u
 #define SPLIT_FROM 2048u
@@ -328,13 +329,15 @@ typedef struct attend_args {
                              * u32 [T][n_kv_head] */
     uint64_t block_bytes, k_off, v_off; /* a block, and K and V of the slot inside it */
     uint32_t ldq, ldo, out_f16, n_head, n_kv_head, d_k, d_v, k_width, v_width, block_size, group, window, n_split;
-    uint32_t tok0, n_tok, kv_f32, span; /* positions a block takes: it has the splits that begin there */
+    uint32_t tok0, n_tok;
+    uint32_t heads;              /* query heads of a block at most */
     /* imp_attend_d and _q: */
-    uint32_t group_heads, heads; /* query heads of a kv head; of a block at most */
+    uint32_t span;               /* positions a block takes: it has the splits that begin there */
+    uint32_t group_heads;        /* query heads of a kv head */
     uint32_t sub_shift;          /* log2 of the blocks that share a kv head */
     uint32_t block_shift;        /* log2 of block_size */
     uint32_t box_shift, box_cols; /* log2 of the runs of a cache block that are 32 positions; copies a run */
-    uint32_t sums_bytes;         /* of shared memory for the warps' sums (run.c) */
+    uint32_t sums_bytes;         /* of shared memory for the warps' sums (run_attend.c) */
     uint32_t cluster, share;     /* blocks of a token and kv head are a cluster; log2 of the fours of columns each
                                   * combines */
     float scale, softcap;
