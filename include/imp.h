@@ -221,7 +221,8 @@ typedef struct imp_engine_params {
     bool precise;             /* every matrix product with the file's exact weights, f32 inputs and f32 sums, and K
                                  and V in f32 unless `kv` says otherwise, for prompt and generated tokens alike. On a
                                  GPU several times slower, and weights without a layout there, and IQ4_XS, take four
-                                 bytes each; on the CPU it is cpu "scalar". With IMP_PREFILL_FP8 IMP_E_UNSUPPORTED, with another cpu IMP_E_USAGE. */
+                                 bytes each; on the CPU it is cpu "scalar". With IMP_PREFILL_FP8 IMP_E_UNSUPPORTED,
+                                 with another cpu IMP_E_USAGE. */
 } imp_engine_params;
 IMP_API void imp_engine_params_init(imp_engine_params *p);
 
