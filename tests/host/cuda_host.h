@@ -15,12 +15,14 @@
 #define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
+#define __cluster_dims__(...) /* driver_host.c knows */
 #define __align__(n) __attribute__((aligned(n)))
 #define threadIdx (simt_me->thread)
 #define blockIdx (simt_me->block)
 #define gridDim (simt_me->grid)
 
 struct __align__(8) uint2 { uint32_t x, y; };
+struct __align__(8) int2 { int32_t x, y; };
 struct __align__(16) uint4 { uint32_t x, y, z, w; };
 struct __align__(8) float2 { float x, y; };
 struct __align__(16) float4 { float x, y, z, w; };
@@ -52,6 +54,14 @@ static inline int __ffs(int v) { return __builtin_ffs(v); }
 static inline float __fmul_rn(float a, float b) { return a * b; }
 static inline float __fadd_rn(float a, float b) { return a + b; }
 static inline float __fsub_rn(float a, float b) { return a - b; }
+static inline float __fdiv_rn(float a, float b) { return a / b; }
+static inline uint64_t __umul64hi(uint64_t a, uint64_t b) { return (uint64_t)((unsigned __int128)a * b >> 64); }
+static inline double __dadd_rn(double a, double b) { return a + b; }
+static inline double __dsub_rn(double a, double b) { return a - b; }
+static inline double __dmul_rn(double a, double b) { return a * b; }
+static inline double __ddiv_rn(double a, double b) { return a / b; }
+static inline double __ull2double_rn(uint64_t v) { return (double)v; }
+static inline float __double2float_rn(double v) { return (float)v; }
 static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 static inline float __fdividef(float a, float b) { return a / b; }
 #define __expf expf /* libm has one of that name, which its header declares */

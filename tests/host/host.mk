@@ -1,11 +1,12 @@
-# The kernels on the host, read by the Makefile: `make host-test` builds build/host/host_test and, beside it, what
-# stands in for the driver, libcuda.so.1. Needs clang and CUDA's headers (cuda.h), no nvcc and no GPU. Each
+# The kernels on the host, read by the Makefile: `make host-test` builds build/host/host_test, build/host/imp and,
+# beside them, what stands in for the driver, libcuda.so.1. Needs clang and CUDA's headers (cuda.h), no nvcc and no GPU. Each
 # kernels/*.cu is copied with ptx.cuh, tma.cuh and wgmma.cuh replaced and the lines of tests/host/port.sed; see
 # tests/host/simt.h.
 HOST_CUDA_H := $(firstword $(wildcard $(CUDA_HOME)/include/cuda.h /usr/local/cuda/include/cuda.h /usr/include/cuda.h))
 HOST        := $(BUILD)/host
-# Not here: attend_w and fp8, whose wgmma takes other operands, and the sampler, which wants cooperative groups.
-HOST_CU     := attend attend_d attend_p batch experts gemv gemv_dense gemv_few ops precise prefill repack rows scan
+# Not here: attend_w and fp8, whose wgmma takes other operands.
+HOST_CU     := attend attend_d attend_p batch experts gemv gemv_dense gemv_few ops precise prefill repack rows sample \
+               scan
 HOST_FLAGS  := -O2 -g1 -mavx2 -mfma -mf16c -ffp-contract=off -fno-math-errno -fPIC -fvisibility=hidden
 HOST_CXX    := $(CLANG) -x c++ -std=c++17 $(HOST_FLAGS) -fno-rtti -fno-exceptions -fno-threadsafe-statics -Wall \
                -Wno-unknown-pragmas -Wno-unused-function -Wno-unused-const-variable $(WERROR) \
@@ -38,14 +39,23 @@ $(HOST)/obj/%.o: src/backend/cuda/%.c
 	$(CC) $(HOST_CFLAGS) -MMD -MP -c $< -o $@
 HOST_OBJ := $(patsubst src/%.c,$(BUILD)/obj/%.o,$(wildcard $(foreach f,base quant plan backend/cpu,src/$(f)/*.c))) \
             $(patsubst src/backend/cuda/%.c,$(HOST)/obj/%.o,$(wildcard src/backend/cuda/*.c))
-HOST_TEST := tests/host/host_test.c tests/gpu/gpu_common.c tests/gpu/gpu_parity.c
+HOST_TEST := tests/host/host_test.c tests/gpu/gpu_common.c tests/gpu/gpu_parity.c tests/gpu/gpu_sample.c
 $(HOST)/host_test: $(HOST_TEST) tests/gpu/gpu_test.h $(HOST_OBJ) $(HOST)/libcuda.so.1
 	$(CC) $(HOST_CFLAGS) $(LDFLAGS) -Wl,-rpath,'$$ORIGIN' -o $@ $(filter %.c %.o,$^) \
 	    -L$(HOST) -l:libcuda.so.1 -lm -ldl -pthread
 
+# The program with that backend, for whole models (tests/e2e/test_cuda_host.py).
+$(HOST)/obj/engine.o: src/engine/engine.c
+	@mkdir -p $(@D)
+	$(CC) $(HOST_CFLAGS) -MMD -MP -c $< -o $@
+HOST_IMP := $(CLI_OBJ) $(filter-out $(BUILD)/obj/engine/engine.o $(BUILD)/obj/backend/cuda/%,$(LIB_OBJ)) \
+            $(HOST)/obj/engine.o $(filter $(HOST)/%,$(HOST_OBJ))
+$(HOST)/imp: $(HOST_IMP) $(HOST)/libcuda.so.1
+	$(CC) $(CFLAGS) $(LDFLAGS) -Wl,-rpath,'$$ORIGIN' -o $@ $(filter %.o,$^) -L$(HOST) -l:libcuda.so.1 $(LDLIBS)
+
 .PHONY: host-test host-ready
 host-ready:
 	@echo $(if $(HOST_CUDA_H),yes,no)
-host-test: $(HOST)/host_test
+host-test: $(HOST)/host_test $(HOST)/imp
 
 -include $(wildcard $(HOST)/*.d $(HOST)/obj/*.d)

@@ -14,7 +14,6 @@
 #include "simt.h"
 
 /* gpu_parity.c asks for the rest of gpu_test, which is not about these kernels. */
-int run_sample(jw *out, bool tiny, int *n) { return (void)out, (void)tiny, (void)n, 0; }
 int run_fp8(jw *out, bool tiny, int *n) { return (void)out, (void)tiny, (void)n, 0; }
 int run_errors(int *n) { return (void)n, 0; }
 
@@ -92,7 +91,7 @@ static const quant_id formats[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0,
                                    QUANT_Q5_1, QUANT_Q2_K, QUANT_Q3_K,
                                    QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ4_NL, QUANT_IQ4_XS, QUANT_MXFP4,
                                    QUANT_NVFP4, QUANT_F8_E4M3};
-enum { N_FORMAT = sizeof formats / sizeof *formats, N_TEST = 3 * N_KIND + N_MODEL + 2 * N_FORMAT + 1 };
+enum { N_FORMAT = sizeof formats / sizeof *formats, N_TEST = 3 * N_KIND + N_MODEL + 2 * N_FORMAT + 2 };
 
 /* Tokens that the device chooses are those of its own largest logits. */
 static void greedy(void)
@@ -146,8 +145,8 @@ static void run_test(int i, const char *only, jw *o)
         s = t->s;
         precise = t->precise;
         snprintf(name, sizeof name, "%s", s.name);
-    } else if (i == N_TEST - 1) {
-        snprintf(name, sizeof name, "greedy");
+    } else if (i >= N_TEST - 2) {
+        snprintf(name, sizeof name, i == N_TEST - 1 ? "greedy" : "sampler");
     } else {
         i -= 3 * N_KIND + N_MODEL;
         precise = i % 2;
@@ -165,8 +164,10 @@ static void run_test(int i, const char *only, jw *o)
         parity_model(o, &s, t ? t->block : 64, t ? t->prompt : 71);
     else if (quant_get(f) && strstr(name, "linear"))
         parity_linear(o, f, 72, 1280, true);
-    else
+    else if (i == N_TEST - 1)
         greedy();
+    else
+        parity_bad += run_sample(o, true, &parity_run);
     printf("%-24s %5.1f s\n", name, clock_s() - begin);
 }
 

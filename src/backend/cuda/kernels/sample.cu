@@ -5,8 +5,8 @@
 // list of them.
 #include <cooperative_groups.h>
 
-#include "backend/cuda/kernels/ptx.cuh"
-#include "backend/cuda/kernels/sample_params.h"
+#include "ptx.cuh"
+#include "sample_params.h"
 
 namespace cg = cooperative_groups;
 
@@ -536,8 +536,7 @@ __device__ void gather(reducer &r, const elements &el, float max, float depth)
 }
 } // namespace
 
-extern "C" __global__ void __cluster_dims__(SAMPLE_CLUSTER, 1, 1) __launch_bounds__(SAMPLE_THREADS, 1)
-    imp_sample(const __grid_constant__ sample_args p)
+KERNEL(SAMPLE_THREADS, 1) __cluster_dims__(SAMPLE_CLUSTER, 1, 1) imp_sample(const __grid_constant__ sample_args p)
 {
     __shared__ shared s;
     extern __shared__ float l[];
