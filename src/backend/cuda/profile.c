@@ -71,6 +71,7 @@ imp_status exec_run_profile(bexec *x, int32_t reps, exec_profile *out, imp_err *
     out->step_us = x->n_timed ? x->step_ms * 1e3 / (double)x->n_timed : 0;
     x->n_timed = 0;
     x->idle_ms = x->step_ms = 0;
+    x->keep_sent = true; /* nodes run out of turn, and more than once */
     for (int32_t i = 0; i < x->n_node && s == IMP_OK; i++) {
         const char *role = role_of(x, i);
         bool seen = false;
@@ -100,6 +101,9 @@ imp_status exec_run_profile(bexec *x, int32_t reps, exec_profile *out, imp_err *
             cu->EventElapsedTime(&ms, t0, t1);
         r->us = (double)ms * 1e3 / (reps ? reps : 1);
     }
+    x->keep_sent = false;
+    if (s == IMP_OK)
+        s = exec_unsend(x, e);
     if (t0)
         cu->EventDestroy(t0);
     if (t1)
