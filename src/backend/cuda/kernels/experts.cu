@@ -326,6 +326,7 @@ template <int L> DEV void experts_up_routed(const routed_args &p)
         out[ACT_POS(n)] = f2h(glu_apply(0, gate, up, 0, 0));
     }
     if (blockIdx.x == gridDim.x - 1) /* `down` multiplies whole tiles */
+#pragma unroll 1
         for (u32 i = p.w[0].rows + tid; i < p.ldo; i += ROUTED_THREADS)
             out[ACT_POS(i)] = 0;
 }
