@@ -46,7 +46,8 @@ static const char *role_of(const bexec *x, int32_t i)
 /* Bytes of weights that a node reads, as the file has them. */
 static double bytes_of(const bexec *x, const node *n)
 {
-    double sum = 0;
+    const mixture *m = n->mix;
+    double sum = m && n == &x->node[m->up] && exec_routes_now(x, m) ? bytes_of(x, &x->node[m->router]) : 0;
     for (int32_t i = 0; n->kind == NODE_LINEAR && i < n->n_lin; i++) {
         const plan_op *o = &x->p->op[n->lin[i]];
         const weight *w = x->p->weight[o->weight[0]];
@@ -77,7 +78,9 @@ imp_status exec_run_profile(bexec *x, int32_t reps, exec_profile *out, imp_err *
         bool seen = false;
         for (int32_t j = 0; j < i && !seen; j++)
             seen = strcmp(role_of(x, j), role) == 0;
-        if (seen || out->n == 64 || (x->n_row == 0 && x->p->op[x->node[i].op].layer < 0))
+        const mixture *elsewhere = x->node[i].routes;
+        if (seen || out->n == 64 || (x->n_row == 0 && x->p->op[x->node[i].op].layer < 0) ||
+            (elsewhere && exec_routes_now(x, elsewhere)))
             continue;
         exec_profile_row *r = &out->row[out->n++];
         *r = (exec_profile_row){0};

@@ -115,8 +115,8 @@ static bool find_mixture(const bexec *x, int32_t sum, mixture *out)
     return out->route < out->up && out->up < out->down && out->down < sum;
 }
 
-/* Routers that `up` computes. One alone has none: who would make its words unsent, between its `down` and its next `up`,
- * but itself? */
+/* Routers that `up` computes. Of one mixture alone none: its `down` would make words unsent that blocks of its own have
+ * yet to read. */
 static void find_routers(bexec *x, int32_t n)
 {
     for (int32_t i = 0; i < n; i++) {
