@@ -50,7 +50,7 @@ static bool plain_route(const route_args *r)
 /* Shared memory of a block of `up` with its router. */
 static uint32_t routed_smem(const dweight *w, uint32_t tiles)
 {
-    uint32_t router = 8 * TILE_BYTES_F16, rings = 16 * ROUTED_STAGES * w->tile_bytes;
+    uint32_t router = 8 * TILE_BYTES_F16, rings = ROUTED_WARPS * ROUTED_STAGES * w->tile_bytes;
     return ROUTED_RINGS(tiles) + (rings > router ? rings : router);
 }
 /* Blocks of a choice: all there at once, in whole clusters. */
@@ -203,8 +203,8 @@ static imp_status run_routed(bexec *x, const mixture *m, imp_err *e)
     a.cluster = a.router.row_tiles;
     a.one = !a.norm_w || norm->attr.norm.plus_one ? 1.0f : 0.0f;
     uint32_t blocks = routed_blocks(x, w, a.route.k, a.cluster), tiles = div_up(w->row_tiles, blocks);
-    return cuda_launch_cluster(x->b, x->b->stream, K_experts_up_q4k_r, blocks, a.route.k, 1, a.cluster, 512,
-                               routed_smem(w, tiles), true, &a, e);
+    return cuda_launch_cluster(x->b, x->b->stream, K_experts_up_q4k_r, blocks, a.route.k, 1, a.cluster,
+                               ROUTED_WARPS * 32, routed_smem(w, tiles), true, &a, e);
 }
 
 static imp_status run_up(bexec *x, const mixture *m, imp_err *e)

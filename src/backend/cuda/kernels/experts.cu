@@ -5,6 +5,8 @@
  * one warp, while the others fetch x. `down` chooses for itself too: `up` lets it start only once the scores are there
  * (it waits before it launches), so weights of `down` are under way while `up` still works, and what is left to wait
  * for is h alone.
+ * Where one token's row and a router of a usual shape are there, `up` does the router's work as well (_r), one kernel
+ * less in the row; `down` is then let in before there are scores, and takes them out of memory as they come.
  * What runs once a launch is mostly waiting for instructions. So there are kernels (_p) without what few mixtures ask
  * for, a third of the code; the others go through theirs once before there is anything to compute (`dry`: one tile of
  * whatever lies in shared memory, nothing stored outside), while they would wait.
@@ -181,12 +183,10 @@ template <int L, bool PLAIN> DEV void experts_up(const experts_args &p)
 }
 
 /* ---- up with its router ---- */
-/* Between attn_output and the choice lies then one kernel less. The router's tiles and the norm's weights are asked for
- * before attn_output is done; a block of a cluster multiplies 16 experts' rows by the row that it has normalised, and
- * all send each other their scores. Sixteen warps: eight for the router, eight each for gate and for up; a block takes
- * all row tiles of a choice that are its turn, and their sums lie there until the last, so there is one meeting.
- * The bytes are gemv_dense's (norm, product) and experts_up's. */
-#define ROUTED_THREADS 512
+/* The router's tiles and the norm's weights are asked for before attn_output is done. Each block of a cluster multiplies
+ * 16 experts' rows by the row, which it has normalised itself, and all send each other their scores; one cluster sends
+ * them to `down`. Eight of sixteen warps do that; then eight are for gate and eight for up. A block's sums lie there
+ * until its last row tile, so warps meet once. The bytes are gemv_dense's (norm, product) and experts_up's. */
 DEV u32 sent_word(float v)
 {
     const u32 u = __float_as_uint(v);
@@ -273,6 +273,7 @@ template <int L> DEV void experts_up_routed(const routed_args &p)
     }
     cluster_wait();
     pdl_wait();
+    pdl_launch(); /* `down` waits for its words by itself; not before: they might be the step's before this one */
     if (sub == 0)
         score_experts(p, smem, g, rings + warp * TILE_BYTES_F16, tid, warp, lane);
     if (warp == 0) {
@@ -282,7 +283,6 @@ template <int L> DEV void experts_up_routed(const routed_args &p)
             *chosen = e;
     }
     __syncthreads();
-    pdl_launch(); /* not before: `down` would look for scores that are not sent, and take room */
 
     /* the warp's stream: its matrix' tiles of its segment */
     ring<L, ROUTED_STAGES> r(rings, warp);
@@ -327,7 +327,7 @@ template <int L> DEV void experts_up_routed(const routed_args &p)
     }
     if (blockIdx.x == gridDim.x - 1) /* `down` multiplies whole tiles */
 #pragma unroll 1
-        for (u32 i = p.w[0].rows + tid; i < p.ldo; i += ROUTED_THREADS)
+        for (u32 i = p.w[0].rows + tid; i < p.ldo; i += ROUTED_WARPS * 32)
             out[ACT_POS(i)] = 0;
 }
 
@@ -360,8 +360,8 @@ DEV float combine_pairs(const float *part, const float *weights, u32 k, float un
             y = fmaf(weights[j], ((0.0f + part[j * 32]) + part[j * 32 + 16]) * unit, y);
     return y;
 }
-/* Four scores that `up` sends, or that an earlier kernel left: they are there when this one begins, nearly always. What
- * does not come (this kernel launched alone, again and again) is not waited for. */
+/* Four scores: a kernel before `up` left them, or `up` sends them while this kernel waits. What does not come in some
+ * 40 us is there once `up` is done, or never (this kernel launched by itself, again and again), and not waited for. */
 #define SCORE_TRIES 64
 DEV uint4 sent_scores(const float *src)
 {
@@ -517,7 +517,5 @@ EXPERTS(q5k, LAY_Q5K)
 EXPERTS(q6k, LAY_Q6K)
 EXPERTS(f8, LAY_F8)
 
-/* Two of these leave room for `down`. */
-#define ROUTED(name, l) \
-    KERNEL(ROUTED_THREADS, 2) imp_experts_up_##name##_r(const __grid_constant__ routed_args p) { experts_up_routed<l>(p); }
-ROUTED(q4k, LAY_Q4K)
+KERNEL(ROUTED_WARPS * 32, 2)
+imp_experts_up_q4k_r(const __grid_constant__ routed_args p) { experts_up_routed<LAY_Q4K>(p); }

@@ -431,13 +431,14 @@ typedef struct routed_args {
     float eps, one;                /* norm_w + one multiplies */
 } routed_args;
 /* Shared memory: a barrier, the choice, the norm's scratch; scores; the router's parts [16][8]; x; sums of a block's
- * row tiles [gate, up][segment][16]; rings of 16 warps, before them the router's tiles. */
+ * row tiles [gate, up][segment][16]; the warps' rings, and until there is a choice the router's tiles. */
 #define ROUTED_SCORES 64u
 #define ROUTED_PARTS 576u
 #define ROUTED_X 1152u
 #define ROUTED_SUMS (ROUTED_X + 8 * TILE_COLS * 2)
 #define ROUTED_RINGS(tiles) (ROUTED_SUMS + (tiles) * 1024u)
 #define ROUTED_STAGES 2u
+#define ROUTED_WARPS 16u
 
 typedef struct kvstore_args {
     uint64_t k, v, kv, block_bytes, k_off, v_off, tok, seq, table;
