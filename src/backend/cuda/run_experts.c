@@ -88,7 +88,8 @@ static int32_t find_router(const bexec *x, const mixture *m)
         c > 8 || (c & (c - 1)) || gate->layout != LAY_Q4K || !plain_route(&a) || p->op[g->glu].attr.act.act != 0)
         return -1;
     const uint32_t tiles = div_up(gate->row_tiles, routed_blocks(x, gate, a.k, c));
-    return tiles <= 32 && routed_smem(gate, tiles) <= (uint32_t)x->b->smem_max ? (int32_t)(r - x->node) : -1;
+    const bool fits = tiles <= 2 * ROUTED_WARPS && routed_smem(gate, tiles) <= (uint32_t)x->b->smem_max;
+    return fits ? (int32_t)(r - x->node) : -1; /* a thread has one row of all tiles at most */
 }
 
 /* The mixture whose sum is this node; false: it is of another shape. */
