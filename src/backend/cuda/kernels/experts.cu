@@ -517,5 +517,9 @@ EXPERTS(q5k, LAY_Q5K)
 EXPERTS(q6k, LAY_Q6K)
 EXPERTS(f8, LAY_F8)
 
-KERNEL(ROUTED_WARPS * 32, 2)
-imp_experts_up_q4k_r(const __grid_constant__ routed_args p) { experts_up_routed<LAY_Q4K>(p); }
+#define ROUTED(name, l) \
+    KERNEL(ROUTED_WARPS * 32, 2) imp_experts_up_##name##_r(const __grid_constant__ routed_args p) \
+    { \
+        experts_up_routed<l>(p); \
+    }
+ROUTED(q4k, LAY_Q4K)
