@@ -183,10 +183,11 @@ template <int L, bool PLAIN> DEV void experts_up(const experts_args &p)
 }
 
 /* ---- up with its router ---- */
-/* The router's tiles and the norm's weights are asked for before attn_output is done. Each block of a cluster multiplies
- * 16 experts' rows by the row, which it has normalised itself, and all send each other their scores; one cluster sends
- * them to `down`. Eight of sixteen warps do that; then eight are for gate and eight for up. A block's sums lie there
- * until its last row tile, so warps meet once. The bytes are gemv_dense's (norm, product) and experts_up's. */
+/* The router's tiles and the norm's weights are asked for before attn_output is done. Each block of a cluster
+ * multiplies 16 experts' rows by the row, which it has normalised itself, and all send each other their scores; one
+ * cluster sends them to `down`. Eight of sixteen warps do that; then eight are for gate and eight for up. A block's
+ * sums lie there until its last row tile, so warps meet once. The bytes are those of gemv_dense (norm, product) and
+ * experts_up. */
 DEV u32 sent_word(float v)
 {
     const u32 u = __float_as_uint(v);
