@@ -407,6 +407,9 @@ int run_parity(jw *o, const char *only)
          .choice_bias = 0.1f, .act = ACT_GELU_TANH, .route = {.score = ROUTE_SOFTMAX, .scale = 1.5f}},
         {.name = "d128 G8 Q8_0", .n_layer = 2, .hidden = 512, .n_head = 16, .n_kv_head = 2, .d = 128, .ff = 512,
          .vocab = 300, .fmt = QUANT_Q8_0, .qk_norm = true},
+        {.name = "MoE 128 of 8 routed Q4_K_M", .n_layer = 2, .hidden = 2048, .n_head = 4, .n_kv_head = 2, .d = 64,
+         .ff = 256, .vocab = 300, .fmt = QUANT_Q4_K, .fmt_down = QUANT_Q6_K, .n_expert = 128, .n_used = 8,
+         .pool = 4 << 20},
     };
     for (size_t i = tiny ? 2 : 0;
          i < (tiny ? 3 : sizeof models / sizeof *models) && (!only || tiny || strstr("model", only)); i++) {

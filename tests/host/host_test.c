@@ -81,6 +81,8 @@ static const model_test models[] = {
       .vocab = 100, .fmt = QUANT_Q8_0, .sinks = true, .qk_norm = true}, 64, 300, true},
     {{.name = "precise d256 softcap", .n_layer = 2, .hidden = 320, .n_head = 2, .n_kv_head = 1, .d = 256, .ff = 256,
       .vocab = 100, .fmt = QUANT_Q8_0, .qk_norm = true, .softcap = 50}, 64, 61, true},
+    {{.name = "routed experts", .n_layer = 2, .hidden = 2048, .d = 64, .ff = 256, .vocab = 80, .fmt = QUANT_Q4_K,
+      .fmt_down = QUANT_Q6_K, .n_expert = 128, .n_used = 2, .pool = 4 << 20}, 64, 8, false},
     {{.name = "precise", .n_layer = 2, .hidden = 256, .d = 64, .ff = 256, .vocab = 80, .fmt = QUANT_Q4_K,
       .fmt_down = QUANT_Q8_0, .fmt_head = QUANT_Q6_K}, 64, 61, true},
     {{.name = "precise experts", .n_layer = 2, .hidden = 256, .d = 64, .ff = 256, .vocab = 80, .fmt = QUANT_Q6_K,

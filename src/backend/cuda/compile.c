@@ -269,6 +269,8 @@ static void live_ranges(bexec *x)
                     touch(x, p->op[n->lin[j]].out[0], i);
             if (n->glu >= 0)
                 touch(x, p->op[n->glu].out[0], i);
+            if (n->mix && n->mix->up == i && n->mix->router >= 0)
+                touch(x, p->op[x->node[n->mix->router].norm].in[0], i);
         }
     }
     plan_reg outs[2] = {p->logits, p->hidden};
@@ -437,6 +439,10 @@ static imp_status make_scratch(bexec *x, imp_err *e)
         s = scratch(x, moe, &x->moe_pair, "lists of experts", e);
     x->moe_tile = x->moe_pair + tiles_at;
     x->moe_x = x->moe_pair + rows_at;
+    if (s == IMP_OK && x->n_routed)
+        s = scratch(x, (uint64_t)x->n_routed * SENT_BYTES, &x->sent, "scores", e);
+    if (s == IMP_OK)
+        s = exec_unsend(x, e);
     int64_t most = 0;
     for (int32_t g = 0; g < p->n_group && x->kv; g++) {
         int64_t n = (int64_t)(x->kv->group[g].block_bytes ? x->kv->group[g].reserved / x->kv->group[g].block_bytes : 0);

@@ -29,7 +29,7 @@
     X(attend_q64) X(attend_q128) X(attend_q256) X(attend_q64p) X(attend_q128p) X(attend_q64l) X(attend_q128l)         \
     X(attend_p64) X(attend_p128) X(attend_p256) X(conv) X(gdn) X(mamba2) X(moe_sort) X(fp8_copy) X(fp8_rows)          \
     X(precise_one) X(precise_four) X(precise_many) X(precise_embed)                                                   \
-    EACH_LAYOUT(EXPERTS_KERNELS, X)
+    EACH_LAYOUT(EXPERTS_KERNELS, X) X(experts_up_q4k_r)
 
 /* kernels that exist for one generation only: absent ones are NULL */
 #define KERNEL_LIST_HOPPER(X)                                                                                         \

@@ -20,12 +20,15 @@ typedef struct node {
     int32_t qkv;                      /* OP of an attention: its QKV node, -1 = none */
     enum { GROUP_NONE, GROUP_PAIR, GROUP_ONE } grouped; /* LINEAR of experts: many rows go expert by expert */
     const struct mixture *mix; /* what it is part of, NULL = none */
+    const struct mixture *routes; /* LINEAR: of which it makes the scores, where `up` may do that; NULL = none */
     struct fp8_copy *fp8; /* LINEAR: its weights for prompts with --prefill fp8 (run_fp8.c), NULL = none */
 } node;
 
 /* A mixture of experts that two kernels compute where tokens are few (run_experts.c); nodes. */
 typedef struct mixture {
     int32_t route, up, down, sum;
+    int32_t router, nth;              /* whose norm and product `up` may compute, -1 = none; how many of those come
+                                       * before it */
 } mixture;
 
 typedef struct reg {
@@ -101,6 +104,9 @@ struct bexec {
     node *node;
     int32_t n_node;
     mixture *mix;
+    int32_t n_routed;                 /* mixtures with a router */
+    CUdeviceptr sent;                 /* their scores as words, [n_routed][SENT_BYTES] */
+    bool keep_sent;                   /* nobody makes them unsent (profile.c) */
     reg *reg;
     int32_t *node_of_op;              /* [n_op]; -1 fused away */
     const char **kernel;              /* [n_op] name for inspect */
@@ -221,6 +227,10 @@ imp_status exec_attend(bexec *x, const node *attend, imp_err *e);
 imp_status exec_find_mixtures(bexec *x, imp_err *e);
 bool exec_mixture_now(const bexec *x);
 imp_status exec_mixture_node(bexec *x, int32_t node, imp_err *e);
+/* This step's `up` does the work of the mixture's router; words of scores as before any step. */
+bool exec_routes_now(const bexec *x, const mixture *m);
+#define SENT_BYTES 512 /* of a mixture: 128 experts' scores */
+imp_status exec_unsend(bexec *x, imp_err *e);
 route_args exec_route_args(const bexec *x, const plan_op *o);
 
 /* Prompts in FP8 (run_fp8.c). make: copies of the weights of all nodes that take part, when the backend was opened for

@@ -47,7 +47,8 @@ static const char *role_of(const bexec *x, int32_t i)
 /* Bytes of weights that a node reads, as the file has them. */
 static double bytes_of(const bexec *x, const node *n)
 {
-    double sum = 0;
+    const mixture *m = n->mix;
+    double sum = m && n == &x->node[m->up] && exec_routes_now(x, m) ? bytes_of(x, &x->node[m->router]) : 0;
     for (int32_t i = 0; n->kind == NODE_LINEAR && i < n->n_lin; i++) {
         const plan_op *o = &x->p->op[n->lin[i]];
         const weight *w = x->p->weight[o->weight[0]];
@@ -72,12 +73,15 @@ imp_status exec_run_profile(bexec *x, int32_t reps, exec_profile *out, imp_err *
     out->step_us = x->n_timed ? x->step_ms * 1e3 / (double)x->n_timed : 0;
     x->n_timed = 0;
     x->idle_ms = x->step_ms = 0;
+    x->keep_sent = true; /* nodes run out of turn, and more than once */
     for (int32_t i = 0; i < x->n_node && s == IMP_OK; i++) {
         const char *role = role_of(x, i);
         bool seen = false;
         for (int32_t j = 0; j < i && !seen; j++)
             seen = strcmp(role_of(x, j), role) == 0;
-        if (seen || out->n == 64 || (x->n_row == 0 && x->p->op[x->node[i].op].layer < 0))
+        const mixture *elsewhere = x->node[i].routes;
+        if (seen || out->n == 64 || (x->n_row == 0 && x->p->op[x->node[i].op].layer < 0) ||
+            (elsewhere && exec_routes_now(x, elsewhere)))
             continue;
         exec_profile_row *r = &out->row[out->n++];
         *r = (exec_profile_row){0};
@@ -101,6 +105,9 @@ imp_status exec_run_profile(bexec *x, int32_t reps, exec_profile *out, imp_err *
             cu->EventElapsedTime(&ms, t0, t1);
         r->us = (double)ms * 1e3 / (reps ? reps : 1);
     }
+    x->keep_sent = false;
+    if (s == IMP_OK)
+        s = exec_unsend(x, e);
     if (t0)
         cu->EventDestroy(t0);
     if (t1)

@@ -483,6 +483,8 @@ imp_status exec_node(bexec *x, int32_t i, imp_err *e)
     const node *n = &x->node[i];
     if (n->mix && exec_mixture_now(x))
         return exec_mixture_node(x, i, e);
+    if (n->routes && exec_routes_now(x, n->routes))
+        return IMP_OK;
     if (n->kind == NODE_OP)
         return run_op(x, i, e);
     if (n->kind == NODE_QKV)

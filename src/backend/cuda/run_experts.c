@@ -40,6 +40,58 @@ static bool matrices_fit(const bexec *x, const dweight *gate, const dweight *up,
            !(down->expert_stride >> 32) && up_smem(gate) <= most && down_smem(down, k) <= most;
 }
 
+/* What the kernels without rare choices take (route.cuh, experts.cu): softmax over up to 128 experts, four by four. */
+static bool plain_route(const route_args *r)
+{
+    return r->n_expert <= 128 && r->n_expert % 4 == 0 && r->lds % 4 == 0 && r->n_group <= 1 && r->score != 1 &&
+           !r->bias && !r->factor;
+}
+
+/* Shared memory of a block of `up` with its router. */
+static uint32_t routed_smem(const dweight *w, uint32_t tiles)
+{
+    uint32_t router = 8 * TILE_BYTES_F16, rings = ROUTED_WARPS * ROUTED_STAGES * w->tile_bytes;
+    return ROUTED_RINGS(tiles) + (rings > router ? rings : router);
+}
+/* Blocks of a choice: all there at once, in whole clusters. */
+static uint32_t routed_blocks(const bexec *x, const dweight *w, uint32_t k, uint32_t cluster)
+{
+    uint32_t most = (uint32_t)x->b->n_sm / k / cluster * cluster, all = up_to(w->row_tiles, cluster);
+    most = most ? most : cluster;
+    return all < most ? all : most;
+}
+
+/* Eight tiles along K, each a segment, with nothing behind their sum. */
+static bool eight_tiles(const dweight *w)
+{
+    return w->k_tiles == 8 && w->seg == 8 && (w->z == 1 || w->z == 4) && !w->row_scale && !w->bias;
+}
+
+/* The router that `up` may compute: a norm and one product for the route, of a row that only gate and up read too. */
+static int32_t find_router(const bexec *x, const mixture *m)
+{
+    const plan *p = x->p;
+    const node *g = &x->node[m->up];
+    const plan_op *route = &p->op[x->node[m->route].op], *up = &p->op[g->lin[0]];
+    const node *r = node_of_reg(x, route->in[0]);
+    if (x->b->cc / 10 != 9 || !r || r->kind != NODE_LINEAR || r->n_lin != 1 || r->norm < 0 || r->glu >= 0 ||
+        r->add >= 0 || p->op[r->lin[0]].kind != OP_LINEAR || p->op[r->lin[0]].in[0] != up->in[0] ||
+        exec_readers(p, route->in[0]) != 1 || exec_readers(p, up->in[0]) != 3 || !x->reg[up->in[0]].f16)
+        return -1;
+    const plan_reg row = p->op[r->norm].in[0];
+    const bool gathered = p->reg[row].def >= 0 && p->op[p->reg[row].def].kind == OP_GATHER;
+    const dweight *w = matrix(x, r->lin[0]), *gate = matrix(x, g->lin[0]);
+    const route_args a = exec_route_args(x, route);
+    const uint32_t c = w->row_tiles;
+    if (gathered || x->reg[row].f16 || p->reg[row].dim != DIM_T || w->layout != LAY_F16 || !eight_tiles(w) ||
+        !eight_tiles(gate) || !eight_tiles(matrix(x, g->lin[1])) || w->cols % 4 || w->rows != a.n_expert || c < 2 ||
+        c > 8 || (c & (c - 1)) || gate->layout != LAY_Q4K || !plain_route(&a) || p->op[g->glu].attr.act.act != 0)
+        return -1;
+    const uint32_t tiles = div_up(gate->row_tiles, routed_blocks(x, gate, a.k, c));
+    const bool fits = tiles <= 2 * ROUTED_WARPS && routed_smem(gate, tiles) <= (uint32_t)x->b->smem_max;
+    return fits ? (int32_t)(r - x->node) : -1; /* a thread has one row of all tiles at most */
+}
+
 /* The mixture whose sum is this node; false: it is of another shape. */
 static bool find_mixture(const bexec *x, int32_t sum, mixture *out)
 {
@@ -60,8 +112,26 @@ static bool find_mixture(const bexec *x, int32_t sum, mixture *out)
         !matrices_fit(x, matrix(x, g->lin[0]), matrix(x, g->lin[1]), matrix(x, d->lin[0]), k))
         return false;
     *out = (mixture){.route = (int32_t)(r - x->node), .up = (int32_t)(g - x->node), .down = (int32_t)(d - x->node),
-                     .sum = sum};
+                     .sum = sum, .router = -1};
     return out->route < out->up && out->up < out->down && out->down < sum;
+}
+
+/* Routers that `up` computes. Of one mixture alone none: its `down` would make words unsent that blocks of its own have
+ * yet to read. */
+static void find_routers(bexec *x, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        x->mix[i].router = find_router(x, &x->mix[i]);
+        x->mix[i].nth = x->n_routed;
+        x->n_routed += x->mix[i].router >= 0;
+    }
+    x->n_routed = x->n_routed < 2 ? 0 : x->n_routed;
+    for (int32_t i = 0; i < n; i++) {
+        mixture *m = &x->mix[i];
+        m->router = x->n_routed ? m->router : -1;
+        if (m->router >= 0)
+            x->node[m->router].routes = m;
+    }
 }
 
 imp_status exec_find_mixtures(bexec *x, imp_err *e)
@@ -73,7 +143,8 @@ imp_status exec_find_mixtures(bexec *x, imp_err *e)
     x->mix = mem_calloc((size_t)n + 1, sizeof *x->mix);
     if (!x->mix)
         return err_oom(e, "mixtures", (unsigned long long)n * sizeof *x->mix);
-    for (int32_t i = 0, at = 0; i < x->n_node; i++) {
+    int32_t at = 0;
+    for (int32_t i = 0; i < x->n_node; i++) {
         mixture *m = &x->mix[at];
         if (x->node[i].kind != NODE_OP || p->op[x->node[i].op].kind != OP_COMBINE || !find_mixture(x, i, m))
             continue;
@@ -85,6 +156,7 @@ imp_status exec_find_mixtures(bexec *x, imp_err *e)
         uint64_t row = (uint64_t)p->op[d->lin[0]].attr.expert.k * w->k_tiles * TILE_COLS * 2;
         x->reg[p->op[d->lin[0]].in[0]].least = (EXPERTS_FROM - 1) * row;
     }
+    find_routers(x, at);
     return IMP_OK;
 }
 
@@ -92,6 +164,20 @@ bool exec_mixture_now(const bexec *x)
 {
     return x->n_tok < EXPERTS_FROM && x->n_tok_run == 1 && (!x->tok_run[0].prompt || x->b->deterministic);
 }
+
+/* One token: with more, each token's clusters would read the router's weights anew. */
+bool exec_routes_now(const bexec *x, const mixture *m)
+{
+    return m->router >= 0 && x->n_tok == 1 && exec_mixture_now(x);
+}
+imp_status exec_unsend(bexec *x, imp_err *e)
+{
+    if (!x->n_routed)
+        return IMP_OK;
+    CUresult r = x->b->cu.MemsetD8Async(x->sent, 0xFF, (uint64_t)x->n_routed * SENT_BYTES, x->b->stream);
+    return cu_check(&x->b->cu, r, e, "clearing scores");
+}
+static CUdeviceptr sent_of(const bexec *x, int32_t nth) { return x->sent + (uint64_t)nth * SENT_BYTES; }
 
 route_args exec_route_args(const bexec *x, const plan_op *o)
 {
@@ -103,15 +189,29 @@ route_args exec_route_args(const bexec *x, const plan_op *o)
                         .renormalise = r->renormalise, .renorm_eps = r->renorm_eps, .scale = r->scale};
 }
 
-/* What the kernels without rare choices take (route.cuh, experts.cu): softmax over up to 128 experts, four by four. */
-static bool plain_route(const route_args *r)
+/* With the router's norm and product. */
+static imp_status run_routed(bexec *x, const mixture *m, imp_err *e)
 {
-    return r->n_expert <= 128 && r->n_expert % 4 == 0 && r->lds % 4 == 0 && r->n_group <= 1 && r->score != 1 &&
-           !r->bias && !r->factor;
+    const plan *p = x->p;
+    const node *n = &x->node[m->up], *r = &x->node[m->router];
+    const plan_op *norm = &p->op[r->norm];
+    const dweight *w = matrix(x, n->lin[0]);
+    routed_args a = {.w = {*w, *matrix(x, n->lin[1])}, .router = *matrix(x, r->lin[0]),
+                     .route = exec_route_args(x, &p->op[x->node[m->route].op]), .x = reg_ptr(x, norm->in[0]),
+                     .norm_w = vec(x, norm->weight[0]), .sent = sent_of(x, m->nth),
+                     .out = reg_ptr(x, p->op[n->glu].out[0]), .k = w->cols,
+                     .ldo = matrix(x, x->node[m->down].lin[0])->k_tiles * TILE_COLS, .eps = norm->attr.norm.eps};
+    a.cluster = a.router.row_tiles;
+    a.one = !a.norm_w || norm->attr.norm.plus_one ? 1.0f : 0.0f;
+    uint32_t blocks = routed_blocks(x, w, a.route.k, a.cluster), tiles = div_up(w->row_tiles, blocks);
+    return cuda_launch_cluster(x->b, x->b->stream, K_experts_up_q4k_r, blocks, a.route.k, 1, a.cluster,
+                               ROUTED_WARPS * 32, routed_smem(w, tiles), true, &a, e);
 }
 
 static imp_status run_up(bexec *x, const mixture *m, imp_err *e)
 {
+    if (exec_routes_now(x, m))
+        return run_routed(x, m, e);
 #define OF(l) {K_experts_up_##l, K_experts_up_##l##_p}
     static const kernel_id kernel[LAY_COUNT][2] = {
         [LAY_F16] = OF(f16), [LAY_I8] = OF(i8), [LAY_U4] = OF(u4), [LAY_NV4] = OF(nv4),
@@ -151,6 +251,10 @@ static imp_status run_down(bexec *x, const mixture *m, imp_err *e)
     experts_args a = {.w = {*w}, .route = exec_route_args(x, &p->op[x->node[m->route].op]), .x = reg_ptr(x, l->in[0]),
                       .ldx = l->attr.expert.k * w->k_tiles * TILE_COLS, .out = reg_ptr(x, out), .ldo = reg_ld(x, out),
                       .pairs = w->seg == 2 && w->z == 2 && !w->row_scale && !w->bias && l->attr.expert.k <= 8};
+    if (exec_routes_now(x, m)) {
+        a.route.scores = sent_of(x, m->nth);
+        a.unsent = x->keep_sent ? 0 : sent_of(x, (m->nth + 1) % x->n_routed);
+    }
     if (s->add >= 0) {
         const plan_op *add = &p->op[s->add];
         plan_reg other = add->in[add->in[0] == p->op[s->op].out[0]];

@@ -290,6 +290,7 @@ imp_status cuda_submit(bexec *x, const batch *b, backend_ticket *ticket, imp_err
     if (s == IMP_OK)
         s = cu_check(cu, cu->EventRecord(t->done, x->b->stream), e, "queueing a step");
     if (s != IMP_OK) { /* the next one takes the same tables */
+        exec_unsend(x, NULL);
         cu->StreamSynchronize(x->b->stream);
         return s;
     }

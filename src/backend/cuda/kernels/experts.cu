@@ -5,6 +5,8 @@
  * one warp, while the others fetch x. `down` chooses for itself too: `up` lets it start only once the scores are there
  * (it waits before it launches), so weights of `down` are under way while `up` still works, and what is left to wait
  * for is h alone.
+ * Where one token's row and a router of a usual shape are there, `up` does the router's work as well (_r), one kernel
+ * less in the row; `down` is then let in before there are scores, and takes them out of memory as they come.
  * What runs once a launch is mostly waiting for instructions. So there are kernels (_p) without what few mixtures ask
  * for, a third of the code; the others go through theirs once before there is anything to compute (`dry`: one tile of
  * whatever lies in shared memory, nothing stored outside), while they would wait.
@@ -12,6 +14,7 @@
  * Numerics: gemv's products and sums (tiles of a segment, segments in order, z groups apart), h rounded to f16 once,
  * then combine's: one fma a choice, in order, and the residual last. The bytes are those of a step of many tokens. */
 #include "gemv.cuh"
+#include "norm.cuh"
 #include "route.cuh"
 
 #define WARPS 8
@@ -179,6 +182,157 @@ template <int L, bool PLAIN> DEV void experts_up(const experts_args &p)
     }
 }
 
+/* ---- up with its router ---- */
+/* The router's tiles and the norm's weights are asked for before attn_output is done. Each block of a cluster
+ * multiplies 16 experts' rows by the row, which it has normalised itself, and all send each other their scores; one
+ * cluster sends them to `down`. Eight of sixteen warps do that; then eight are for gate and eight for up. A block's
+ * sums lie there until its last row tile, so warps meet once. The bytes are those of gemv_dense (norm, product) and
+ * experts_up. */
+DEV u32 sent_word(float v)
+{
+    const u32 u = __float_as_uint(v);
+    return u == UNSENT ? 0x7FC00000u : u;
+}
+
+/* By eight warps, after the wait: the row to shared memory, normalised, and the block's 16 experts. Warp 0 returns
+ * where its cluster has all scores. g: the norm's weights of the thread's columns, as they multiply. */
+DEV void score_experts(const routed_args &p, u8 *smem, const float4 *g, u32 tile, u32 tid, u32 warp, u32 lane)
+{
+    const u32 base = smem_addr(smem);
+    float *red = (float *)(smem + 16);
+    float4 v[2];
+    load_part<2>(v, (const float *)p.x, p.k, tid);
+    const float squares = warp_sum(add_squares(add_squares(0.0f, v[0]), v[1]));
+    if (lane == 0)
+        red[warp] = squares;
+    bar_sync(1, 256);
+    float sum = 0;
+#pragma unroll
+    for (u32 i = 0; i < 8; i++)
+        sum += red[i];
+    const float scale = rms_of_all(sum, p.k, p.eps);
+    const u32 to = base + ROUTED_X + ACT_POS(tid * 4) * 2;
+#pragma unroll
+    for (u32 j = 0; j < 2; j++) {
+        const float4 y = normed(v[j], scale, g[j]);
+        sts32(to + 2048 * j, pack_h2(y.x, y.y));
+        sts32(to + 2048 * j + 16, pack_h2(y.z, y.w));
+    }
+    cp_async_wait<0>();
+    bar_sync(1, 256);
+
+    float acc[4] = {0, 0, 0, 0};
+    tile_mma<LAY_F16, 4>({tile}, lane, p.router.lut, base + ROUTED_X + (lane >> 3) * 16 + warp * 512, acc);
+    const u32 part = base + ROUTED_PARTS + (lane >> 2) * 32 + warp * 4;
+    if ((lane & 3) == 0) {
+        sts32(part, __float_as_uint(acc[0]));
+        sts32(part + 256, __float_as_uint(acc[2]));
+    }
+    if (warp) {
+        bar_arrive(2, 256);
+        return;
+    }
+    bar_sync(2, 256);
+    const float *parts = (const float *)(smem + ROUTED_PARTS) + (lane & 15) * 8;
+    const float score = sum_eight(p.router, parts, 1, p.router.z == 4);
+    /* a lane sends four neighbours to one block */
+    const u32 rank = blockIdx.x & (p.cluster - 1), who = lane >> 2, four = (lane & 3) * 4;
+    float4 s;
+    s.x = __shfl_sync(~0u, score, four), s.y = __shfl_sync(~0u, score, four + 1);
+    s.z = __shfl_sync(~0u, score, four + 2), s.w = __shfl_sync(~0u, score, four + 3);
+    if (who < p.cluster)
+        send(cluster_addr(base + ROUTED_SCORES + (rank * 16 + four) * 4, who), s, cluster_addr(base, who));
+    if (blockIdx.y == 0 && blockIdx.x < p.cluster && who == 0)
+        st_words((u32 *)p.sent + rank * 16 + four,
+                 make_uint4(sent_word(s.x), sent_word(s.y), sent_word(s.z), sent_word(s.w)));
+    mbar_wait_bounded(base, 0); /* a block that is sent to stays until all has come */
+}
+
+template <int L> DEV void experts_up_routed(const routed_args &p)
+{
+    extern __shared__ __align__(128) u8 smem[];
+    const u32 tid = threadIdx.x, warp = __shfl_sync(~0u, tid >> 5, 0), lane = tid & 31;
+    const u32 base = smem_addr(smem), sub = warp >> 3, seg = warp & 7, rows = p.w[0].row_tiles;
+    const u32 tiles = (rows + gridDim.x - 1) / gridDim.x;
+    const u32 rings = base + ROUTED_RINGS(tiles);
+    u32 *chosen = (u32 *)(smem + 8);
+    if (tid == 0) { /* the others may send once they know that this block runs, its barrier ready */
+        mbar_init(base, 1);
+        mbar_init_fence();
+        mbar_expect(base, p.cluster * 64);
+    }
+    __syncwarp();
+    cluster_arrive_relaxed();
+    float4 g[2];
+    if (sub == 0) {
+        const u32 rank = blockIdx.x & (p.cluster - 1);
+        copy_tile<TILE_BYTES_F16>(rings + warp * TILE_BYTES_F16 + lane * 16,
+                                  (const u8 *)p.router.tiles + (rank * 8 + warp) * TILE_BYTES_F16 + lane * 16, lane);
+        cp_async_commit();
+        load_part<2>(g, (const float *)p.norm_w, p.k, tid, p.norm_w);
+        g[0] = plus(g[0], p.one), g[1] = plus(g[1], p.one);
+    }
+    cluster_wait();
+    pdl_wait();
+    pdl_launch(); /* `down` waits for its words by itself; not before: they might be the step's before this one */
+    if (sub == 0)
+        score_experts(p, smem, g, rings + warp * TILE_BYTES_F16, tid, warp, lane);
+    if (warp == 0) {
+        const float *scores = (const float *)(smem + ROUTED_SCORES);
+        const u32 e = route_choice<true>(p.route, scores, *(route_scratch *)smem, lane, blockIdx.y);
+        if (lane == 0)
+            *chosen = e;
+    }
+    __syncthreads();
+
+    /* the warp's stream: its matrix' tiles of its segment */
+    ring<L, ROUTED_STAGES> r(rings, warp);
+    const u32 e = __shfl_sync(~0u, *chosen, 0);
+    const u8 *src = (const u8 *)(sub ? p.w[1].tiles : p.w[0].tiles) + e * p.w[0].expert_stride;
+    src += (blockIdx.x * 8 + seg) * tile<L>::BYTES;
+    u32 rt_in = blockIdx.x;
+    auto request = [&]() {
+        if (rt_in < rows) {
+            r.ask(r.place, src, lane);
+            src += gridDim.x * 8 * tile<L>::BYTES;
+            rt_in += gridDim.x;
+        }
+        cp_async_commit();
+    };
+#pragma unroll
+    for (u32 i = 0; i < ROUTED_STAGES; i++) {
+        request();
+        r.next();
+    }
+    const u32 xaddr = base + ROUTED_X + (lane >> 3) * 16 + seg * 512;
+    float *sums = (float *)(smem + ROUTED_SUMS), *q = sums + warp * 16 + (lane >> 2);
+#pragma unroll 1
+    for (u32 rt = blockIdx.x; rt < rows; rt += gridDim.x, q += 256) {
+        float acc[4] = {0, 0, 0, 0};
+        r.wait();
+        tile_mma<L, 4>({r.place}, lane, p.w[0].lut, xaddr, acc);
+        __syncwarp();
+        request();
+        r.next();
+        if ((lane & 3) == 0)
+            q[0] = acc[0], q[8] = acc[2];
+    }
+    __syncthreads();
+    u16 *out = (u16 *)p.out + (u64)blockIdx.y * p.ldo;
+    const u32 rt = blockIdx.x + (tid >> 4) * gridDim.x, n = rt * 16 + (tid & 15);
+    if (rt < rows && n < p.w[0].rows) {
+        const float *part = sums + (tid >> 4) * 256 + (tid & 15);
+        const float gate = sum_eight(p.w[0], part, 16, p.w[0].z == 4);
+        const float up = sum_eight(p.w[1], part + 128, 16, p.w[0].z == 4);
+        out[ACT_POS(n)] = f2h(glu_apply(0, gate, up, 0, 0));
+    }
+    if (blockIdx.x == gridDim.x - 1) /* `down` multiplies whole tiles */
+#pragma unroll 1
+        for (u32 i = p.w[0].rows + tid; i < p.ldo; i += ROUTED_WARPS * 32)
+            out[ACT_POS(i)] = 0;
+}
+
+/* ---- down ---- */
 /* n times 16 bytes to shared memory, four trips to memory at a time; src and dst are this thread's. */
 DEV void fetch_h(const uint4 *src, uint4 *dst, u32 n, u32 tid)
 {
@@ -207,6 +361,20 @@ DEV float combine_pairs(const float *part, const float *weights, u32 k, float un
             y = fmaf(weights[j], ((0.0f + part[j * 32]) + part[j * 32 + 16]) * unit, y);
     return y;
 }
+/* Four scores: a kernel before `up` left them, or `up` sends them while this kernel waits. What does not come in some
+ * 40 us is there once `up` is done, or never (this kernel launched by itself, again and again), and not waited for. */
+#define SCORE_TRIES 64
+DEV uint4 sent_scores(const float *src)
+{
+    uint4 v = ld_words(src);
+#pragma unroll 1
+    for (u32 i = 0; i < SCORE_TRIES && (v.x == UNSENT || v.y == UNSENT || v.z == UNSENT || v.w == UNSENT); i++) {
+        if (i == SCORE_TRIES - 1)
+            pdl_wait();
+        v = ld_words(src);
+    }
+    return v;
+}
 DEV float rest_added(const experts_args &p, float rest, float y) { return p.residual ? __fadd_rn(rest, y) : y; }
 
 template <int L, bool PLAIN> DEV void experts_down(const experts_args &p)
@@ -228,7 +396,9 @@ template <int L, bool PLAIN> DEV void experts_down(const experts_args &p)
     if (warp == 0) { /* x comes later, so its place is free */
         float *scores = (float *)(xs + sizeof(route_scratch));
         const float *src = (const float *)p.route.scores + (u64)tok * p.route.lds;
-        for (u32 i = lane; i < p.route.n_expert; i += 32)
+        if (PLAIN && lane * 4 < p.route.n_expert)
+            *(uint4 *)(scores + lane * 4) = sent_scores(src + lane * 4);
+        for (u32 i = lane; i < p.route.n_expert && !PLAIN; i += 32)
             scores[i] = __ldcg(src + i); /* written since this kernel may have begun: not out of the first cache */
         __syncwarp();
         i32 e;
@@ -282,6 +452,8 @@ template <int L, bool PLAIN> DEV void experts_down(const experts_args &p)
                 rest[tid] = PLAIN ? early : *more;
             __syncthreads();
             pdl_launch(); /* not before: the next kernel's blocks would ask for their weights while h comes */
+            if (PLAIN && p.unsent && rt == gridDim.x - 1 && tid < p.route.n_expert)
+                ((u32 *)p.unsent)[tid] = UNSENT; /* who read them is done, who sends them waits for this kernel */
         }
 #pragma unroll 1
         for (u32 t = warp; t < n_task; t += WARPS) {
@@ -345,3 +517,10 @@ EXPERTS(q4k, LAY_Q4K)
 EXPERTS(q5k, LAY_Q5K)
 EXPERTS(q6k, LAY_Q6K)
 EXPERTS(f8, LAY_F8)
+
+#define ROUTED(name, l) \
+    KERNEL(ROUTED_WARPS * 32, 2) imp_experts_up_##name##_r(const __grid_constant__ routed_args p) \
+    { \
+        experts_up_routed<l>(p); \
+    }
+ROUTED(q4k, LAY_Q4K)

@@ -19,10 +19,9 @@ DEV float add_squares(float s, float4 v)
     s = fmaf(v.x, v.x, s), s = fmaf(v.y, v.y, s);
     return fmaf(v.w, v.w, fmaf(v.z, v.z, s));
 }
-DEV float rms_of_sum(float s, u32 n, float eps, float *red)
-{
-    return rsqrtf(__fdividef(block_sum(s, red), (float)n) + eps);
-}
+/* s: of all squares; then of the thread's. */
+DEV float rms_of_all(float s, u32 n, float eps) { return rsqrtf(__fdividef(s, (float)n) + eps); }
+DEV float rms_of_sum(float s, u32 n, float eps, float *red) { return rms_of_all(block_sum(s, red), n, eps); }
 
 /* 1 / rms of a row that the threads have in v; red: 8 floats. */
 template <int N> DEV float rms_of(const float4 *v, u32 n, float eps, float *red)

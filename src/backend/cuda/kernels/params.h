@@ -408,6 +408,8 @@ typedef struct experts_args {
     float limit, alpha;
     uint32_t eight;                /* up: K in eight segments, summed in order or by twos, nothing behind them */
     uint32_t pairs;                /* down: K in two segments that are summed apart, nothing behind them, k at most 8 */
+    uint64_t unsent;               /* _p of down: the next mixture's scores as words (below) that are to be made
+                                    * unsent, or 0 */
 } experts_args;
 /* Shared memory: up: the choice, sums of two rounds; x; rings. Down: choices, weights, residual; sums of k experts in
  * seg segments, then of each; x; rings. Eight warps, each with a ring of so many tiles. */
@@ -416,6 +418,30 @@ typedef struct experts_args {
 #define EXPERTS_UP_FIXED 2176u
 #define EXPERTS_DOWN_FIXED(k, seg) ((320u + (k) * ((seg) + 1) * 64u + 127u) & ~127u)
 #define EXPERTS_ROUTE_BYTES 6656u  /* room that a choice among many needs: route_scratch and a token's scores */
+
+/* The same of `up` with the row's norm and the router's product in it (imp_experts_up_*_r): one token, the router in
+ * F16, 16 experts a block of a cluster, 2,048 columns at most. Scores go to `down` as words that say of themselves
+ * whether they were sent: UNSENT, a NaN that no score is. Each mixture of a plan has words of its own; `down` of one
+ * makes those of the next unsent, the last one's those of the first. */
+#define UNSENT 0xFFFFFFFFu
+typedef struct routed_args {
+    dweight w[2], router;          /* gate and up; all of eight tiles along K, each a segment */
+    route_args route;              /* scores, ids and weights are not used */
+    uint64_t x, norm_w;            /* f32 [k], the row that is normalised, and the norm's weights, f32 [k] or 0 */
+    uint64_t sent;                 /* the scores' words [cluster * 16] */
+    uint64_t out;                  /* f16 [choice][ldo] in ACT_POS order */
+    uint32_t k, ldo, cluster;      /* cluster: blocks, a power of two */
+    float eps, one;                /* norm_w + one multiplies */
+} routed_args;
+/* Shared memory: a barrier, the choice, the norm's scratch; scores; the router's parts [16][8]; x; sums of a block's
+ * row tiles [gate, up][segment][16]; the warps' rings, and until there is a choice the router's tiles. */
+#define ROUTED_SCORES 64u
+#define ROUTED_PARTS 576u
+#define ROUTED_X 1152u
+#define ROUTED_SUMS (ROUTED_X + 8 * TILE_COLS * 2)
+#define ROUTED_RINGS(tiles) (ROUTED_SUMS + (tiles) * 1024u)
+#define ROUTED_STAGES 2u
+#define ROUTED_WARPS 16u
 
 typedef struct kvstore_args {
     uint64_t k, v, kv, block_bytes, k_off, v_off, tok, seq, table;

@@ -229,6 +229,20 @@ DEV u32 add_acq_rel(u32 *p, u32 v)
     return r;
 }
 
+/* Words in memory that one kernel sends another while both run: each arrives whole, in no order. */
+DEV void st_words(void *p, uint4 v)
+{
+    asm volatile("st.relaxed.gpu.global.v4.u32 [%0],{%1,%2,%3,%4};"
+                 ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+DEV uint4 ld_words(const void *p)
+{
+    uint4 v;
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3},[%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+    return v;
+}
+
 /* ---- programmatic dependent launch ---- */
 DEV void pdl_wait(void) { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 DEV void pdl_launch(void) { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
