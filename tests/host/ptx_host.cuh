@@ -206,7 +206,11 @@ DEV void send(u32 addr, float2 v, u32 bar) { simt_send(addr, &v, sizeof v, bar);
 DEV void send(u32 addr, float4 v, u32 bar) { simt_send(addr, &v, sizeof v, bar); }
 DEV u32 add_acq_rel(u32 *p, u32 v) { return atomicAdd(p, v); }
 DEV void st_words(void *p, uint4 v) { *(uint4 *)p = v; }
-DEV uint4 ld_words(const void *p) { return *(const uint4 *)p; }
+DEV uint4 ld_words(const void *p)
+{
+    simt_pause();
+    return *(const uint4 *)p;
+}
 
 /* ---- programmatic dependent launch, and words to a compiler that is not here ---- */
 DEV void pdl_wait(void) {}

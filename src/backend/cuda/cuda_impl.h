@@ -25,7 +25,8 @@
     X(rows2) X(rows4) X(rows8) X(rows_sum) X(repack) X(rescale) X(fill_random) X(read) X(embed)                       \
     X(norm) X(norm_group) X(add) X(mul) X(unary) X(glu) X(gate) X(slice) X(concat) X(gather) X(combine) X(decay)      \
     X(qkv) X(rope) X(kv_store) X(route) X(greedy) X(sample)                                                           \
-    X(attend_any) X(attend_f32) X(attend_join) X(attend_d64) X(attend_d128) X(attend_d256)                            \
+    X(attend_h128) X(attend_h256) X(attend_h576) X(attend_f128) X(attend_f256) X(attend_f576) X(attend_join)          \
+    X(attend_d64) X(attend_d128) X(attend_d256)                                                                       \
     X(attend_q64) X(attend_q128) X(attend_q256) X(attend_q64p) X(attend_q128p) X(attend_q64l) X(attend_q128l)         \
     X(attend_p64) X(attend_p128) X(attend_p256) X(conv) X(gdn) X(mamba2) X(moe_sort) X(fp8_copy) X(fp8_rows)          \
     X(precise_one) X(precise_four) X(precise_many) X(precise_embed)                                                   \

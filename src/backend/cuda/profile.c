@@ -34,7 +34,7 @@ const char *exec_op_kernel(const bexec *x, int32_t op)
         return "qkv (norm, rope, kv_store)";
     if (o->kind == OP_ATTEND)
         return exec_attend_width(x, &o->attr.attend) ? "attend_d/attend_p" :
-               x->kv->type == KV_F32 ? "attend_f32" : "attend_any (generic)";
+               x->kv->type == KV_F32 ? "attend_f (any, f32)" : "attend_h (any)";
     return kinds[o->kind] ? kinds[o->kind] : "?";
 }
 

@@ -273,27 +273,52 @@ static imp_status attend_prompt(bexec *x, const attend_args *base, const run_ran
     return s;
 }
 
-/* ---- any shape and type (attend.cu) ---- */
-/* Blocks take up to four heads of a kv head, and a split each while there are few of them. */
+/* ---- any shape and type (attend.cu) ------------------------------------------------------------------------------ */
+typedef struct any_kernel { /* for heads of up to cols columns, up to `heads` of them a block */
+    uint32_t cols, heads;
+    kernel_id f16, f32;
+} any_kernel;
+static const any_kernel any_kernels[] = {{128, 4, K_attend_h128, K_attend_f128},
+                                         {256, 4, K_attend_h256, K_attend_f256},
+                                         {1024, 2, K_attend_h576, K_attend_f576}}; /* of V; K may be wider */
+
+/* What lies where in a block's shared memory; its bytes. few: places for K and V both, if there is room. */
+static uint32_t lay_out_any(const bexec *x, attend_args *a, uint32_t heads, bool few)
+{
+    const uint32_t n = up_to(a->d_k, 4), k_ld = n + 4, most = (uint32_t)x->b->smem_max / 4;
+    const bool v_in_k = a->v_off == a->k_off && a->n_kv_head == 1;
+    a->v_ld = v_in_k ? k_ld : up_to(a->d_v, 4);
+    a->by_four = (a->d_k | a->d_v | a->k_width | a->v_width) % 4 == 0;
+    for (a->warps = 4;; a->warps /= 2) {
+        const uint32_t k = a->warps * ATTEND_POS * k_ld, v = a->warps * ATTEND_POS * a->v_ld + 32; /* reads past it */
+        a->k_at = up_to(heads * n + a->heads * (3 * a->d_v + a->warps * (a->d_v + 2)), 4);
+        a->v_at = few && !v_in_k && a->k_at + k + v <= most ? a->k_at + k : 0;
+        const uint32_t end = a->v_at ? a->v_at + v : a->k_at + (k > v ? k : v) + 32;
+        if (end <= most || a->warps == 1)
+            return end * 4;
+    }
+}
+
+/* A split a block while there are few of them. */
 static imp_status attend_any(bexec *x, const attend_args *base, const run_range *r, imp_err *e)
 {
     attend_args a = *base;
-    uint32_t group = a.n_head / a.n_kv_head, subs;
-    a.heads = group < 4 ? group : 4;
-    subs = div_up(group, a.heads);
-    uint32_t k_ld = up_to(a.d_k, 4) + 1, row = k_ld > a.d_v ? k_ld : a.d_v, tile = ATTEND_ANY_POS * row + 32;
-    uint32_t smem = (a.heads * up_to(a.d_k, 4) + tile) * 4;
-    kernel_id k = x->kv->type == KV_F32 ? K_attend_f32 : K_attend_any;
-    uint64_t one = (uint64_t)a.n_head * x->split * PART_LD(a.d_v) * 4;
-    uint32_t room = (uint32_t)(one * (uint64_t)r->n > x->part_bytes ? x->part_bytes / one : (uint64_t)r->n);
-    bool few = (uint64_t)r->n * a.n_kv_head * subs < 4 * (uint64_t)x->b->n_sm && !(r->prompt && exec_prompts_whole(x));
-    a.n_split = few && room ? x->split : 1;
-    uint32_t most = a.n_split > 1 ? room : (uint32_t)r->n;
+    const uint32_t group = a.n_head / a.n_kv_head, d = a.d_k > a.d_v ? a.d_k : a.d_v;
+    const any_kernel *t = any_kernels;
+    while (d > t->cols)
+        t++;
+    a.heads = group < t->heads ? group : t->heads;
+    const uint32_t gy = a.n_kv_head * div_up(group, a.heads);
+    const uint64_t one = (uint64_t)a.n_head * x->split * PART_LD(a.d_v) * 4;
+    const bool few = (uint64_t)r->n * gy < 2 * (uint64_t)x->b->n_sm && !(r->prompt && exec_prompts_whole(x));
+    a.n_split = few ? x->split : 1;
+    const uint32_t room = one ? (uint32_t)(x->part_bytes / one) : 0, n = (uint32_t)r->n;
+    const uint32_t most = a.n_split > 1 && room < n ? room : n, smem = lay_out_any(x, &a, t->heads, few);
     imp_status s = IMP_OK;
-    for (uint32_t at = 0; at < (uint32_t)r->n && s == IMP_OK; at += most) {
+    for (uint32_t at = 0; at < n && s == IMP_OK; at += most) {
         a.tok0 = (uint32_t)r->begin + at;
-        a.n_tok = (uint32_t)r->n - at < most ? (uint32_t)r->n - at : most;
-        s = go(x, k, a.n_tok, a.n_kv_head * subs, a.n_split, 32 * a.heads, smem, &a, e);
+        a.n_tok = n - at < most ? n - at : most;
+        s = go(x, x->kv->type == KV_F32 ? t->f32 : t->f16, a.n_tok, gy, a.n_split, 32 * a.warps, smem, &a, e);
         if (s == IMP_OK && a.n_split > 1)
             s = go(x, K_attend_join, a.n_tok, a.n_head, 1, 128, 0, &a, e);
     }

@@ -53,12 +53,11 @@ static uint32_t routed_smem(const dweight *w, uint32_t tiles)
     uint32_t router = 8 * TILE_BYTES_F16, rings = ROUTED_WARPS * ROUTED_STAGES * w->tile_bytes;
     return ROUTED_RINGS(tiles) + (rings > router ? rings : router);
 }
-/* Blocks of a choice: all there at once, in whole clusters. */
-static uint32_t routed_blocks(const bexec *x, const dweight *w, uint32_t k, uint32_t cluster)
+/* Blocks of a choice: all there at once, with rounds of one length; those of the first send the scores. */
+static uint32_t routed_blocks(const bexec *x, const dweight *w, uint32_t k, uint32_t senders)
 {
-    uint32_t most = (uint32_t)x->b->n_sm / k / cluster * cluster, all = up_to(w->row_tiles, cluster);
-    most = most ? most : cluster;
-    return all < most ? all : most;
+    const uint32_t room = (uint32_t)x->b->n_sm / k, most = room > senders ? room : senders;
+    return div_up(w->row_tiles, div_up(w->row_tiles, most));
 }
 
 /* Eight tiles along K, each a segment, with nothing behind their sum. */
@@ -74,7 +73,7 @@ static int32_t find_router(const bexec *x, const mixture *m)
     const node *g = &x->node[m->up];
     const plan_op *route = &p->op[x->node[m->route].op], *up = &p->op[g->lin[0]];
     const node *r = node_of_reg(x, route->in[0]);
-    if (x->b->cc / 10 != 9 || !r || r->kind != NODE_LINEAR || r->n_lin != 1 || r->norm < 0 || r->glu >= 0 ||
+    if (!r || r->kind != NODE_LINEAR || r->n_lin != 1 || r->norm < 0 || r->glu >= 0 ||
         r->add >= 0 || p->op[r->lin[0]].kind != OP_LINEAR || p->op[r->lin[0]].in[0] != up->in[0] ||
         exec_readers(p, route->in[0]) != 1 || exec_readers(p, up->in[0]) != 3 || !x->reg[up->in[0]].f16)
         return -1;
@@ -82,12 +81,12 @@ static int32_t find_router(const bexec *x, const mixture *m)
     const bool gathered = p->reg[row].def >= 0 && p->op[p->reg[row].def].kind == OP_GATHER;
     const dweight *w = matrix(x, r->lin[0]), *gate = matrix(x, g->lin[0]);
     const route_args a = exec_route_args(x, route);
-    const uint32_t c = w->row_tiles;
+    const uint32_t blocks = routed_blocks(x, gate, a.k, w->row_tiles);
     if (gathered || x->reg[row].f16 || p->reg[row].dim != DIM_T || w->layout != LAY_F16 || !eight_tiles(w) ||
-        !eight_tiles(gate) || !eight_tiles(matrix(x, g->lin[1])) || w->cols % 4 || w->rows != a.n_expert || c < 2 ||
-        c > 8 || (c & (c - 1)) || gate->layout != LAY_Q4K || !plain_route(&a) || p->op[g->glu].attr.act.act != 0)
+        !eight_tiles(gate) || !eight_tiles(matrix(x, g->lin[1])) || w->cols % 4 || w->rows != a.n_expert ||
+        blocks < w->row_tiles || gate->layout != LAY_Q4K || !plain_route(&a) || p->op[g->glu].attr.act.act != 0)
         return -1;
-    const uint32_t tiles = div_up(gate->row_tiles, routed_blocks(x, gate, a.k, c));
+    const uint32_t tiles = div_up(gate->row_tiles, blocks);
     const bool fits = tiles <= 2 * ROUTED_WARPS && routed_smem(gate, tiles) <= (uint32_t)x->b->smem_max;
     return fits ? (int32_t)(r - x->node) : -1; /* a thread has one row of all tiles at most */
 }
@@ -201,11 +200,10 @@ static imp_status run_routed(bexec *x, const mixture *m, imp_err *e)
                      .norm_w = vec(x, norm->weight[0]), .sent = sent_of(x, m->nth),
                      .out = reg_ptr(x, p->op[n->glu].out[0]), .k = w->cols,
                      .ldo = matrix(x, x->node[m->down].lin[0])->k_tiles * TILE_COLS, .eps = norm->attr.norm.eps};
-    a.cluster = a.router.row_tiles;
     a.one = !a.norm_w || norm->attr.norm.plus_one ? 1.0f : 0.0f;
-    uint32_t blocks = routed_blocks(x, w, a.route.k, a.cluster), tiles = div_up(w->row_tiles, blocks);
-    return cuda_launch_cluster(x->b, x->b->stream, K_experts_up_q4k_r, blocks, a.route.k, 1, a.cluster,
-                               ROUTED_WARPS * 32, routed_smem(w, tiles), true, &a, e);
+    uint32_t blocks = routed_blocks(x, w, a.route.k, a.router.row_tiles), tiles = div_up(w->row_tiles, blocks);
+    return cuda_launch(x->b, x->b->stream, K_experts_up_q4k_r, blocks, a.route.k, 1, ROUTED_WARPS * 32,
+                       routed_smem(w, tiles), true, &a, e);
 }
 
 static imp_status run_up(bexec *x, const mixture *m, imp_err *e)

@@ -1,47 +1,35 @@
-/* attend: attention over paged K and V of any shape, f16 (imp_attend_any) or f32 (imp_attend_f32: --precise, --kv f32);
- * products and sums are f32. The reference, and what serves shapes, sizes of blocks and types without a kernel of their
- * own (attend_d.cu: rows of class D; attend_p.cu, attend_w.cu: prompts).
- * Block = (token, up to four query heads of a kv head, split or all of them): a warp a head. 32 positions of K, then of
- * V, come to shared memory for all heads; a lane takes a position's score, then columns of the output.
- * Splits lie at absolute positions (SPLIT_OF) and are added in order by the same steps whoever does it, the block that
- * has them all or imp_attend_join, so a row's bytes depend on nothing but its own positions.
- * Bytes: positions * (d_k + d_v) * 4 a kv head and four of its heads. Operations: 2 * positions * (d_k + d_v) a head,
- * scalar. */
+/* attend: attention over paged K and V of any shape, f16 (imp_attend_h*) or f32 (imp_attend_f*: --precise, --kv f32);
+ * products and sums are f32. What serves shapes, sizes of blocks and types without a kernel of their own (attend_d.cu:
+ * rows of class D; attend_p.cu, attend_w.cu: prompts).
+ * Block = (token, some query heads of a kv head, a split or all of them). A warp takes 32 positions at a time, for all
+ * heads of the block: those whose number / 32 is its own, modulo the warps. K and V lie in shared memory as f32; a lane
+ * has a position's scores, then columns of V.
+ * Splits lie at absolute positions (SPLIT_OF); warps, then splits, are added in order by the same steps whoever does
+ * it, the block that has all splits or imp_attend_join, so a row's bytes depend on nothing but its own positions.
+ * Bytes: positions * (d_k + d_v) * size for each block's heads. Operations: 2 * positions * (d_k + d_v) a head. */
 #include "attend.cuh"
 
-#define COLUMNS 18 /* of a lane: heads of up to 576 */
-
-struct sums { /* of a head: largest score, sum of weights, columns lane + 32 * i of the weighted V */
-    float m, l, o[COLUMNS];
+struct sums { /* of a part of a head's positions: largest score, sum of weights, a column of the weighted V */
+    float m, l, o;
 };
-
-DEV float number(u16 h) { return h2f(h); }
-DEV float number(float f) { return f; }
-
-/* What adding b to a takes: both are scaled to the larger maximum. False: b saw nothing. */
-struct scales {
-    float m, a, b;
-};
-DEV bool scale_both(float a, float b, scales &s)
+/* a += b. What saw nothing has m -INFINITY. */
+DEV void add_sums(sums &a, const sums &b)
 {
-    s.m = fmaxf(a, b);
-    if (b == -INFINITY)
-        return false;
-    s.a = a == -INFINITY ? 0.0f : ex2((a - s.m) * LOG2E);
-    s.b = ex2((b - s.m) * LOG2E);
-    return true;
+    if (b.m == -INFINITY)
+        return;
+    const float m = fmaxf(a.m, b.m), ca = a.m == -INFINITY ? 0.0f : ex2((a.m - m) * LOG2E);
+    const float cb = ex2((b.m - m) * LOG2E);
+    a.l = fmaf(a.l, ca, __fmul_rn(b.l, cb));
+    a.o = fmaf(a.o, ca, __fmul_rn(b.o, cb));
+    a.m = m;
 }
-DEV float add_scaled(float a, float b, const scales &s) { return fmaf(a, s.a, __fmul_rn(b, s.b)); }
 
-/* A column's sum o to the row's output. m and l: its head's; a sink takes part in the sum of weights alone. */
-DEV void finish(const attend_args &p, u32 tok, u32 h, u32 d, float m, float l, float o)
+/* Column d of head h: the row's output. A sink takes part in the sum of weights alone. */
+DEV void finish(const attend_args &p, u32 tok, u32 h, u32 d, sums a)
 {
-    if (p.sinks) {
-        scales s;
-        if (scale_both(m, ((const float *)p.sinks)[h], s))
-            l = add_scaled(l, 1.0f, s), o = __fmul_rn(o, s.a);
-    }
-    o = l > 0 ? o / l : 0.0f;
+    if (p.sinks)
+        add_sums(a, {((const float *)p.sinks)[h], 1, 0});
+    const float o = a.l > 0 ? a.o / a.l : 0.0f;
     const u32 col = h * p.d_v + d;
     if (p.out_f16)
         ((u16 *)p.out)[(u64)tok * p.ldo + ACT_POS(col)] = f2h(o);
@@ -54,7 +42,17 @@ DEV void pad_row(const attend_args &p, u32 tok, u32 first, u32 step)
         ((u16 *)p.out)[(u64)tok * p.ldo + ACT_POS(c)] = 0;
 }
 
-/* Columns [first, first + n) of 32 positions to rows of ld floats, zeros behind n and where the token sees nothing. A
+/* Four columns to shared memory, or zeros. */
+DEV void bring4(float *dst, const float *src, bool ok) { cp_async16(smem_addr(dst), src, ok); }
+DEV void bring4(float *dst, const u16 *src, bool ok)
+{
+    const uint2 x = ok ? *(const uint2 *)src : make_uint2(0, 0);
+    *(float4 *)dst = make_float4(h2f((u16)x.x), h2f((u16)(x.x >> 16)), h2f((u16)x.y), h2f((u16)(x.y >> 16)));
+}
+DEV float number(u16 h) { return h2f(h); }
+DEV float number(float f) { return f; }
+
+/* Columns [first, first + n) of the block's next positions to rows of ld floats, zeros where the token sees nothing. A
  * warp takes four rows at a time, so that their trips to memory go together. off: of K or V in a cache block, whose
  * rows have width columns. */
 template <typename T>
@@ -62,101 +60,32 @@ DEV void fetch(const attend_args &p, const view &v, u32 from, u64 off, u32 width
 {
     const u32 lane = threadIdx.x & 31;
 #pragma unroll 1
-    for (u32 r = threadIdx.x / 32 * 4; r < ATTEND_ANY_POS; r += p.heads * 4) {
+    for (u32 r = threadIdx.x / 32 * 4; r < p.warps * ATTEND_POS; r += p.warps * 4) {
         const T *src[4];
+        bool ok[4];
 #pragma unroll
         for (u32 j = 0; j < 4; j++) {
             const u32 pos = from + r + j;
-            src[j] = 0;
-            if (pos >= v.lo && pos < v.hi)
+            ok[j] = pos >= v.lo && pos < v.hi;
+            src[j] = (const T *)p.kv;
+            if (ok[j])
                 src[j] = (const T *)(block_of(p, v, pos) + off) + (u64)(pos % p.block_size) * width + first;
         }
-#pragma unroll 2
-        for (u32 c = lane; c < ld; c += 32) {
-            float x[4];
-#pragma unroll
-            for (u32 j = 0; j < 4; j++)
-                x[j] = src[j] && c < n ? number(src[j][c]) : 0.0f;
-#pragma unroll
-            for (u32 j = 0; j < 4; j++)
-                tile[(r + j) * ld + c] = x[j];
-        }
-    }
-}
-
-/* n a multiple of four; q at one of 16 bytes. */
-DEV float dot(const float *q, const float *k, u32 n)
-{
-    float s[4] = {0, 0, 0, 0};
-#pragma unroll 4
-    for (u32 i = 0; i < n; i += 4) {
-        const float4 a = *(const float4 *)(q + i);
-        s[0] = fmaf(a.x, k[i], s[0]), s[1] = fmaf(a.y, k[i + 1], s[1]);
-        s[2] = fmaf(a.z, k[i + 2], s[2]), s[3] = fmaf(a.w, k[i + 3], s[3]);
-    }
-    return (s[0] + s[1]) + (s[2] + s[3]);
-}
-
-/* The lane's position to its head's scores; k: the position's row in shared memory. The weight. */
-DEV float weigh(const attend_args &p, const view &w, u32 pos, const float *q, const float *k, u32 n, sums &a)
-{
-    const bool ok = pos >= w.lo && pos < w.hi;
-    float s = dot(q, k, n) * p.scale;
-    if (p.softcap > 0)
-        s = p.softcap * tanhf(s / p.softcap);
-    const float m = fmaxf(a.m, warp_max(ok ? s : -INFINITY));
-    const float c = ex2((a.m - m) * LOG2E), e = ok ? ex2((s - m) * LOG2E) : 0.0f;
-    a.l = fmaf(a.l, c, warp_sum(e));
-    a.m = m;
-#pragma unroll
-    for (int i = 0; i < COLUMNS; i++)
-        a.o[i] *= c;
-    return e;
-}
-/* 32 positions, each by the weight that its lane has. */
-DEV void add_values(float weight, const float *v, u32 ld, u32 lane, u32 d_v, sums &a)
-{
-    for (u32 j = 0; j < ATTEND_ANY_POS; j++) {
-        const float e = __shfl_sync(~0u, weight, j);
-#pragma unroll
-        for (u32 i = 0; i < COLUMNS; i++) {
-            if (i * 32 >= d_v)
-                break;
-            a.o[i] = fmaf(e, v[j * ld + i * 32 + lane], a.o[i]);
-        }
-    }
-}
-
-DEV void no_sums(sums &a)
-{
-    a.m = -INFINITY, a.l = 0;
-#pragma unroll
-    for (int i = 0; i < COLUMNS; i++)
-        a.o[i] = 0;
-}
-
-/* A split of a head, by all warps of the block together. q: the warp's query, tile: shared memory. */
-template <typename T>
-DEV void one_split(const attend_args &p, const view &v, u32 split, u32 kh, const float *q, float *tile, sums &a)
-{
-    const u32 lane = threadIdx.x & 31, n = (p.d_k + 3) & ~3u, ld = n + 1, lo = v.lo & ~(ATTEND_ANY_POS - 1);
-    const u32 begin = SPLIT_BEGIN(split) > lo ? SPLIT_BEGIN(split) : lo;
-    const u32 end = SPLIT_BEGIN(split + 1) < v.hi ? SPLIT_BEGIN(split + 1) : v.hi;
-    const bool v_in_k = p.v_off == p.k_off && p.n_kv_head == 1; /* the first columns of K are V */
-    no_sums(a);
+        if (p.by_four) {
 #pragma unroll 1
-    for (u32 b = begin; b < end; b += ATTEND_ANY_POS) {
-        __syncthreads(); /* the tile before is read */
-        fetch<T>(p, v, b, p.k_off, p.k_width, kh * p.d_k, p.d_k, ld, tile);
-        __syncthreads();
-        const float e = weigh(p, v, b + lane, q, tile + lane * ld, n, a);
-        if (!v_in_k) {
-            __syncthreads();
-            fetch<T>(p, v, b, p.v_off, p.v_width, kh * p.d_v, p.d_v, p.d_v, tile);
-            __syncthreads();
+            for (u32 c = lane * 4; c < n; c += 128)
+#pragma unroll
+                for (u32 j = 0; j < 4; j++)
+                    bring4(tile + (r + j) * ld + c, src[j] + (ok[j] ? c : 0), ok[j]);
+            continue;
         }
-        add_values(e, tile, v_in_k ? ld : p.d_v, lane, p.d_v, a);
+#pragma unroll 1
+        for (u32 c = lane; c < ((n + 3) & ~3u); c += 32)
+#pragma unroll
+            for (u32 j = 0; j < 4; j++)
+                tile[(r + j) * ld + c] = ok[j] && c < n ? number(src[j][c]) : 0.0f;
     }
+    cp_async_commit();
 }
 
 /* Where a split's sums of a head lie: d_v columns, the largest score, the sum of weights. */
@@ -165,58 +94,194 @@ DEV float *place(const attend_args &p, u32 tok, u32 h, u32 nth)
     return (float *)p.part + (((u64)(tok - p.tok0) * p.n_head + h) * p.n_split + nth) * PART_LD(p.d_v);
 }
 
-template <typename T> DEV void attend_any(const attend_args &p)
+/* A block's work: H heads at most, of up to 32 * N columns. Shared memory: queries [heads][d_k up to 4]; running sums
+ * [heads * d_v]; warps' sums [warp][heads][d_v + 2]; K, and V behind it if p.v_at, else in its place. */
+template <typename T, int N, int H> struct attention {
+    const attend_args &p;
+    view v;
+    u32 tok, kh, h0, heads, lane, warp, n, k_ld; /* query heads [h0, h0 + heads) of kv head kh */
+    float *q, *parts, *k, *vs;
+    sums *all;
+    float m[H], l[H], o[H][N];
+
+    __device__ __forceinline__ u32 step() const { return p.warps * ATTEND_POS; }
+    /* The warp's 32 positions to the sums of its heads; weights in e. */
+    __device__ __forceinline__ void weigh(u32 pos, float *e)
+    {
+        const bool ok = pos >= v.lo && pos < v.hi;
+        const float *row = k + (warp * ATTEND_POS + lane) * k_ld;
+        float s[H];
+#pragma unroll
+        for (int h = 0; h < H; h++)
+            s[h] = 0;
+#pragma unroll 2
+        for (u32 i = 0; i < n; i += 4) {
+            const float4 b = *(const float4 *)(row + i);
+#pragma unroll
+            for (int h = 0; h < H; h++) {
+                const float4 a = *(const float4 *)(q + h * n + i);
+                s[h] = fmaf(a.x, b.x, s[h]), s[h] = fmaf(a.y, b.y, s[h]);
+                s[h] = fmaf(a.z, b.z, s[h]), s[h] = fmaf(a.w, b.w, s[h]);
+            }
+        }
+#pragma unroll
+        for (int h = 0; h < H; h++) {
+            s[h] *= p.scale;
+            if (p.softcap > 0)
+                s[h] = p.softcap * tanhf(s[h] / p.softcap);
+            const float most = fmaxf(m[h], warp_max(ok ? s[h] : -INFINITY));
+            const float c = most == -INFINITY ? 0.0f : ex2((m[h] - most) * LOG2E);
+            e[h] = ok ? ex2((s[h] - most) * LOG2E) : 0.0f;
+            l[h] = fmaf(l[h], c, warp_sum(e[h]));
+            m[h] = most;
+#pragma unroll
+            for (int i = 0; i < N; i++)
+                o[h][i] *= c;
+        }
+    }
+    __device__ __forceinline__ void add_values(const float *e)
+    {
+        const float *row = vs + warp * ATTEND_POS * p.v_ld + lane;
+#pragma unroll 2
+        for (u32 j = 0; j < ATTEND_POS; j++, row += p.v_ld) {
+            float w[H];
+#pragma unroll
+            for (int h = 0; h < H; h++)
+                w[h] = __shfl_sync(~0u, e[h], j);
+#pragma unroll
+            for (u32 i = 0; i < N; i++) {
+                if (i * 32 >= p.d_v)
+                    break;
+                const float x = row[32 * i];
+#pragma unroll
+                for (int h = 0; h < H; h++)
+                    o[h][i] = fmaf(w[h], x, o[h][i]);
+            }
+        }
+    }
+    /* Each warp's sums of a split. */
+    __device__ __forceinline__ void one_split(u32 split)
+    {
+        const u32 lo = v.lo & ~(step() - 1), begin = SPLIT_BEGIN(split) > lo ? SPLIT_BEGIN(split) : lo;
+        const u32 end = SPLIT_BEGIN(split + 1) < v.hi ? SPLIT_BEGIN(split + 1) : v.hi;
+        const bool v_in_k = p.v_off == p.k_off && p.n_kv_head == 1; /* the first columns of K are V */
+#pragma unroll
+        for (int h = 0; h < H; h++) {
+            m[h] = -INFINITY, l[h] = 0;
+#pragma unroll
+            for (int i = 0; i < N; i++)
+                o[h][i] = 0;
+        }
+#pragma unroll 1
+        for (u32 b = begin; b < end; b += step()) {
+            float e[H];
+            __syncthreads(); /* the positions before, and the warps' sums, are read */
+            fetch<T>(p, v, b, p.k_off, p.k_width, kh * p.d_k, p.d_k, k_ld, k);
+            if (p.v_at && !v_in_k)
+                fetch<T>(p, v, b, p.v_off, p.v_width, kh * p.d_v, p.d_v, p.v_ld, vs);
+            p.v_at && !v_in_k ? cp_async_wait<1>() : cp_async_wait<0>();
+            __syncthreads();
+            weigh(b + warp * ATTEND_POS + lane, e);
+            if (!v_in_k) {
+                if (!p.v_at) {
+                    __syncthreads();
+                    fetch<T>(p, v, b, p.v_off, p.v_width, kh * p.d_v, p.d_v, p.v_ld, vs);
+                }
+                cp_async_wait<0>();
+                __syncthreads();
+            }
+            add_values(e);
+        }
+    }
+    /* The warps' sums of a split to one: to its place, or to those of the splits before. */
+    __device__ __forceinline__ void merge(u32 nth)
+    {
+        float *mine = parts + warp * heads * (p.d_v + 2);
+#pragma unroll
+        for (u32 h = 0; h < H; h++, mine += p.d_v + 2) {
+#pragma unroll
+            for (u32 i = 0; i < N; i++)
+                if (h < heads && i * 32 + lane < p.d_v)
+                    mine[i * 32 + lane] = o[h][i];
+            if (h < heads && lane == 0)
+                mine[p.d_v] = m[h], mine[p.d_v + 1] = l[h];
+        }
+        __syncthreads();
+        for (u32 i = threadIdx.x; i < heads * p.d_v; i += p.warps * 32) {
+            const u32 h = i / p.d_v, d = i % p.d_v;
+            sums a = {-INFINITY, 0, 0};
+            for (u32 w = 0; w < p.warps; w++) {
+                const float *from = parts + (w * heads + h) * (p.d_v + 2);
+                add_sums(a, {from[p.d_v], from[p.d_v + 1], from[d]});
+            }
+            if (p.n_split > 1) {
+                float *to = place(p, tok, h0 + h, nth);
+                to[d] = a.o;
+                if (d == 0)
+                    to[p.d_v] = a.m, to[p.d_v + 1] = a.l;
+            } else {
+                add_sums(all[i], a);
+            }
+        }
+    }
+    __device__ __forceinline__ void run(void)
+    {
+        for (u32 i = threadIdx.x; i < H * n; i += p.warps * 32) {
+            const u32 h = i / n, d = i % n;
+            q[i] = h < heads && d < p.d_k ? ((const float *)p.q)[(u64)tok * p.ldq + (h0 + h) * p.d_k + d] : 0.0f;
+        }
+        const u32 first = SPLIT_OF(v.lo), last = v.hi ? SPLIT_OF(v.hi - 1) : 0;
+        if (p.n_split > 1) {
+            if (first + blockIdx.z <= last) {
+                one_split(first + blockIdx.z);
+                merge(blockIdx.z);
+            }
+            return;
+        }
+        for (u32 i = threadIdx.x; i < heads * p.d_v; i += p.warps * 32)
+            all[i] = {-INFINITY, 0, 0};
+#pragma unroll 1
+        for (u32 split = first; split <= last; split++) {
+            one_split(split);
+            merge(0);
+        }
+        for (u32 i = threadIdx.x; i < heads * p.d_v; i += p.warps * 32)
+            finish(p, tok, h0 + i / p.d_v, i % p.d_v, all[i]);
+        if (blockIdx.y == 0)
+            pad_row(p, tok, threadIdx.x, p.warps * 32);
+    }
+};
+
+template <typename T, int N, int H> DEV void attend(const attend_args &p)
 {
     extern __shared__ __align__(16) float smem[];
-    const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5, tok = p.tok0 + blockIdx.x;
-    const u32 group = p.n_head / p.n_kv_head, subs = gridDim.y / p.n_kv_head, kh = blockIdx.y / subs;
-    const u32 nth_head = blockIdx.y % subs * p.heads + warp, h = kh * group + nth_head, n = (p.d_k + 3) & ~3u;
-    const bool mine = nth_head < group; /* the others bring K and V with them */
-    float *q = smem + warp * n, *tile = smem + p.heads * n;
     pdl_launch();
     pdl_wait();
-    for (u32 i = lane; i < n; i += 32)
-        q[i] = mine && i < p.d_k ? ((const float *)p.q)[(u64)tok * p.ldq + h * p.d_k + i] : 0.0f;
-    __syncwarp();
-    const view v = token_view(p, tok);
-    const u32 first = SPLIT_OF(v.lo), last = v.hi ? SPLIT_OF(v.hi - 1) : 0;
-    sums one, all;
-    if (p.n_split > 1) {
-        if (first + blockIdx.z > last)
-            return;
-        one_split<T>(p, v, first + blockIdx.z, kh, q, tile, one);
-        float *to = place(p, tok, h, blockIdx.z);
-#pragma unroll
-        for (u32 i = 0; i < COLUMNS; i++)
-            if (mine && i * 32 + lane < p.d_v)
-                to[i * 32 + lane] = one.o[i];
-        if (mine && lane == 0)
-            to[p.d_v] = one.m, to[p.d_v + 1] = one.l;
-        return;
-    }
-    no_sums(all);
-#pragma unroll 1
-    for (u32 split = first; split <= last; split++) {
-        one_split<T>(p, v, split, kh, q, tile, one);
-        scales s;
-        if (!scale_both(all.m, one.m, s))
-            continue;
-        all.m = s.m;
-        all.l = add_scaled(all.l, one.l, s);
-#pragma unroll
-        for (int i = 0; i < COLUMNS; i++)
-            all.o[i] = add_scaled(all.o[i], one.o[i], s);
-    }
-#pragma unroll
-    for (u32 i = 0; i < COLUMNS; i++)
-        if (mine && i * 32 + lane < p.d_v)
-            finish(p, tok, h, i * 32 + lane, all.m, all.l, all.o[i]);
-    if (blockIdx.y == 0)
-        pad_row(p, tok, threadIdx.x, 32 * p.heads);
+    const u32 tok = p.tok0 + blockIdx.x, group = p.n_head / p.n_kv_head, subs = gridDim.y / p.n_kv_head;
+    const u32 kh = blockIdx.y / subs, begin = blockIdx.y % subs * p.heads;
+    const u32 heads = group - begin < p.heads ? group - begin : p.heads, n = (p.d_k + 3) & ~3u;
+    attention<T, N, H> a = {p, token_view(p, tok), tok, kh, kh * group + begin, heads, threadIdx.x & 31,
+                            threadIdx.x >> 5, n, n + 4};
+    a.q = smem;
+    a.all = (sums *)(smem + H * n);
+    a.parts = (float *)(a.all + p.heads * p.d_v);
+    a.k = smem + p.k_at;
+    a.vs = p.v_at ? smem + p.v_at : a.k;
+    a.run();
 }
 
-KERNEL(128, 4) imp_attend_any(const __grid_constant__ attend_args p) { attend_any<u16>(p); }
-KERNEL(128, 4) imp_attend_f32(const __grid_constant__ attend_args p) { attend_any<float>(p); }
+#define ATTEND(cols, heads)                                                                                            \
+    KERNEL(128, heads == 4 && cols <= 128 ? 4 : 2) imp_attend_h##cols(const __grid_constant__ attend_args p)           \
+    {                                                                                                                  \
+        attend<u16, cols / 32, heads>(p);                                                                              \
+    }                                                                                                                  \
+    KERNEL(128, heads == 4 && cols <= 128 ? 4 : 2) imp_attend_f##cols(const __grid_constant__ attend_args p)           \
+    {                                                                                                                  \
+        attend<float, cols / 32, heads>(p);                                                                            \
+    }
+ATTEND(128, 4)
+ATTEND(256, 4)
+ATTEND(576, 2)
 
 /* A head's splits of a token, in order. */
 KERNEL(128, 8) imp_attend_join(const __grid_constant__ attend_args p)
@@ -227,17 +292,12 @@ KERNEL(128, 8) imp_attend_join(const __grid_constant__ attend_args p)
     const view v = token_view(p, tok);
     const u32 n = v.hi > v.lo ? SPLIT_OF(v.hi - 1) - SPLIT_OF(v.lo) + 1 : 0;
     for (u32 d = threadIdx.x; d < p.d_v; d += 128) {
-        float m = -INFINITY, l = 0, o = 0;
+        sums a = {-INFINITY, 0, 0};
         for (u32 i = 0; i < n; i++) {
-            const float *part = place(p, tok, h, i);
-            scales s;
-            if (!scale_both(m, part[p.d_v], s))
-                continue;
-            m = s.m;
-            l = add_scaled(l, part[p.d_v + 1], s);
-            o = add_scaled(o, part[d], s);
+            const float *from = place(p, tok, h, i);
+            add_sums(a, {from[p.d_v], from[p.d_v + 1], from[d]});
         }
-        finish(p, tok, h, d, m, l, o);
+        finish(p, tok, h, d, a);
     }
     if (h == 0)
         pad_row(p, tok, threadIdx.x, 128);

@@ -183,22 +183,22 @@ template <int L, bool PLAIN> DEV void experts_up(const experts_args &p)
 }
 
 /* ---- up with its router ---- */
-/* The router's tiles and the norm's weights are asked for before attn_output is done. Each block of a cluster
- * multiplies 16 experts' rows by the row, which it has normalised itself, and all send each other their scores; one
- * cluster sends them to `down`. Eight of sixteen warps do that; then eight are for gate and eight for up. A block's
- * sums lie there until its last row tile, so warps meet once. The bytes are those of gemv_dense (norm, product) and
- * experts_up. */
+/* Eight of sixteen warps normalise the row, in each block for itself. The first blocks have asked for the router's
+ * tiles before attn_output is done; each multiplies 16 experts' rows and sends their scores to all blocks, and to
+ * `down`, as words in memory that say of themselves whether they were sent. One warp of a block has nothing else to do
+ * than to wait for them and choose. Then eight warps are for gate and eight for up. A block's sums lie there until its
+ * last row tile, so warps meet once. The bytes are those of gemv_dense (norm, product) and experts_up. */
 DEV u32 sent_word(float v)
 {
     const u32 u = __float_as_uint(v);
     return u == UNSENT ? 0x7FC00000u : u;
 }
+DEV bool any_unsent(uint4 v) { return v.x == UNSENT || v.y == UNSENT || v.z == UNSENT || v.w == UNSENT; }
 
-/* By eight warps, after the wait: the row to shared memory, normalised, and the block's 16 experts. Warp 0 returns
- * where its cluster has all scores. g: the norm's weights of the thread's columns, as they multiply. */
-DEV void score_experts(const routed_args &p, u8 *smem, const float4 *g, u32 tile, u32 tid, u32 warp, u32 lane)
+/* By eight warps, after the wait: the row to shared memory, normalised. g: the norm's weights of the thread's columns,
+ * as they multiply. */
+DEV void normalise_row(const routed_args &p, u8 *smem, const float4 *g, u32 tid, u32 warp, u32 lane)
 {
-    const u32 base = smem_addr(smem);
     float *red = (float *)(smem + 16);
     float4 v[2];
     load_part<2>(v, (const float *)p.x, p.k, tid);
@@ -211,16 +211,21 @@ DEV void score_experts(const routed_args &p, u8 *smem, const float4 *g, u32 tile
     for (u32 i = 0; i < 8; i++)
         sum += red[i];
     const float scale = rms_of_all(sum, p.k, p.eps);
-    const u32 to = base + ROUTED_X + ACT_POS(tid * 4) * 2;
+    const u32 to = smem_addr(smem) + ROUTED_X + ACT_POS(tid * 4) * 2;
 #pragma unroll
     for (u32 j = 0; j < 2; j++) {
         const float4 y = normed(v[j], scale, g[j]);
         sts32(to + 2048 * j, pack_h2(y.x, y.y));
         sts32(to + 2048 * j + 16, pack_h2(y.z, y.w));
     }
+}
+
+/* By the same warps: the block's 16 experts' scores, sent. tile: the warp's, which is on its way. */
+DEV void score_experts(const routed_args &p, u8 *smem, u32 tile, u32 warp, u32 lane)
+{
+    const u32 base = smem_addr(smem);
     cp_async_wait<0>();
     bar_sync(1, 256);
-
     float acc[4] = {0, 0, 0, 0};
     tile_mma<LAY_F16, 4>({tile}, lane, p.router.lut, base + ROUTED_X + (lane >> 3) * 16 + warp * 512, acc);
     const u32 part = base + ROUTED_PARTS + (lane >> 2) * 32 + warp * 4;
@@ -235,17 +240,29 @@ DEV void score_experts(const routed_args &p, u8 *smem, const float4 *g, u32 tile
     bar_sync(2, 256);
     const float *parts = (const float *)(smem + ROUTED_PARTS) + (lane & 15) * 8;
     const float score = sum_eight(p.router, parts, 1, p.router.z == 4);
-    /* a lane sends four neighbours to one block */
-    const u32 rank = blockIdx.x & (p.cluster - 1), who = lane >> 2, four = (lane & 3) * 4;
+    const u32 four = lane * 4 & 15; /* a lane sends four neighbours */
     float4 s;
     s.x = __shfl_sync(~0u, score, four), s.y = __shfl_sync(~0u, score, four + 1);
     s.z = __shfl_sync(~0u, score, four + 2), s.w = __shfl_sync(~0u, score, four + 3);
-    if (who < p.cluster)
-        send(cluster_addr(base + ROUTED_SCORES + (rank * 16 + four) * 4, who), s, cluster_addr(base, who));
-    if (blockIdx.y == 0 && blockIdx.x < p.cluster && who == 0)
-        st_words((u32 *)p.sent + rank * 16 + four,
+    if (lane < 4)
+        st_words((u32 *)p.sent + blockIdx.x * 16 + four,
                  make_uint4(sent_word(s.x), sent_word(s.y), sent_word(s.z), sent_word(s.w)));
-    mbar_wait_bounded(base, 0); /* a block that is sent to stays until all has come */
+}
+
+/* By one warp: all scores, as they come, and the block's choice. The blocks that send are the launch's first, so they
+ * run whenever another one waits. */
+DEV u32 await_choice(const routed_args &p, u8 *smem, u32 lane)
+{
+    float *scores = (float *)(smem + ROUTED_SCORES);
+    if (lane * 4 < p.route.n_expert) {
+        uint4 v = ld_words((const u32 *)p.sent + lane * 4);
+#pragma unroll 1
+        while (any_unsent(v))
+            v = ld_words((const u32 *)p.sent + lane * 4);
+        *(uint4 *)(scores + lane * 4) = v;
+    }
+    __syncwarp();
+    return route_choice<true>(p.route, scores, *(route_scratch *)smem, lane, blockIdx.y);
 }
 
 template <int L> DEV void experts_up_routed(const routed_args &p)
@@ -255,31 +272,26 @@ template <int L> DEV void experts_up_routed(const routed_args &p)
     const u32 base = smem_addr(smem), sub = warp >> 3, seg = warp & 7, rows = p.w[0].row_tiles;
     const u32 tiles = (rows + gridDim.x - 1) / gridDim.x;
     const u32 rings = base + ROUTED_RINGS(tiles);
+    const bool sends = blockIdx.y == 0 && blockIdx.x < p.router.row_tiles;
     u32 *chosen = (u32 *)(smem + 8);
-    if (tid == 0) { /* the others may send once they know that this block runs, its barrier ready */
-        mbar_init(base, 1);
-        mbar_init_fence();
-        mbar_expect(base, p.cluster * 64);
-    }
-    __syncwarp();
-    cluster_arrive_relaxed();
     float4 g[2];
     if (sub == 0) {
-        const u32 rank = blockIdx.x & (p.cluster - 1);
-        copy_tile<TILE_BYTES_F16>(rings + warp * TILE_BYTES_F16 + lane * 16,
-                                  (const u8 *)p.router.tiles + (rank * 8 + warp) * TILE_BYTES_F16 + lane * 16, lane);
-        cp_async_commit();
+        if (sends) {
+            const u8 *src = (const u8 *)p.router.tiles + (blockIdx.x * 8 + warp) * TILE_BYTES_F16;
+            copy_tile<TILE_BYTES_F16>(rings + warp * TILE_BYTES_F16 + lane * 16, src + lane * 16, lane);
+            cp_async_commit();
+        }
         load_part<2>(g, (const float *)p.norm_w, p.k, tid, p.norm_w);
         g[0] = plus(g[0], p.one), g[1] = plus(g[1], p.one);
     }
-    cluster_wait();
     pdl_wait();
     pdl_launch(); /* `down` waits for its words by itself; not before: they might be the step's before this one */
-    if (sub == 0)
-        score_experts(p, smem, g, rings + warp * TILE_BYTES_F16, tid, warp, lane);
-    if (warp == 0) {
-        const float *scores = (const float *)(smem + ROUTED_SCORES);
-        const u32 e = route_choice<true>(p.route, scores, *(route_scratch *)smem, lane, blockIdx.y);
+    if (sub == 0) {
+        normalise_row(p, smem, g, tid, warp, lane);
+        if (sends)
+            score_experts(p, smem, rings + warp * TILE_BYTES_F16, warp, lane);
+    } else if (seg == 0) {
+        const u32 e = await_choice(p, smem, lane);
         if (lane == 0)
             *chosen = e;
     }
@@ -368,7 +380,7 @@ DEV uint4 sent_scores(const float *src)
 {
     uint4 v = ld_words(src);
 #pragma unroll 1
-    for (u32 i = 0; i < SCORE_TRIES && (v.x == UNSENT || v.y == UNSENT || v.z == UNSENT || v.w == UNSENT); i++) {
+    for (u32 i = 0; i < SCORE_TRIES && any_unsent(v); i++) {
         if (i == SCORE_TRIES - 1)
             pdl_wait();
         v = ld_words(src);

@@ -309,7 +309,7 @@ typedef struct seq_desc {
 
 /* Decode attention is cut at absolute positions: every 128 up to 2048, then every 512. */
 #define PART_LD(d) ((d) + 4)
-#define ATTEND_ANY_POS 32u /* positions that a block of imp_attend_any has in shared memory */
+#define ATTEND_POS 32u /* positions of a warp of imp_attend_h* and _f* */
 #define SPLIT_FINE 128u
 #define SPLIT_COARSE 512u
 #define SPLIT_FROM 2048u
@@ -331,6 +331,9 @@ typedef struct attend_args {
     uint32_t ldq, ldo, out_f16, n_head, n_kv_head, d_k, d_v, k_width, v_width, block_size, group, window, n_split;
     uint32_t tok0, n_tok;
     uint32_t heads;              /* query heads of a block at most */
+    /* imp_attend_h* and _f*: */
+    uint32_t warps, by_four;     /* a power of two; rows of K and V can be read by fours */
+    uint32_t k_at, v_at, v_ld;   /* floats: where K and V begin in shared memory (V 0: where K does); a row of V */
     /* imp_attend_d and _q: */
     uint32_t span;               /* positions a block takes: it has the splits that begin there */
     uint32_t group_heads;        /* query heads of a kv head */
@@ -420,20 +423,20 @@ typedef struct experts_args {
 #define EXPERTS_ROUTE_BYTES 6656u  /* room that a choice among many needs: route_scratch and a token's scores */
 
 /* The same of `up` with the row's norm and the router's product in it (imp_experts_up_*_r): one token, the router in
- * F16, 16 experts a block of a cluster, 2,048 columns at most. Scores go to `down` as words that say of themselves
- * whether they were sent: UNSENT, a NaN that no score is. Each mixture of a plan has words of its own; `down` of one
- * makes those of the next unsent, the last one's those of the first. */
+ * F16, 16 experts each of the first blocks, 2,048 columns at most. Scores go to all blocks and to `down` as words that
+ * say of themselves whether they were sent: UNSENT, a NaN that no score is. Each mixture of a plan has words of its
+ * own; `down` of one makes those of the next unsent, the last one's those of the first. */
 #define UNSENT 0xFFFFFFFFu
 typedef struct routed_args {
     dweight w[2], router;          /* gate and up; all of eight tiles along K, each a segment */
     route_args route;              /* scores, ids and weights are not used */
     uint64_t x, norm_w;            /* f32 [k], the row that is normalised, and the norm's weights, f32 [k] or 0 */
-    uint64_t sent;                 /* the scores' words [cluster * 16] */
+    uint64_t sent;                 /* the scores' words [n_expert] */
     uint64_t out;                  /* f16 [choice][ldo] in ACT_POS order */
-    uint32_t k, ldo, cluster;      /* cluster: blocks, a power of two */
+    uint32_t k, ldo;
     float eps, one;                /* norm_w + one multiplies */
 } routed_args;
-/* Shared memory: a barrier, the choice, the norm's scratch; scores; the router's parts [16][8]; x; sums of a block's
+/* Shared memory: the choice, the norm's scratch; scores; the router's parts [16][8]; x; sums of a block's
  * row tiles [gate, up][segment][16]; the warps' rings, and until there is a choice the router's tiles. */
 #define ROUTED_SCORES 64u
 #define ROUTED_PARTS 576u
