@@ -290,12 +290,14 @@ static uint32_t lay_out_any(const bexec *x, attend_args *a, uint32_t heads, bool
     a->v_ld = v_in_k ? k_ld : up_to(a->d_v, 4);
     a->by_four = (a->d_k | a->d_v | a->k_width | a->v_width) % 4 == 0;
     for (a->warps = 4;; a->warps /= 2) {
-        const uint32_t k = a->warps * ATTEND_POS * k_ld, v = a->warps * ATTEND_POS * a->v_ld + 32; /* reads past it */
+        const uint32_t k = ATTEND_POS * k_ld, v = ATTEND_POS * a->v_ld, one = up_to((k > v ? k : v) + 32, 4);
+        const uint32_t both = up_to(k + v + 32, 4); /* the last row of V is read past its end */
         a->k_at = up_to(heads * n + a->heads * (3 * a->d_v + a->warps * (a->d_v + 2)), 4);
-        a->v_at = few && !v_in_k && a->k_at + k + v <= most ? a->k_at + k : 0;
-        const uint32_t end = a->v_at ? a->v_at + v : a->k_at + (k > v ? k : v) + 32;
-        if (end <= most || a->warps == 1)
-            return end * 4;
+        const bool two = few && !v_in_k && a->k_at + a->warps * both <= most;
+        a->v_at = two ? k : 0;
+        a->place = two ? both : one;
+        if (a->k_at + a->warps * a->place <= most || a->warps == 1)
+            return (a->k_at + a->warps * a->place) * 4;
     }
 }
 

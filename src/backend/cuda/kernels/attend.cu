@@ -52,38 +52,27 @@ DEV void bring4(float *dst, const u16 *src, bool ok)
 DEV float number(u16 h) { return h2f(h); }
 DEV float number(float f) { return f; }
 
-/* Columns [first, first + n) of the block's next positions to rows of ld floats, zeros where the token sees nothing. A
- * warp takes four rows at a time, so that their trips to memory go together. off: of K or V in a cache block, whose
- * rows have width columns. */
-template <typename T>
-DEV void fetch(const attend_args &p, const view &v, u32 from, u64 off, u32 width, u32 first, u32 n, u32 ld, float *tile)
+/* n columns of a warp's 32 positions to rows of ld floats. src: the lane's position's, 0 where the token sees nothing:
+ * zeros then. */
+template <typename T> DEV void fetch(const attend_args &p, const T *src, u32 n, u32 ld, float *tile, u32 lane)
 {
-    const u32 lane = threadIdx.x & 31;
+    const u32 two = n <= 64, sub = two ? lane >> 4 : 0; /* rows at once */
+    __syncwarp();                                       /* what lay there is read */
+    if (p.by_four) {
+#pragma unroll 4
+        for (u32 r = sub; r < ATTEND_POS; r += 1 + two) {
+            const T *from = (const T *)__shfl_sync(~0u, (u64)src, r);
 #pragma unroll 1
-    for (u32 r = threadIdx.x / 32 * 4; r < p.warps * ATTEND_POS; r += p.warps * 4) {
-        const T *src[4];
-        bool ok[4];
-#pragma unroll
-        for (u32 j = 0; j < 4; j++) {
-            const u32 pos = from + r + j;
-            ok[j] = pos >= v.lo && pos < v.hi;
-            src[j] = (const T *)p.kv;
-            if (ok[j])
-                src[j] = (const T *)(block_of(p, v, pos) + off) + (u64)(pos % p.block_size) * width + first;
+            for (u32 c = (two ? lane & 15 : lane) * 4; c < n; c += 128)
+                bring4(tile + r * ld + c, from ? from + c : (const T *)p.kv, from != 0);
         }
-        if (p.by_four) {
+    } else {
 #pragma unroll 1
-            for (u32 c = lane * 4; c < n; c += 128)
-#pragma unroll
-                for (u32 j = 0; j < 4; j++)
-                    bring4(tile + (r + j) * ld + c, src[j] + (ok[j] ? c : 0), ok[j]);
-            continue;
+        for (u32 r = 0; r < ATTEND_POS; r++) {
+            const T *from = (const T *)__shfl_sync(~0u, (u64)src, r);
+            for (u32 c = lane; c < ((n + 3) & ~3u); c += 32)
+                tile[r * ld + c] = from && c < n ? number(from[c]) : 0.0f;
         }
-#pragma unroll 1
-        for (u32 c = lane; c < ((n + 3) & ~3u); c += 32)
-#pragma unroll
-            for (u32 j = 0; j < 4; j++)
-                tile[(r + j) * ld + c] = ok[j] && c < n ? number(src[j][c]) : 0.0f;
     }
     cp_async_commit();
 }
@@ -95,7 +84,7 @@ DEV float *place(const attend_args &p, u32 tok, u32 h, u32 nth)
 }
 
 /* A block's work: H heads at most, of up to 32 * N columns. Shared memory: queries [heads][d_k up to 4]; running sums
- * [heads * d_v]; warps' sums [warp][heads][d_v + 2]; K, and V behind it if p.v_at, else in its place. */
+ * [heads * d_v]; warps' sums [warp][heads][d_v + 2]; of each warp K, and V behind it if p.v_at, else in its place. */
 template <typename T, int N, int H> struct attention {
     const attend_args &p;
     view v;
@@ -109,7 +98,7 @@ template <typename T, int N, int H> struct attention {
     __device__ __forceinline__ void weigh(u32 pos, float *e)
     {
         const bool ok = pos >= v.lo && pos < v.hi;
-        const float *row = k + (warp * ATTEND_POS + lane) * k_ld;
+        const float *row = k + lane * k_ld;
         float s[H];
 #pragma unroll
         for (int h = 0; h < H; h++)
@@ -141,7 +130,7 @@ template <typename T, int N, int H> struct attention {
     }
     __device__ __forceinline__ void add_values(const float *e)
     {
-        const float *row = vs + warp * ATTEND_POS * p.v_ld + lane;
+        const float *row = vs + lane;
 #pragma unroll 2
         for (u32 j = 0; j < ATTEND_POS; j++, row += p.v_ld) {
             float w[H];
@@ -159,7 +148,7 @@ template <typename T, int N, int H> struct attention {
             }
         }
     }
-    /* Each warp's sums of a split. */
+    /* Each warp's sums of a split; it waits for none of the others. */
     __device__ __forceinline__ void one_split(u32 split)
     {
         const u32 lo = v.lo & ~(step() - 1), begin = SPLIT_BEGIN(split) > lo ? SPLIT_BEGIN(split) : lo;
@@ -174,28 +163,31 @@ template <typename T, int N, int H> struct attention {
         }
 #pragma unroll 1
         for (u32 b = begin; b < end; b += step()) {
+            const u32 pos = b + warp * ATTEND_POS + lane;
+            const u8 *block = 0;
+            u64 in = 0;
+            if (pos >= v.lo && pos < v.hi)
+                block = block_of(p, v, pos), in = pos % p.block_size;
+            const T *k_row = block ? (const T *)(block + p.k_off) + in * p.k_width + kh * p.d_k : 0;
+            const T *v_row = block ? (const T *)(block + p.v_off) + in * p.v_width + kh * p.d_v : 0;
             float e[H];
-            __syncthreads(); /* the positions before, and the warps' sums, are read */
-            fetch<T>(p, v, b, p.k_off, p.k_width, kh * p.d_k, p.d_k, k_ld, k);
-            if (p.v_at && !v_in_k)
-                fetch<T>(p, v, b, p.v_off, p.v_width, kh * p.d_v, p.d_v, p.v_ld, vs);
-            p.v_at && !v_in_k ? cp_async_wait<1>() : cp_async_wait<0>();
-            __syncthreads();
-            weigh(b + warp * ATTEND_POS + lane, e);
-            if (!v_in_k) {
-                if (!p.v_at) {
-                    __syncthreads();
-                    fetch<T>(p, v, b, p.v_off, p.v_width, kh * p.d_v, p.d_v, p.v_ld, vs);
-                }
-                cp_async_wait<0>();
-                __syncthreads();
-            }
+            fetch(p, k_row, p.d_k, k_ld, k, lane);
+            if (p.v_at)
+                fetch(p, v_row, p.d_v, p.v_ld, vs, lane);
+            p.v_at ? cp_async_wait<1>() : cp_async_wait<0>();
+            __syncwarp();
+            weigh(pos, e);
+            if (!p.v_at && !v_in_k)
+                fetch(p, v_row, p.d_v, p.v_ld, vs, lane);
+            cp_async_wait<0>();
+            __syncwarp();
             add_values(e);
         }
     }
     /* The warps' sums of a split to one: to its place, or to those of the splits before. */
     __device__ __forceinline__ void merge(u32 nth)
     {
+        __syncthreads(); /* the sums before are read */
         float *mine = parts + warp * heads * (p.d_v + 2);
 #pragma unroll
         for (u32 h = 0; h < H; h++, mine += p.d_v + 2) {
@@ -230,6 +222,7 @@ template <typename T, int N, int H> struct attention {
             const u32 h = i / n, d = i % n;
             q[i] = h < heads && d < p.d_k ? ((const float *)p.q)[(u64)tok * p.ldq + (h0 + h) * p.d_k + d] : 0.0f;
         }
+        __syncthreads();
         const u32 first = SPLIT_OF(v.lo), last = v.hi ? SPLIT_OF(v.hi - 1) : 0;
         if (p.n_split > 1) {
             if (first + blockIdx.z <= last) {
@@ -265,8 +258,8 @@ template <typename T, int N, int H> DEV void attend(const attend_args &p)
     a.q = smem;
     a.all = (sums *)(smem + H * n);
     a.parts = (float *)(a.all + p.heads * p.d_v);
-    a.k = smem + p.k_at;
-    a.vs = p.v_at ? smem + p.v_at : a.k;
+    a.k = smem + p.k_at + a.warp * p.place;
+    a.vs = a.k + p.v_at;
     a.run();
 }
 

@@ -333,7 +333,8 @@ typedef struct attend_args {
     uint32_t heads;              /* query heads of a block at most */
     /* imp_attend_h* and _f*: */
     uint32_t warps, by_four;     /* a power of two; rows of K and V can be read by fours */
-    uint32_t k_at, v_at, v_ld;   /* floats: where K and V begin in shared memory (V 0: where K does); a row of V */
+    uint32_t k_at, place;        /* floats of shared memory before the warps' places; a place */
+    uint32_t v_at, v_ld;         /* where V begins in a place, 0: where K does; a row of V */
     /* imp_attend_d and _q: */
     uint32_t span;               /* positions a block takes: it has the splits that begin there */
     uint32_t group_heads;        /* query heads of a kv head */
