@@ -409,7 +409,7 @@ int run_parity(jw *o, const char *only)
          .vocab = 300, .fmt = QUANT_Q8_0, .qk_norm = true},
         {.name = "MoE 128 of 8 routed Q4_K_M", .n_layer = 2, .hidden = 2048, .n_head = 4, .n_kv_head = 2, .d = 64,
          .ff = 256, .vocab = 300, .fmt = QUANT_Q4_K, .fmt_down = QUANT_Q6_K, .n_expert = 128, .n_used = 8,
-         .pool = 4 << 20},
+         .qk_norm = true, .pool = 4 << 20},
     };
     for (size_t i = tiny ? 2 : 0;
          i < (tiny ? 3 : sizeof models / sizeof *models) && (!only || tiny || strstr("model", only)); i++) {

@@ -286,9 +286,17 @@ KERNEL(128, 8) imp_attend_join(const __grid_constant__ attend_args p)
     const u32 n = v.hi > v.lo ? SPLIT_OF(v.hi - 1) - SPLIT_OF(v.lo) + 1 : 0;
     for (u32 d = threadIdx.x; d < p.d_v; d += 128) {
         sums a = {-INFINITY, 0, 0};
-        for (u32 i = 0; i < n; i++) {
-            const float *from = place(p, tok, h, i);
-            add_sums(a, {from[p.d_v], from[p.d_v + 1], from[d]});
+        for (u32 i = 0; i < n; i += 4) { /* four in one trip to memory */
+            sums b[4];
+#pragma unroll
+            for (u32 j = 0; j < 4; j++) {
+                const float *from = place(p, tok, h, i + j < n ? i + j : i);
+                b[j] = {from[p.d_v], from[p.d_v + 1], from[d]};
+            }
+#pragma unroll
+            for (u32 j = 0; j < 4; j++)
+                if (i + j < n)
+                    add_sums(a, b[j]);
         }
         finish(p, tok, h, d, a);
     }
