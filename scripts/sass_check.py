@@ -36,6 +36,7 @@ HOT = {  # kernel: instructions that its sm_90a code must contain
     "imp_prefill_1x256": ["HGMMA.64x256x16", "UTMALDG.2D", "UBLKCP"],
     "imp_prefill_2x64": ["HGMMA.64x64x16", "UTMALDG.2D", "UBLKCP", "LDGSTS"],
     "imp_prefill_2x128": ["HGMMA.64x128x16", "UTMALDG.2D", "UBLKCP", "LDGSTS"],
+    "imp_experts_up_q4k_r": ["HMMA.16816", "LDGSTS", "LDSM"],
     "imp_experts_d16": ["HGMMA.64x16x16", "UTMALDG.2D", "UBLKCP", "LDGSTS"],
     "imp_fp8_128x256": ["QGMMA.64x128x32.F32.E4M3.E4M3", "UTMALDG.2D"],
     "imp_fp8_64x256": ["QGMMA.64x128x32.F32.E4M3.E4M3", "UTMALDG.2D"],
