@@ -410,9 +410,12 @@ int run_parity(jw *o, const char *only)
         {.name = "MoE 128 of 8 routed Q4_K_M", .n_layer = 2, .hidden = 2048, .n_head = 4, .n_kv_head = 2, .d = 64,
          .ff = 256, .vocab = 300, .fmt = QUANT_Q4_K, .fmt_down = QUANT_Q6_K, .n_expert = 128, .n_used = 8,
          .qk_norm = true, .pool = 4 << 20},
+        {.name = "d320 G3 Q8_0", .n_layer = 2, .hidden = 256, .n_head = 3, .n_kv_head = 1, .d = 320, .ff = 256,
+         .vocab = 300, .fmt = QUANT_Q8_0, .qk_norm = true},
     };
+    enum { N_MODEL = sizeof models / sizeof *models, D80 = 3, D256 = 5, ROUTED = N_MODEL - 2, D320 = N_MODEL - 1 };
     for (size_t i = tiny ? 2 : 0;
-         i < (tiny ? 3 : sizeof models / sizeof *models) && (!only || tiny || strstr("model", only)); i++) {
+         i < (tiny ? 3 : N_MODEL) && (!only || tiny || strstr("model", only)); i++) {
         parity_model(o, &models[i], 64, PROMPT);
         if (i < 2 || i == 4)
             parity_model(o, &models[i], 2, 61);
@@ -421,6 +424,9 @@ int run_parity(jw *o, const char *only)
         if (i < 2 || (i >= 4 && i <= 6) || i == 10)
             parity_model(o, &models[i], 64, 700);
     }
+    bool tinyrest = only && strcmp(only, "tinyrest") == 0; /* for the sanitizers: kernels that tiny does not launch */
+    for (int i = 0; i < 3 && tinyrest; i++)
+        parity_model(o, &models[(int[]){D80, ROUTED, D320}[i]], i == 0 ? 2 : 64, 61);
     if (!only || strstr("few", only))
         test_few(o);
     bool tinywide = only && strcmp(only, "tinywide") == 0; /* for racecheck: prompts that go round prefill's rings */
@@ -440,7 +446,7 @@ int run_parity(jw *o, const char *only)
         for (size_t k = tiny ? 3 : 1; k < (tiny ? f % 5 == 0 ? 4 : 0 : sizeof sizes / sizeof *sizes); k += 2)
             parity_linear(o, formats[f], sizes[k][0], sizes[k][1], k == 3);
     for (size_t i = tiny ? 13 : 0;
-         i < (tiny ? 14 : sizeof models / sizeof *models) && (!only || tiny || strstr("precise", only)); i++) {
+         i < (tiny ? 14 : N_MODEL) && (!only || tiny || strstr("precise", only)); i++) {
         char name[128];
         shape s = models[i];
         snprintf(name, sizeof name, "precise %s", s.name);
@@ -454,6 +460,8 @@ int run_parity(jw *o, const char *only)
         s.n_head = 0;
         parity_model(o, &s, 64, PROMPT);
     }
+    for (int i = 0; i < 2 && tinyrest; i++)
+        parity_model(o, &models[(int[]){D256, D320}[i]], 64, 61);
     if (!only || strstr("precise", only)) {
         bool no = cuda_refuses((backend_options){.prefill_fp8 = true, .precise = true});
         verdict(o, no, "precise: refused together with prefill fp8", !no, 0);
