@@ -1,7 +1,7 @@
-"""Whole models on the CUDA backend without a card: build/host/imp has that backend with its kernels on the CPU (tests/host).
+"""Whole models on the CUDA backend without a card: build/host/imp has that backend, its kernels on the CPU.
 
-The engine, the plan's compilation for CUDA, every kernel of a family and the sampler are those of a card; what a card alone
-can show (speed, races, its own rounding) is bench/gpu_run.sh's.
+The engine, the plan's compilation for CUDA, every kernel of a family and the sampler are those of a card; what a card
+alone can show (speed, races, its own rounding) is bench/gpu_run.sh's.
 """
 import concurrent.futures
 import json
@@ -36,9 +36,17 @@ def test_models(host, model, tmp_path):
     want = on_cpu(host, model, IDS, tmp_path)
     got = host.logits(model, IDS, tmp_path / "precise.npy", "--backend", "cuda", "--precise")
     assert error(got, want).max() < 2e-5
-    got = host.logits(model, IDS, tmp_path / "cuda.npy", "--backend", "cuda")
-    assert error(got, want).max() < 3e-2
-    assert mean_kl(got, want) < 2e-3
+    for kv in ("auto", "f32"):
+        got = host.logits(model, IDS, tmp_path / f"{kv}.npy", "--backend", "cuda", "--kv", kv)
+        assert 1e-6 < error(got, want).max() < 3e-2  # f16 products: not the scalar path under another name
+        assert mean_kl(got, want) < 2e-3
+
+
+def test_kv_types(host):
+    """What the backend has no kernels for is refused by name, not stored as something else."""
+    r = host("logits", "-m", MODELS[0], "--ids", "1,2", "-o", "/dev/null", "--backend", "cuda", "--kv", "q8_0")
+    assert r.returncode != 0
+    assert b"f16 or f32" in r.stderr
 
 
 @pytest.mark.parametrize("folder", FAMILIES, ids=lambda p: p.name)

@@ -1,7 +1,7 @@
 # The kernels on the host, read by the Makefile: `make host-test` builds build/host/host_test, build/host/imp and,
-# beside them, what stands in for the driver, libcuda.so.1. Needs clang and CUDA's headers (cuda.h), no nvcc and no GPU. Each
-# kernels/*.cu is copied with ptx.cuh, tma.cuh and wgmma.cuh replaced and the lines of tests/host/port.sed; see
-# tests/host/simt.h.
+# beside them, what stands in for the driver, libcuda.so.1. Needs clang and CUDA's headers (cuda.h), no nvcc and no
+# GPU. Each kernels/*.cu is copied with ptx.cuh, tma.cuh and wgmma.cuh replaced and the lines of tests/host/port.sed;
+# see tests/host/simt.h.
 HOST_CUDA_H := $(firstword $(wildcard $(CUDA_HOME)/include/cuda.h /usr/local/cuda/include/cuda.h /usr/include/cuda.h))
 HOST        := $(BUILD)/host
 # Not here: attend_w and fp8, whose wgmma takes other operands.
